@@ -91,7 +91,7 @@ def load_command(name: str) -> Any:
     module = importlib.import_module(f"mmbert.cli.{stem}")
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer()
+        app = typer.Typer(add_completion=False)
         app.command(name)(getattr(module, stem))
     # Typer folds an app with a single command into that command, unless the command is named otherwise than the file.
     named = [info.name for info in app.registered_commands if info.name not in (None, name)]
@@ -106,6 +106,7 @@ def _lay_out(command: Any) -> None:
     command.rich_markup_mode = None
     command.help = _keep_indented(command.help)
     command.epilog = _keep_indented(command.epilog)
+    command.params = [param for param in command.params if param.name not in ("install_completion", "show_completion")]
     for child in getattr(command, "commands", {}).values():
         _lay_out(child)
     if hasattr(command, "commands") and command.callback is None:
