@@ -1,0 +1,1 @@
+"""Vision: from an image to region rows."""

@@ -1,0 +1,225 @@
+"""Opening images: anything that names or holds an image goes in, an upright RGB ``PIL.Image`` comes out.
+
+Nothing is guessed at silently: a damaged, missing or unusable image is an ``ImageError``.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from mmbert.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+"""Images with more pixels are refused before they are decoded."""
+MIN_SIDE = 2
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+# EPS and the like stay out: opening one would run another program.
+
+_UPRIGHT = {  # EXIF orientation (tag 0x0112) -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Reference(Protocol):
+    """What ``load_image`` needs of an ``ImageRef``."""
+
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def data(self) -> bytes | None: ...
+    @property
+    def key(self) -> str: ...
+
+
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | Reference
+
+
+def load_image(source: ImageSource, *, where: str | None = None) -> Image.Image:
+    """Open ``source`` as an upright 8-bit RGB image.
+
+    EXIF orientation is applied; transparent parts are laid on white; palette, gray, 16-bit gray and CMYK are
+    converted. Of an animation the first frame is taken.
+
+    Args:
+        source: path or ``file://`` URL, encoded bytes, PIL image, ``ImageRef``, or an array: ``[height, width]``
+            or ``[height, width, 1 | 3 | 4]`` of uint8, uint16 (full range), bool or float in 0..1.
+        where: what to call the image in an error; its path or key where not given.
+
+    Returns:
+        PIL image of mode RGB, independent of ``source``.
+
+    Raises:
+        ImageError: missing, damaged, cut short, not an image, above 100 million pixels, or a side below 2 pixels.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, where)
+    if isinstance(source, Image.Image):
+        return _decode(source, where or getattr(source, "filename", "") or None).copy()
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _open(io.BytesIO(source), where)
+    if isinstance(source, (str, Path)):
+        return _open(_local_path(source, where), where or str(source))
+    path, data = getattr(source, "path", None), getattr(source, "data", None)
+    if data is not None:
+        return _open(io.BytesIO(data), where or source.key or None)
+    if path is not None:
+        return _open(_local_path(path, where), where or path)
+    raise ImageError(
+        f"cannot make an image of a {type(source).__name__}",
+        where=where,
+        hint="give a path, encoded bytes, a PIL image, an array or an ImageRef",
+    )
+
+
+def _local_path(source: str | Path, where: str | None) -> Path:
+    text = str(source)
+    where = where or text
+    if text.startswith(("http://", "https://")):
+        raise ImageError("images are not fetched from the network", where=where, hint="download the file first")
+    path = Path(url2pathname(urlsplit(text).path)) if text.startswith("file://") else Path(source)
+    try:
+        if path.is_file():
+            return path
+        what = "is a folder, not an image" if path.is_dir() else "no such image file"
+    except (OSError, ValueError) as error:  # name too long, null byte, no permission
+        raise ImageError(f"not a usable path: {error}", where=where) from error
+    raise ImageError(what, where=where, hint="check the path" if path.is_absolute() else f"looked in {Path.cwd()}")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open(file: Path | io.BytesIO, where: str | None) -> Image.Image:
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return _decode(image, where)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(where) from error
+    except Image.UnidentifiedImageError as error:
+        empty = file.stat().st_size == 0 if isinstance(file, Path) else not file.getbuffer().nbytes
+        raise ImageError(
+            "the file is empty" if empty else "not an image of a known kind, or its start is damaged",
+            where=where,
+            hint="use JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF",
+        ) from error
+    except Exception as error:  # decoders raise almost anything on damaged input
+        raise _damaged(error, where) from error
+
+
+def _decode(image: Image.Image, where: str | None) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(where, image.size)
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"image is {width}x{height}, smaller than 2 pixels", where=where)
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        # Some libraries switch this on for the whole process; a half image would then pass as a grey one.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        image.load()
+        return _upright(_to_rgb(image, where), image)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error, where) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _upright(rgb: Image.Image, opened: Image.Image) -> Image.Image:
+    try:
+        orientation = opened.getexif().get(0x0112)
+    except Exception:  # unreadable metadata says nothing about the pixels: show them as stored, as viewers do
+        return rgb
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _deep_gray(image, where)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_gray(image: Image.Image, where: str | None) -> Image.Image:
+    """Gray of more than 8 bits: 0..65535 (or 0..1 for float) is scaled to 0..255; PIL alone would clip it."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        return _from_array(values, where)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"gray values {values.min()}..{values.max()} are outside 16 bits", where=where, hint="save it with 8 bits"
+        )
+    gray = _to_bytes(values.astype(np.uint16), where)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        gray[values == clear] = 255
+    return Image.fromarray(gray).convert("RGB")
+
+
+def _from_array(array: np.ndarray[Any, Any], where: str | None) -> Image.Image:
+    shape = array.shape
+    if array.ndim == 3 and shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ImageError(
+            f"array of shape {list(shape)} is not an image",
+            where=where,
+            hint="use [height, width] or [height, width, 1, 3 or 4]",
+        )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise _too_large(where, (array.shape[1], array.shape[0]))
+    if min(array.shape[:2]) < MIN_SIDE:
+        raise ImageError(f"image is {array.shape[1]}x{array.shape[0]}, smaller than 2 pixels", where=where)
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(_to_bytes(array, where))), where)
+
+
+def _to_bytes(array: np.ndarray[Any, Any], where: str | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Same shape in uint8, whatever the full range of the type was."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if bool(((array >= 0) & (array <= 1)).all()):  # False for NaN too
+            return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+        raise ImageError("float pixels must lie in 0..1", where=where, hint="divide by the largest value, or use uint8")
+    raise ImageError(f"pixels of type {array.dtype} have no known range", where=where, hint="convert to uint8")
+
+
+def _too_large(where: str | None, size: tuple[int, int] | None = None) -> ImageError:
+    shown = f"image of {size[0]}x{size[1]} pixels" if size else "image"
+    return ImageError(f"{shown} is above {MAX_PIXELS // 1_000_000} million pixels", where=where, hint="shrink it first")
+
+
+def _damaged(error: Exception, where: str | None) -> ImageError:
+    return ImageError(f"damaged or cut short: {error}", where=where, hint="get the file again or remove it")
