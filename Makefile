@@ -27,11 +27,12 @@ quickstart: $(VENV)/installed ## install into .venv and try the starter model (o
 install: $(VENV)/installed-dev ## install into .venv with everything for development
 	@echo "ready: $(BIN)/mmbert --help"
 
-$(VENV)/bin/python:
+$(VENV)/created:
 	@for python in $(PYTHONS); do \
 		if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "creating $(VENV) with $$("$$python" --version)"; \
-			exec "$$python" -m venv $(VENV); \
+			"$$python" -m venv $(VENV) && touch $@; \
+			exit; \
 		fi; \
 	done; \
 	echo "mm-bert needs Python 3.11 or newer with the venv module; tried: $(PYTHONS)" >&2; \
@@ -42,7 +43,7 @@ $(VENV)/bin/python:
 	exit 1
 
 # PyTorch is by far the largest download: its own step, so that a failure further on does not repeat it.
-$(VENV)/torch: constraints.txt | $(VENV)/bin/python
+$(VENV)/torch: constraints.txt $(VENV)/created
 	@echo "installing $(TORCH)"
 	@$(PIP) install $(TORCH) $(CONSTRAINED)
 	@touch $@

@@ -96,12 +96,15 @@ def read_lines(source: str) -> list[str]:
     where = "standard input" if source == "-" else source
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
+        # Not splitlines(): U+2028 and its like may stand inside a caption.
+        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError("not UTF-8 text", where=f"{where}:{line}", hint="save the file as UTF-8") from error
+    if not lines[-1]:
+        lines.pop()  # the end of the last line, not a line of its own
     if not lines:
         raise DataError("no text to embed", where=where)
     for number, line in enumerate(lines, 1):

@@ -1,0 +1,145 @@
+"""`mmbert embed`: reading inputs, the order of rows, the formats written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmbert.cli.embed
+from mmbert.cli.embed import find_images, read_lines
+from mmbert.cli.main import run
+from mmbert.errors import DataError
+
+
+class Encoder:
+    """Stands in for MMBert: a unit vector that depends on the input alone."""
+
+    fingerprint = "abc123"
+
+    def encode_text(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        return np.stack([vector_of(text.encode()) for text in texts])
+
+    def encode_images(self, images: Sequence[Path], *, progress: bool = False) -> np.ndarray:
+        return np.stack([vector_of(Path(image).read_bytes()) for image in images])
+
+
+def vector_of(data: bytes) -> np.ndarray:
+    numbers = np.frombuffer(hashlib.sha256(data).digest()[:8], np.uint8).astype(np.float32) + 1
+    return numbers / np.linalg.norm(numbers)
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmbert.cli.embed, "load_model", lambda name, device: Encoder())
+
+
+def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+
+def test_rows_of_npy_follow_the_lines(tmp_path: Path) -> None:
+    source = tmp_path / "captions.txt"
+    source.write_text("ein Elefant\nدو سگ در برف\nun éléphant\n", encoding="utf-8")
+    assert run(["embed", "--text", str(source), "--out", str(tmp_path / "v.npy")]) == 0
+    vectors = np.load(tmp_path / "v.npy")
+    expected = [vector_of(line.encode()) for line in ("ein Elefant", "دو سگ در برف", "un éléphant")]
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.stack(expected))
+
+
+def test_standard_input_to_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    give_stdin(monkeypatch, "ein Elefant\r\nzwei\r\n".encode())
+    assert run(["embed", "--text", "-"]) == 0
+    items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["source"] for item in items] == ["ein Elefant", "zwei"]
+    np.testing.assert_allclose(items[1]["vector"], vector_of(b"zwei"), atol=1e-6)
+
+
+def test_images_in_the_order_given_and_folders_sorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    names = ["z.png", "folder/b.jpg", "folder/a.WEBP", "folder/deep/c.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / name)
+    (tmp_path / "folder" / "notes.txt").write_text("no image")
+    out = tmp_path / "v.npy"
+    assert run(["embed", str(tmp_path / "z.png"), str(tmp_path / "folder"), "--out", str(out), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == {"model": "starter", "fingerprint": "abc123", "count": 4, "size": 8, "out": str(out)}
+    order = ["z.png", "folder/a.WEBP", "folder/b.jpg", "folder/deep/c.png"]
+    expected = np.stack([vector_of((tmp_path / name).read_bytes()) for name in order])
+    np.testing.assert_array_equal(np.load(out), expected)
+
+
+def test_json_without_a_file_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    give_stdin(monkeypatch, b"one\ntwo\n")
+    assert run(["embed", "--text", "-", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [item["source"] for item in answer["items"]] == ["one", "two"]
+    assert answer["size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "where"),
+    [
+        (b"", "no text", ""),
+        (b"one\n\nthree\n", "empty line", ":2"),
+        (b"one\n  \t\n", "empty line", ":2"),
+        (b"one\nz\xffwei\n", "not UTF-8", ":2"),
+    ],
+)
+def test_unusable_text_says_which_line(tmp_path: Path, data: bytes, message: str, where: str) -> None:
+    source = tmp_path / "captions.txt"
+    source.write_bytes(data)
+    with pytest.raises(DataError, match=message) as caught:
+        read_lines(str(source))
+    assert caught.value.where == f"{source}{where}"
+
+
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    source = tmp_path / "captions.txt"
+    source.write_bytes("\ufeffone\u2028still one\ntwo\r\nthree\x0b".encode())
+    assert read_lines(str(source)) == ["one\u2028still one", "two", "three\x0b"]
+
+
+def test_missing_inputs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        read_lines(str(tmp_path / "none.txt"))
+    with pytest.raises(DataError, match="no such file"):
+        find_images([tmp_path / "none.png"])
+    with pytest.raises(DataError, match="no images"):
+        find_images([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "give either"),
+        (["a.png", "--text", "b.txt"], "give either"),
+        (["--text", "-", "--out", "vectors.csv"], "format"),
+        (["--text", "-", "--out", "no/such/folder/v.npy"], "no folder"),
+    ],
+)
+def test_wrong_usage(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["embed", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    give_stdin(monkeypatch, b"one\n")
+    out = tmp_path / "v.npy"
+    out.write_bytes(b"what was there")
+    assert run(["embed", "--text", "-", "--out", str(out)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+    assert out.read_bytes() == b"what was there"
