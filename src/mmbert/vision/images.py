@@ -6,6 +6,9 @@ Nothing is guessed at silently: a damaged, missing or unusable image is an ``Ima
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -23,6 +26,11 @@ MIN_SIDE = 2
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 # EPS and the like stay out: opening one would run another program.
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .jp2 .avif .ico .tga".split()
+)
+"""Endings of file names that count as images when a folder is searched (compare in lower case)."""
 
 _UPRIGHT = {  # EXIF orientation (tag 0x0112) -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,7 +57,7 @@ class Reference(Protocol):
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | Reference
 
 
-def load_image(source: ImageSource, *, where: str | None = None) -> Image.Image:
+def load_image(source: ImageSource, *, where: str | None = None, keep_alpha: bool = False) -> Image.Image:
     """Open ``source`` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; transparent parts are laid on white; palette, gray, 16-bit gray and CMYK are
@@ -132,18 +140,37 @@ def _decode(image: Image.Image, where: str | None) -> Image.Image:
         raise _too_large(where, image.size)
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"image is {width}x{height}, smaller than 2 pixels", where=where)
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        # Some libraries switch this on for the whole process; a half image would then pass as a grey one.
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        image.load()
+        with _truncation_is_an_error():
+            image.load()
         return _upright(_to_rgb(image, where), image)
     except ImageError:
         raise
     except Exception as error:
         raise _damaged(error, where) from error
+
+
+_strict_lock = threading.Lock()
+_strict_users = 0
+_strict_before = False
+
+
+@contextmanager
+def _truncation_is_an_error() -> Iterator[None]:
+    """Some libraries let PIL accept half images for the whole process; here those would pass as grey ones."""
+    global _strict_users, _strict_before
+    with _strict_lock:
+        if _strict_users == 0:
+            _strict_before = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _strict_users += 1
+    try:
+        yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        with _strict_lock:
+            _strict_users -= 1
+            if _strict_users == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _strict_before
 
 
 def _upright(rgb: Image.Image, opened: Image.Image) -> Image.Image:

@@ -73,3 +73,14 @@ def _config_error(name: str, error: ValidationError, fields: Mapping[str, Any]) 
             hint=f"did you mean {close!r}?" if close else f"known: {', '.join(fields)}",
         )
     return ConfigError(f"option {key!r} of data source {name!r}: {first['msg']}")
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Every source: its name, the first line of its documentation, its splits and its options."""
+    found = []
+    for name in plugins.names(__name__):
+        module = plugins.load(__name__, name)
+        summary = (module.__doc__ or "").strip().partition("\n")[0].replace("``", "")
+        splits = list(getattr(module, "SPLITS", ()))
+        found.append({"name": name, "summary": summary, "splits": splits, "options": list(module.Options.model_fields)})
+    return found

@@ -1,0 +1,221 @@
+"""Metadata files of a user's folder: ``metadata.jsonl``, ``.csv`` or ``.parquet`` go in, plain rows come out.
+
+A row is a dict of what the file says, with JSON's types; an absent or null cell is left out. All three formats give the
+same rows for the same content.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from mmbert.data.records import BadRecords
+from mmbert.errors import DataError
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_TRUTH = {"true": True, "True": True, "false": False, "False": False}
+
+Row = dict[str, Any]
+
+
+def language(code: str) -> str | None:
+    """``"pt_BR"`` -> ``"pt-BR"``; None where ``code`` is not shaped like a language code (BCP 47)."""
+    if not _LANGUAGE.fullmatch(code):
+        return None
+    first, *rest = code.replace("_", "-").split("-")
+    return "-".join([first.lower(), *rest])
+
+
+def language_of_column(column: str, prefix: str) -> str | None:
+    """Language of the column ``<prefix>_<language>``; None for any other column."""
+    return language(column[len(prefix) + 1 :]) if column.startswith(f"{prefix}_") else None
+
+
+def read_rows(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:
+    """Rows of one metadata file.
+
+    Args:
+        path: the file; its ending decides the format.
+        label: what to call the file in messages.
+        report: gets the rows that cannot be read.
+
+    Yields:
+        (``"label:line"``, row); in Parquet the line is the number of the row, from 1.
+
+    Raises:
+        DataError: the file cannot be read at all, or a row cannot and ``report`` does not skip.
+    """
+    read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix]
+    try:
+        yield from read(path, label, report)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error}", where=label) from error
+
+
+def _read_jsonl(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            where = f"{label}:{number}"
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                row = json.loads(text) if text.strip() else {}
+                if not isinstance(row, dict):
+                    raise DataError(f"holds {_kind(row)}, not a JSON object", where=where)
+            except UnicodeDecodeError as error:
+                report.add(DataError(f"not UTF-8: {error.reason}", where=where, hint="save the file as UTF-8"))
+            except (ValueError, RecursionError) as error:
+                hint = "one complete JSON object on each line"
+                report.add(DataError(f"not valid JSON: {error}", where=where, hint=hint))
+            except DataError as error:
+                report.add(error)
+            else:
+                if row:
+                    yield where, {key: value for key, value in row.items() if value is not None}
+                elif text.strip():
+                    report.add(DataError("the record is empty", where=where))
+
+
+def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:
+    lines = csv.reader(io.StringIO(_decoded(path, label), newline=""), strict=True)
+    header = _header(lines, label)
+    rows: list[tuple[str, list[str]]] = []
+    while True:
+        where = f"{label}:{lines.line_num + 1}"
+        try:
+            cells = next(lines)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            report.add(DataError(f"not valid CSV: {error}", where=where, hint="check the quotes"))
+            continue
+        if cells and len(cells) != len(header):
+            report.add(
+                DataError(
+                    f"{len(cells)} cells where the header has {len(header)}",
+                    where=where,
+                    hint="put text that holds commas in double quotes",
+                )
+            )
+        elif cells:
+            rows.append((where, cells))
+    convert = [_csv_column(name, [cells[i] for _, cells in rows]) for i, name in enumerate(header)]
+    for i, (where, cells) in enumerate(rows):
+        yield (
+            where,
+            {
+                name: column[i]
+                for name, cell, column in zip(header, cells, convert, strict=True)
+                if cell != "" and column[i] is not None
+            },
+        )
+
+
+def _decoded(path: Path, label: str) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError("not UTF-8", where=f"{label}:{line}", hint="save the file as UTF-8") from error
+
+
+def _header(lines: Iterator[list[str]], label: str) -> list[str]:
+    where = f"{label}:1"
+    try:
+        header = [name.strip() for name in next(lines, [])]
+    except csv.Error as error:
+        raise DataError(f"not valid CSV: {error}", where=where) from error
+    if len(header) == 1 and re.search(r"[;\t]", header[0]):
+        raise DataError("the cells are not separated by commas", where=where, hint="save it with commas, or as .jsonl")
+    _unique(header, where)
+    if "" in header:
+        raise DataError("a column has no name", where=where)
+    return header
+
+
+def _unique(columns: Sequence[str], where: str) -> None:
+    for name in columns:
+        if columns.count(name) > 1:
+            raise DataError(f"column {name!r} is there twice", where=where)
+
+
+def _csv_column(name: str, cells: list[str]) -> Sequence[Any]:
+    """Cells in JSON's types: lists and objects in caption columns; numbers and true/false where a column has only such.
+
+    A column keeps one type, so that a code like ``007`` stays text unless the whole column is numbers.
+    """
+    if name in ("file_name", "id", "split"):
+        return cells
+    if name == "captions":
+        return [_json_or_text(cell, "{") for cell in cells]
+    if name in ("caption", "text") or language_of_column(name, "caption") or language_of_column(name, "text"):
+        return [_json_or_text(cell, "[") for cell in cells]
+    filled = [cell for cell in cells if cell != ""]
+    if all(_INTEGER.fullmatch(cell) for cell in filled):
+        return [int(cell) if cell else None for cell in cells]
+    if all(_NUMBER.fullmatch(cell) for cell in filled):
+        return [float(cell) if cell else None for cell in cells]
+    if all(cell in _TRUTH for cell in filled):
+        return [_TRUTH.get(cell) for cell in cells]
+    return cells
+
+
+def _json_or_text(cell: str, opening: str) -> Any:
+    if not cell.lstrip().startswith(opening):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell  # a caption may well begin with a bracket
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        return cell
+    return value
+
+
+def _read_parquet(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        _unique(file.schema_arrow.names, label)
+        number = 0
+        for batch in file.iter_batches(batch_size=4096):
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
+                number += 1
+                yield f"{label}:{number}", {key: _plain(value) for key, value in row.items() if value is not None}
+    except pa.ArrowException as error:
+        raise DataError(f"not a whole Parquet file: {error}", where=label, hint="write it again") from error
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, (date, datetime)) else value
+
+
+def kind_of(value: Any) -> str:
+    """A value's type in a user's words."""
+    return _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true/false"
+    if isinstance(value, (int, float)):
+        return f"a number ({value})"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return "a list"
+    return "nothing" if value is None else type(value).__name__

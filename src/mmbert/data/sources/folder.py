@@ -1,0 +1,182 @@
+"""The user's own data: a folder of images, with captions in ``metadata.jsonl``, ``.csv`` or ``.parquet``.
+
+Follows the ``imagefolder`` convention of Hugging Face ``datasets``; ``docs/own-data.md`` describes it for users.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from mmbert.data import metadata
+from mmbert.data.records import BadRecords, ImageRef, Record
+from mmbert.data.row_records import folder_split, record_of
+from mmbert.errors import DataError
+from mmbert.vision.images import IMAGE_SUFFIXES
+
+
+class Options(BaseModel):
+    """Options of a folder.
+
+    ``root``: the folder. ``split``, ``languages``: keep only these. ``skip_bad``: leave out what cannot be used.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    root: Path
+    split: str | None = None
+    languages: tuple[str, ...] | None = None
+    skip_bad: bool = False
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+class FolderSource:
+    """The records of one folder.
+
+    Args:
+        root: the folder.
+        records: what it holds.
+        bad: the records that were left out.
+    """
+
+    def __init__(self, root: Path, records: list[Record], bad: BadRecords) -> None:
+        self.name = str(root)
+        self.root = root
+        self.bad = bad
+        self.languages = tuple(dict.fromkeys(language for record in records for language in record.languages))
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int, /) -> Record:
+        return self._records[index]
+
+
+def open_source(options: Options, *, report: BadRecords | None = None) -> FolderSource:
+    """Read and check the metadata of a folder (images must exist; they are not opened).
+
+    Raises:
+        DataError: no such folder, no record, or a bad one that is not skipped.
+    """
+    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    root = Path(os.path.abspath(options.root.expanduser()))  # noqa: PTH100 (resolve() would follow links)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "no such folder"
+        raise DataError(what, where=str(options.root), hint="give the folder that holds the images and their metadata")
+    images, tables = _contents(root)
+    records = list(_from_tables(root, tables, report) if tables else _from_images(root, images))
+    if not records:
+        raise _nothing(options.root, images, tables, report)
+    records = _with_languages(_with_split(records, options), options)
+    return FolderSource(root, records, report)
+
+
+def list_images(root: Path) -> list[str]:
+    """Paths of all images below ``root``, relative to it, sorted; hidden files and folders are left out."""
+    return _contents(root)[0]
+
+
+def _contents(root: Path) -> tuple[list[str], list[str]]:
+    """Images and metadata files below ``root`` as sorted relative paths with ``/``."""
+    images: list[str] = []
+    tables: list[str] = []
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(error.filename), hint="check its permissions")
+
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up would never end
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        inside = Path(folder).relative_to(root).as_posix()
+        for name in names:
+            path = posixpath.normpath(posixpath.join(inside, name))
+            stem, suffix = posixpath.splitext(name)
+            if stem == "metadata" and suffix in metadata.SUFFIXES:
+                tables.append(path)
+            elif suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                images.append(path)
+    return sorted(images), sorted(tables)
+
+
+def _from_images(root: Path, images: Iterable[str]) -> Iterator[Record]:
+    for path in images:
+        yield Record(id=path, image=ImageRef(path=str(root / path), key=path), split=folder_split(path), origin=path)
+
+
+def _from_tables(root: Path, tables: list[str], report: BadRecords) -> Iterator[Record]:
+    one_of: dict[str, str] = {}
+    for table in tables:
+        other = one_of.setdefault(posixpath.dirname(table), table)
+        if other != table:
+            raise DataError(f"metadata in two formats: {other} and {table}", where=str(root), hint="keep one of them")
+    origins: dict[str, str] = {}
+    for table in tables:
+        for where, row in metadata.read_rows(root / table, table, report):
+            try:
+                record = record_of(root, posixpath.dirname(table), where, row, origins)
+            except DataError as error:
+                report.add(error)
+            else:
+                origins[record.id] = where
+                yield record
+
+
+def _with_split(records: list[Record], options: Options) -> list[Record]:
+    if options.split is None:
+        return records
+    found = [record for record in records if record.split == options.split]
+    if not found:
+        known = sorted({record.split for record in records if record.split is not None})
+        raise DataError(
+            f"no record is in split {options.split!r}",
+            where=str(options.root),
+            hint=f"splits: {', '.join(known)}" if known else "the folder states no splits",
+        )
+    return found
+
+
+def _with_languages(records: list[Record], options: Options) -> list[Record]:
+    """Leave out other languages, and records that have words but none in these languages."""
+    if options.languages is None:
+        return records
+    known = list(dict.fromkeys(language for record in records for language in record.languages))
+    for language in options.languages:
+        if language not in known:
+            hint = f"languages: {', '.join(known)}" if known else "the folder has no captions"
+            raise DataError(f"no caption is in language {language!r}", where=str(options.root), hint=hint)
+    kept = []
+    for record in records:
+        captions = {code: record.captions[code] for code in options.languages if code in record.captions}
+        texts = {code: record.texts[code] for code in options.languages if code in record.texts}
+        if captions or texts or not record.languages:
+            kept.append(replace(record, captions=captions, texts=texts))
+    return kept
+
+
+def _nothing(root: Path, images: list[str], tables: list[str], report: BadRecords) -> DataError:
+    if len(report):
+        where, message = report.found[0]
+        return DataError(f"no usable record; the first: {message}", where=where or str(root), hint="mend it first")
+    if tables:
+        return DataError(
+            "no records: the metadata is empty", where=f"{root}/{tables[0]}", hint="one record for each image"
+        )
+    return DataError(
+        "no records: neither images nor metadata", where=str(root), hint="put images there; docs/own-data.md shows how"
+    )
