@@ -24,6 +24,8 @@ MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded."""
 MIN_SIDE = 2
 
+_GET_AGAIN = "get the file again or remove it"
+
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 # EPS and the like stay out: opening one would run another program.
 
@@ -68,12 +70,24 @@ def load_image(source: ImageSource, *, where: str | None = None, keep_alpha: boo
             or ``[height, width, 1 | 3 | 4]`` of uint8, uint16 (full range), bool or float in 0..1.
         where: what to call the image in an error; its path or key where not given.
 
+        keep_alpha: give RGBA with the transparency as it is, instead of laying it on white.
+
     Returns:
-        PIL image of mode RGB, independent of ``source``.
+        PIL image of mode RGB (RGBA with ``keep_alpha``), independent of ``source``.
 
     Raises:
         ImageError: missing, damaged, cut short, not an image, above 100 million pixels, or a side below 2 pixels.
     """
+    image = _opened(source, where)
+    if keep_alpha:
+        return image.convert("RGBA")
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image
+
+
+def _opened(source: ImageSource, where: str | None) -> Image.Image:
+    """The image upright, RGB or (where it has transparency) RGBA."""
     if isinstance(source, np.ndarray):
         return _from_array(source, where)
     if isinstance(source, Image.Image):
@@ -141,13 +155,35 @@ def _decode(image: Image.Image, where: str | None) -> Image.Image:
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"image is {width}x{height}, smaller than 2 pixels", where=where)
     try:
+        if image.format in ("JPEG", "MPO") and not _jpeg_has_its_end(image):
+            raise ImageError("damaged or cut short: the file has no end mark", where=where, hint=_GET_AGAIN)
         with _truncation_is_an_error():
             image.load()
-        return _upright(_to_rgb(image, where), image)
+        return _upright(_to_colour(image, where), image)
     except ImageError:
         raise
     except Exception as error:
         raise _damaged(error, where) from error
+
+
+def _jpeg_has_its_end(image: Image.Image) -> bool:
+    """Whether an end mark follows the first scan.
+
+    A download that broke off may be filled up with zeros; the decoder makes grey of them and does not complain.
+    """
+    file = getattr(image, "fp", None)
+    if file is None:  # decoded before
+        return True
+    before = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(before)
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+        marker = data[at + 1]
+        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8  # fill bytes and marks without a body
+        at += (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) >= 0  # within a scan, 0xff is always followed by zero
 
 
 _strict_lock = threading.Lock()
@@ -182,7 +218,7 @@ def _upright(rgb: Image.Image, opened: Image.Image) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
+def _to_colour(image: Image.Image, where: str | None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.convert("RGB")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -190,8 +226,7 @@ def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return image.convert("RGBA")
     return image.convert("RGB")
 
 
@@ -225,7 +260,7 @@ def _from_array(array: np.ndarray[Any, Any], where: str | None) -> Image.Image:
         raise _too_large(where, (array.shape[1], array.shape[0]))
     if min(array.shape[:2]) < MIN_SIDE:
         raise ImageError(f"image is {array.shape[1]}x{array.shape[0]}, smaller than 2 pixels", where=where)
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(_to_bytes(array, where))), where)
+    return _to_colour(Image.fromarray(np.ascontiguousarray(_to_bytes(array, where))), where)
 
 
 def _to_bytes(array: np.ndarray[Any, Any], where: str | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -249,4 +284,4 @@ def _too_large(where: str | None, size: tuple[int, int] | None = None) -> ImageE
 
 
 def _damaged(error: Exception, where: str | None) -> ImageError:
-    return ImageError(f"damaged or cut short: {error}", where=where, hint="get the file again or remove it")
+    return ImageError(f"damaged or cut short: {error}", where=where, hint=_GET_AGAIN)
