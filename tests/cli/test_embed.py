@@ -56,7 +56,7 @@ def test_rows_of_npy_follow_the_lines(tmp_path: Path) -> None:
 
 
 def test_standard_input_to_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    give_stdin(monkeypatch, "ein Elefant\r\nzwei\r\n".encode())
+    give_stdin(monkeypatch, b"ein Elefant\r\nzwei\r\n")
     assert run(["embed", "--text", "-"]) == 0
     items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [item["source"] for item in items] == ["ein Elefant", "zwei"]

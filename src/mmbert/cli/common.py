@@ -47,8 +47,28 @@ def show_progress() -> bool:
     return sys.stderr.isatty()
 
 
+def find_model(name: str) -> Path:
+    """The folder of a model given by folder, name or hub id; PyTorch is only imported where it is not a folder.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from mmbert.api import front_door
+
+    return front_door.find_model(name)
+
+
 def load_model(name: str, device: str | None = None) -> MMBert:
-    """Load a model for a command; the bars and remarks of the libraries below stay silent."""
+    """Load a model for a command; the bars and remarks of the libraries below stay silent.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        UsageError: the device does not exist here.
+    """
+    if device is not None:
+        check_device(device)
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -56,6 +76,23 @@ def load_model(name: str, device: str | None = None) -> MMBert:
     from mmbert.api.front_door import MMBert
 
     return MMBert.from_pretrained(name, device=device)
+
+
+def check_device(name: str) -> None:
+    """Make sure that PyTorch can compute on this device.
+
+    Raises:
+        UsageError: it cannot; the hint names those it can.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        usable = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            usable.append("mps")
+        raise UsageError(f"cannot compute on {name!r}", hint=f"here: {', '.join(usable)}") from error
 
 
 def output_path(path: Path) -> Path:

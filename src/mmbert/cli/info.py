@@ -1,0 +1,208 @@
+"""Say what a model is: sizes, languages, licence, measured results."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from mmbert.cli.common import JsonOption, find_model, human_bytes, human_count, print_json
+from mmbert.errors import CheckpointError
+
+# Longest safetensors header we read; the format itself allows no more.
+MAX_HEADER = 100_000_000
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "embedding_size",
+    "max_text_tokens",
+)
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="'starter', a model folder or a hub id.")] = "starter",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a model is: sizes, languages, licence, measured results.
+
+    Reads the model's files only; no weights are loaded.
+
+    Examples:
+
+      mmbert info starter
+      mmbert info runs/first --json
+    """
+    facts = describe(find_model(model))
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What the files of a model folder say about it.
+
+    Returns:
+        ``path``, ``model_type``, ``parameters`` (``total`` and by part), ``dtypes``, ``bytes``, ``shape``, ``vision``,
+        ``tokenizer``, ``languages``, ``license``, ``results`` (list of rows), ``config`` (all of it). What a folder
+        does not say is None or empty.
+
+    Raises:
+        CheckpointError: no configuration or weights, or damaged ones.
+    """
+    config = _read_json(folder / "config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError("no weights (*.safetensors)", where=str(folder), hint="is this a finished model folder?")
+    parts: dict[str, int] = defaultdict(int)
+    dtypes: dict[str, int] = defaultdict(int)
+    for path in weights:
+        for name, (dtype, count) in read_header(path).items():
+            parts[_part(name)] += count
+            dtypes[dtype] += count
+    card = _read_card(folder / "README.md")
+    languages = card.get("language") or []
+    return {
+        "path": str(folder),
+        "model_type": config.get("model_type"),
+        "parameters": {"total": sum(parts.values()), **dict(sorted(parts.items(), key=lambda item: -item[1]))},
+        "dtypes": dict(dtypes),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "shape": {key: config[key] for key in SHAPE_KEYS if key in config},
+        "vision": config.get("vision"),
+        "tokenizer": _tokenizer(folder / "tokenizer.json"),
+        "languages": [languages] if isinstance(languages, str) else list(languages),
+        "license": card.get("license"),
+        "results": _results(card),
+        "config": config,
+    }
+
+
+def read_header(path: Path) -> dict[str, tuple[str, int]]:
+    """Name to (dtype, number of elements) of every tensor of a safetensors file, from its header alone.
+
+    The format: 8 bytes, the header's length as a little-endian integer; then the header, a JSON object.
+
+    Raises:
+        CheckpointError: not a safetensors file, or one that was cut off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
+        if length > min(MAX_HEADER, size - 8):
+            raise CheckpointError("not a safetensors file, or cut off", where=str(path))
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise CheckpointError("damaged safetensors header", where=str(path)) from error
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if 8 + length + end != size:
+        raise CheckpointError(
+            f"the file has {size:,} bytes, its header promises {8 + length + end:,}",
+            where=str(path),
+            hint="copy or download it again",
+        )
+    counts: dict[str, tuple[str, int]] = {}
+    for name, entry in header.items():
+        count = 1
+        for extent in entry["shape"]:
+            count *= extent
+        counts[name] = (entry["dtype"], count)
+    return counts
+
+
+def _part(name: str) -> str:
+    """The part of the network that a tensor belongs to: the first two steps of its name, without the trunk's."""
+    steps = name.split(".")[:-1]
+    if steps[:1] in (["mmbert"], ["model"]) and len(steps) > 1:
+        steps = steps[1:]
+    return steps[0] if steps else name
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError("no config.json", where=str(path.parent), hint="give the folder of a model") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read it: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise CheckpointError("not a JSON object", where=str(path))
+    return value
+
+
+def _tokenizer(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    model = _read_json(path).get("model", {})
+    return {"type": model.get("type"), "vocabulary": len(model.get("vocab", ()))}
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    """The YAML block at the top of a model card; empty where there is none."""
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith("---\n"):
+        return {}
+    block, end, _ = text[4:].partition("\n---")
+    if not end:
+        return {}
+    try:
+        card = yaml.safe_load(block)
+    except yaml.YAMLError as error:
+        raise CheckpointError("the model card's YAML block cannot be read", where=str(path)) from error
+    return card if isinstance(card, dict) else {}
+
+
+def _results(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the card's ``model-index``: task, data set, metric, value."""
+    rows = []
+    for model in card.get("model-index") or []:
+        for result in model.get("results") or []:
+            for metric in result.get("metrics") or []:
+                rows.append(
+                    {
+                        "task": (result.get("task") or {}).get("name") or (result.get("task") or {}).get("type"),
+                        "dataset": (result.get("dataset") or {}).get("name"),
+                        "metric": metric.get("name") or metric.get("type"),
+                        "value": metric.get("value"),
+                    }
+                )
+    return rows
+
+
+def _print(facts: dict[str, Any]) -> None:
+    shape = facts["shape"]
+    parameters = dict(facts["parameters"])
+    rows = [
+        ("model", facts["path"]),
+        ("type", facts["model_type"] or "not said"),
+        ("parameters", f"{human_count(parameters.pop('total'))} ({', '.join(facts['dtypes'])})"),
+        *(("", f"{human_count(count):>14}  {part}") for part, count in parameters.items()),
+        ("on disk", human_bytes(facts["bytes"])),
+        ("shape", ", ".join(f"{key} {value}" for key, value in shape.items())),
+        ("vision", json.dumps(facts["vision"]) if facts["vision"] else "precomputed region features"),
+        ("tokenizer", "{type}, {vocabulary:,} tokens".format(**facts["tokenizer"]) if facts["tokenizer"] else "none"),
+        (
+            "languages",
+            f"{len(facts['languages'])}: {' '.join(facts['languages'])}" if facts["languages"] else "not said",
+        ),
+        ("licence", facts["license"] or "not said"),
+        *(
+            ("results" if number == 0 else "", f"{row['metric']} {row['value']}  {row['task']}, {row['dataset']}")
+            for number, row in enumerate(facts["results"])
+        ),
+    ]
+    for label, value in rows:
+        print(f"{label:<12}{value}")

@@ -1,0 +1,116 @@
+"""`mmbert info`: what a model folder says about itself, and damaged folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmbert.cli.info import describe, read_header
+from mmbert.cli.main import run
+from mmbert.errors import CheckpointError
+
+CARD = """---
+license: cc-by-4.0
+language: [de, fa]
+model-index:
+- name: small
+  results:
+  - task: {type: image-text-retrieval, name: text to image}
+    dataset: {name: starter heldout}
+    metrics:
+    - {type: recall, name: R@1, value: 0.5}
+---
+# A model
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = {"model_type": "mmbert", "hidden_size": 8, "num_hidden_layers": 2, "vision": {"kind": "grid"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 1}}}))
+    tensors = {
+        "mmbert.encoder.layers.0.weight": torch.zeros(8, 8),
+        "mmbert.embeddings.words.weight": torch.zeros(10, 8, dtype=torch.bfloat16),
+        "mlm_head.bias": torch.zeros(10),
+        "logit_scale": torch.zeros(()),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_sizes_come_from_the_files(folder: Path) -> None:
+    facts = describe(folder)
+    assert facts["parameters"] == {"total": 155, "embeddings": 80, "encoder": 64, "mlm_head": 10, "logit_scale": 1}
+    assert facts["dtypes"] == {"F32": 75, "BF16": 80}
+    assert facts["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert facts["shape"] == {"hidden_size": 8, "num_hidden_layers": 2}
+    assert facts["tokenizer"] == {"type": "WordPiece", "vocabulary": 2}
+
+
+def test_licence_languages_and_results_come_from_the_card(folder: Path) -> None:
+    facts = describe(folder)
+    assert facts["license"] == "cc-by-4.0"
+    assert facts["languages"] == ["de", "fa"]
+    assert facts["results"] == [
+        {"task": "text to image", "dataset": "starter heldout", "metric": "R@1", "value": 0.5},
+    ]
+
+
+def test_printed_for_people_and_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", str(folder)]) == 0
+    out = capsys.readouterr().out
+    for part in ("155", "cc-by-4.0", "2: de fa", "WordPiece, 2 tokens", "R@1 0.5"):
+        assert part in out
+    assert run(["info", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["total"] == 155
+
+
+def test_a_folder_without_card_and_tokenizer_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "README.md").unlink()
+    (folder / "tokenizer.json").unlink()
+    assert run(["info", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "licence     not said" in out
+    assert "tokenizer   none" in out
+
+
+def test_a_cut_off_file_is_noticed_without_loading_it(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match="promises") as caught:
+        describe(folder)
+    assert caught.value.where == str(path)
+    for cut in (0, 5, 8, 40):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match="cut off"):
+            read_header(path)
+    path.write_bytes(whole[:8] + b"x" + whole[9:])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", None, "no config.json"),
+        ("config.json", "{", "cannot read"),
+        ("config.json", "[]", "not a JSON object"),
+        ("model.safetensors", None, "no weights"),
+        ("README.md", "---\nlicense: [\n---\n", "YAML"),
+    ],
+)
+def test_incomplete_and_damaged_folders(
+    folder: Path, name: str, text: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    assert run(["info", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
