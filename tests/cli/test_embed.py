@@ -36,7 +36,7 @@ def vector_of(data: bytes) -> np.ndarray:
     return numbers / np.linalg.norm(numbers)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmbert.cli.embed, "load_model", lambda name, device: Encoder())
 
@@ -45,6 +45,32 @@ def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
 
 
+def test_a_real_model_gives_unit_vectors_of_its_own_size(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mmbert import MMBert
+
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    (tmp_path / "t.txt").write_text("ein Elefant\nun éléphant im Schnee\n", encoding="utf-8")
+    for number, what in enumerate([["--text", str(tmp_path / "t.txt")], [str(tmp_path / "red.png")]]):
+        out = tmp_path / f"{number}.npy"
+        assert run(["embed", *what, "--model", str(model_folder), "--device", "cpu", "--out", str(out)]) == 0
+        np.testing.assert_allclose(np.linalg.norm(np.load(out), axis=1), 1, atol=1e-5)
+        assert np.load(out).shape == (2 - number, 8)
+    model = MMBert.from_pretrained(model_folder, device="cpu")
+    expected = model.encode_text(["ein Elefant", "un éléphant im Schnee"])
+    np.testing.assert_allclose(np.load(tmp_path / "0.npy"), expected, atol=1e-6)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_broken_image_is_named(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    assert run(["embed", str(bad), "--model", str(model_folder)]) == 2
+    assert "bad.png" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("encoder")
 def test_rows_of_npy_follow_the_lines(tmp_path: Path) -> None:
     source = tmp_path / "captions.txt"
     source.write_text("ein Elefant\nدو سگ در برف\nun éléphant\n", encoding="utf-8")
@@ -55,6 +81,7 @@ def test_rows_of_npy_follow_the_lines(tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors, np.stack(expected))
 
 
+@pytest.mark.usefixtures("encoder")
 def test_standard_input_to_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     give_stdin(monkeypatch, b"ein Elefant\r\nzwei\r\n")
     assert run(["embed", "--text", "-"]) == 0
@@ -63,6 +90,7 @@ def test_standard_input_to_json_lines(monkeypatch: pytest.MonkeyPatch, capsys: p
     np.testing.assert_allclose(items[1]["vector"], vector_of(b"zwei"), atol=1e-6)
 
 
+@pytest.mark.usefixtures("encoder")
 def test_images_in_the_order_given_and_folders_sorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     names = ["z.png", "folder/b.jpg", "folder/a.WEBP", "folder/deep/c.png"]
@@ -78,6 +106,7 @@ def test_images_in_the_order_given_and_folders_sorted(tmp_path: Path, capsys: py
     np.testing.assert_array_equal(np.load(out), expected)
 
 
+@pytest.mark.usefixtures("encoder")
 def test_json_without_a_file_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     give_stdin(monkeypatch, b"one\ntwo\n")
     assert run(["embed", "--text", "-", "--json"]) == 0
@@ -132,6 +161,7 @@ def test_wrong_usage(args: list[str], message: str, capsys: pytest.CaptureFixtur
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("encoder")
 def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

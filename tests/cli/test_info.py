@@ -35,8 +35,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text(CARD)
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 1}}}))
     tensors = {
-        "mmbert.encoder.layers.0.weight": torch.zeros(8, 8),
-        "mmbert.embeddings.words.weight": torch.zeros(10, 8, dtype=torch.bfloat16),
+        "trunk.encoder.layers.0.weight": torch.zeros(8, 8),
+        "trunk.embeddings.words.weight": torch.zeros(10, 8, dtype=torch.bfloat16),
         "mlm_head.bias": torch.zeros(10),
         "logit_scale": torch.zeros(()),
     }
@@ -51,6 +51,18 @@ def test_sizes_come_from_the_files(folder: Path) -> None:
     assert facts["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
     assert facts["shape"] == {"hidden_size": 8, "num_hidden_layers": 2}
     assert facts["tokenizer"] == {"type": "WordPiece", "vocabulary": 2}
+
+
+def test_a_model_as_it_is_saved(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mmbert import MMBert
+
+    facts = describe(model_folder)
+    counted = sum(weight.numel() for weight in MMBert.from_pretrained(model_folder).model.state_dict().values())
+    assert facts["parameters"]["total"] == pytest.approx(counted, rel=0.05)  # tied weights are stored once
+    assert {"vision", "encoder"} <= set(facts["parameters"])
+    assert facts["model_type"] == "mmbert"
+    assert run(["info", str(model_folder)]) == 0
+    assert "grid: backbone test_vit, image_size 160" in capsys.readouterr().out
 
 
 def test_licence_languages_and_results_come_from_the_card(folder: Path) -> None:

@@ -122,11 +122,9 @@ def read_header(path: Path) -> dict[str, tuple[str, int]]:
 
 
 def _part(name: str) -> str:
-    """The part of the network that a tensor belongs to: the first two steps of its name, without the trunk's."""
-    steps = name.split(".")[:-1]
-    if steps[:1] in (["mmbert"], ["model"]) and len(steps) > 1:
-        steps = steps[1:]
-    return steps[0] if steps else name
+    """The part of the network that a tensor belongs to: ``trunk.vision.backbone.…`` is ``vision``."""
+    steps = name.split(".")
+    return steps[1] if steps[0] == "trunk" and len(steps) > 1 else steps[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -182,6 +180,13 @@ def _results(card: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _vision(options: dict[str, Any] | None) -> str:
+    if not options:
+        return "none: takes precomputed region features"
+    rest = ", ".join(f"{key} {value}" for key, value in options.items() if key != "kind")
+    return f"{options.get('kind', '?')}: {rest}"
+
+
 def _print(facts: dict[str, Any]) -> None:
     shape = facts["shape"]
     parameters = dict(facts["parameters"])
@@ -192,7 +197,7 @@ def _print(facts: dict[str, Any]) -> None:
         *(("", f"{human_count(count):>14}  {part}") for part, count in parameters.items()),
         ("on disk", human_bytes(facts["bytes"])),
         ("shape", ", ".join(f"{key} {value}" for key, value in shape.items())),
-        ("vision", json.dumps(facts["vision"]) if facts["vision"] else "precomputed region features"),
+        ("vision", _vision(facts["vision"])),
         ("tokenizer", "{type}, {vocabulary:,} tokens".format(**facts["tokenizer"]) if facts["tokenizer"] else "none"),
         (
             "languages",
