@@ -20,6 +20,8 @@ from mmbert.errors import ImageError
 from mmbert.vision import images
 from mmbert.vision.images import load_image
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+
 RED, GREEN, BLUE, YELLOW, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)
 
 

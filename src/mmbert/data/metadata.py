@@ -1,7 +1,7 @@
 """Metadata files of a user's folder: ``metadata.jsonl``, ``.csv`` or ``.parquet`` go in, plain rows come out.
 
-A row is a dict of what the file says, with JSON's types; an absent or null cell is left out. All three formats give the
-same rows for the same content.
+A row is a dict of what the file says, with JSON's types; an empty cell of a table is None, as null is in JSON. All
+three formats give the same rows for the same content.
 """
 
 from __future__ import annotations
@@ -68,9 +68,11 @@ def _read_jsonl(path: Path, label: str, report: BadRecords) -> Iterator[tuple[st
             where = f"{label}:{number}"
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                row = json.loads(text) if text.strip() else {}
+                if not text.strip():
+                    continue
+                row = json.loads(text)
                 if not isinstance(row, dict):
-                    raise DataError(f"holds {_kind(row)}, not a JSON object", where=where)
+                    raise DataError(f"holds {kind_of(row)}, not a JSON object", where=where)
             except UnicodeDecodeError as error:
                 report.add(DataError(f"not UTF-8: {error.reason}", where=where, hint="save the file as UTF-8"))
             except (ValueError, RecursionError) as error:
@@ -79,10 +81,7 @@ def _read_jsonl(path: Path, label: str, report: BadRecords) -> Iterator[tuple[st
             except DataError as error:
                 report.add(error)
             else:
-                if row:
-                    yield where, {key: value for key, value in row.items() if value is not None}
-                elif text.strip():
-                    report.add(DataError("the record is empty", where=where))
+                yield where, row
 
 
 def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:
@@ -109,15 +108,8 @@ def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str,
         elif cells:
             rows.append((where, cells))
     convert = [_csv_column(name, [cells[i] for _, cells in rows]) for i, name in enumerate(header)]
-    for i, (where, cells) in enumerate(rows):
-        yield (
-            where,
-            {
-                name: column[i]
-                for name, cell, column in zip(header, cells, convert, strict=True)
-                if cell != "" and column[i] is not None
-            },
-        )
+    for i, (where, _) in enumerate(rows):
+        yield where, {name: column[i] for name, column in zip(header, convert, strict=True)}
 
 
 def _decoded(path: Path, label: str) -> str:
@@ -149,11 +141,15 @@ def _unique(columns: Sequence[str], where: str) -> None:
             raise DataError(f"column {name!r} is there twice", where=where)
 
 
-def _csv_column(name: str, cells: list[str]) -> Sequence[Any]:
+def _csv_column(name: str, cells: list[str]) -> list[Any]:
     """Cells in JSON's types: lists and objects in caption columns; numbers and true/false where a column has only such.
 
     A column keeps one type, so that a code like ``007`` stays text unless the whole column is numbers.
     """
+    return [None if cell == "" else value for cell, value in zip(cells, _typed(name, cells), strict=True)]
+
+
+def _typed(name: str, cells: list[str]) -> Sequence[Any]:
     if name in ("file_name", "id", "split"):
         return cells
     if name == "captions":
@@ -162,9 +158,9 @@ def _csv_column(name: str, cells: list[str]) -> Sequence[Any]:
         return [_json_or_text(cell, "[") for cell in cells]
     filled = [cell for cell in cells if cell != ""]
     if all(_INTEGER.fullmatch(cell) for cell in filled):
-        return [int(cell) if cell else None for cell in cells]
+        return [int(cell or 0) for cell in cells]
     if all(_NUMBER.fullmatch(cell) for cell in filled):
-        return [float(cell) if cell else None for cell in cells]
+        return [float(cell or 0) for cell in cells]
     if all(cell in _TRUTH for cell in filled):
         return [_TRUTH.get(cell) for cell in cells]
     return cells
@@ -193,7 +189,7 @@ def _read_parquet(path: Path, label: str, report: BadRecords) -> Iterator[tuple[
         for batch in file.iter_batches(batch_size=4096):
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 number += 1
-                yield f"{label}:{number}", {key: _plain(value) for key, value in row.items() if value is not None}
+                yield f"{label}:{number}", {key: _plain(value) for key, value in row.items()}
     except pa.ArrowException as error:
         raise DataError(f"not a whole Parquet file: {error}", where=label, hint="write it again") from error
 
@@ -204,10 +200,6 @@ def _plain(value: Any) -> Any:
 
 def kind_of(value: Any) -> str:
     """A value's type in a user's words."""
-    return _kind(value)
-
-
-def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true/false"
     if isinstance(value, (int, float)):

@@ -41,11 +41,12 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
     texts: Texts = {}
     extra: dict[str, Any] = {}
     captioned = False
-    for column, value in row.items():
+    for column in sorted(row, key=_place):
+        value = row[column]
         role, language = _role(column)
         if role == "caption":
             captioned = True
-            said = value if column == "captions" else {language: value}
+            said = {language: value} if column != "captions" else {} if value is None else value
             _add(captions, said, column, where)
         elif role == "text":
             _add(texts, {language: value}, column, where)
@@ -60,7 +61,7 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
     path = _image_path(root, inside, row.get("file_name"), where)
     split = _word(row.get("split"), "split", where) or folder_split(path or posixpath.join(inside, "metadata"))
     if path is None:
-        if captioned:
+        if captions:
             raise DataError(
                 "captions without an image: file_name is missing",
                 where=where,
@@ -78,6 +79,11 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
     key = _identity(row, path, where, origins)
     image = ImageRef(path=str(root / path), key=path)
     return Record(key, image, captions, texts, split, group=path, extra=extra, origin=where)
+
+
+def _place(column: str) -> int:
+    """Captions of one language keep one order, however the columns are ordered."""
+    return 0 if column == "caption" else 2 if column == "captions" else 1
 
 
 @lru_cache(maxsize=4096)
@@ -129,7 +135,7 @@ def _sentences(value: Any, column: str, where: str) -> tuple[str, ...]:
 
 
 def _scalar(column: str, value: Any, where: str) -> dict[str, Any]:
-    if value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return {}  # an empty cell, as CSV and pandas write it
     if isinstance(value, (str, int, float)):
         return {column: value}

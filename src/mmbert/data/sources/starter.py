@@ -127,7 +127,7 @@ def _rows(split: str, styles: tuple[str, ...] | None) -> pa.Table:
         for row, (style, in_splits) in enumerate(zip(drawn, splits, strict=True))
         if (split == "all" or split in in_splits) and (styles is None or style in styles)
     ]
-    return table.select(["codepoints", "style", "image"]).take(keep).combine_chunks()
+    return table.select(["codepoints", "style", "image"]).take(pa.array(keep, pa.int64())).combine_chunks()
 
 
 def _languages(options: Options, concepts: pa.Table) -> tuple[str, ...]:
