@@ -147,7 +147,7 @@ def check_source(source: Source, *, bad: BadRecords | None = None, progress: Pro
         Repeated((caption,), tuple(sorted(splits))) for (_, caption), splits in said.items() if len(splits) > 1
     ]
     _open_all(list(images.values()), result, progress)
-    result.warnings = _warnings(source, result, set(images))
+    result.warnings = _warnings(source, result)
     return result
 
 
@@ -218,7 +218,7 @@ def _sizes(sizes: list[tuple[int, int]]) -> ImageSizes | None:
     return ImageSizes(by_area[0], (widths[middle], heights[middle]), by_area[-1])
 
 
-def _warnings(source: Source, result: CheckResult, listed: set[str]) -> list[str]:
+def _warnings(source: Source, result: CheckResult) -> list[str]:
     found = []
     silent = sum(record.image is not None and not record.captions for record in _records(source))
     if silent:
@@ -228,9 +228,9 @@ def _warnings(source: Source, result: CheckResult, listed: set[str]) -> list[str
     if result.repeated_captions:
         found.append(f"{_number(len(result.repeated_captions), 'caption')} in more than one split")
     if isinstance(source, FolderSource):
-        unlisted = [path for path in list_images(source.root) if path not in listed]
+        unlisted = [path for path in list_images(source.root) if path not in source.listed]
         if unlisted:
-            found.append(f"{_number(len(unlisted), 'image')} in no record, e.g. {unlisted[0]}")
+            found.append(f"{_number(len(unlisted), 'image')} in no usable record, e.g. {unlisted[0]}")
         for name in ("metadata.json", "metadata.tsv", "metadata.txt", "metadata.xlsx"):
             if (source.root / name).is_file():
                 found.append(f"{name} is not read: captions belong into metadata.jsonl, .csv or .parquet")

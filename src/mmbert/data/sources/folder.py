@@ -45,14 +45,16 @@ class FolderSource:
 
     Args:
         root: the folder.
-        records: what it holds.
-        bad: the records that were left out.
+        records: what it holds, after the filters.
+        bad: the records that were left out because they cannot be used.
+        listed: images of all usable records, whatever the filters, relative to ``root``.
     """
 
-    def __init__(self, root: Path, records: list[Record], bad: BadRecords) -> None:
+    def __init__(self, root: Path, records: list[Record], bad: BadRecords, listed: frozenset[str]) -> None:
         self.name = str(root)
         self.root = root
         self.bad = bad
+        self.listed = listed
         self.languages = tuple(dict.fromkeys(language for record in records for language in record.languages))
         self._records = records
 
@@ -78,8 +80,9 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Folder
     records = list(_from_tables(root, tables, report) if tables else _from_images(root, images))
     if not records:
         raise _nothing(options.root, images, tables, report)
+    listed = frozenset(record.image.key for record in records if record.image is not None)
     records = _with_languages(_with_split(records, options), options)
-    return FolderSource(root, records, report)
+    return FolderSource(root, records, report, listed)
 
 
 def list_images(root: Path) -> list[str]:
