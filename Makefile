@@ -81,9 +81,10 @@ format: $(VENV)/installed-dev ## rewrite the code in the house format
 bench: $(VENV)/installed-dev ## run every benchmark (QUICK=1: the short versions)
 	@for script in benchmarks/*.py; do $(BIN)/python "$$script" $(if $(QUICK),--quick) || exit 1; done
 
-starter: $(VENV)/installed-dev ## rebuild the starter corpus and train the starter model
-	@$(BIN)/python tools/build_corpus.py
-	@$(BIN)/python tools/build_model.py
+starter: $(VENV)/installed-dev ## rebuild the starter corpus (needs npm) and train the starter model
+	@$(BIN)/python tools/build_starter_corpus.py
+	@$(BIN)/mmbert train starter --out runs/starter
+	@rm -rf src/mmbert/assets/starter/model && cp -r runs/starter/best src/mmbert/assets/starter/model
 
 clean: ## remove .venv and what tools cached
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

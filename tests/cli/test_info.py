@@ -16,16 +16,14 @@ from mmbert.errors import CheckpointError
 CARD = """---
 license: cc-by-4.0
 language: [de, fa]
-model-index:
-- name: small
-  results:
-  - task: {type: image-text-retrieval, name: text to image}
-    dataset: {name: starter heldout}
-    metrics:
-    - {type: recall, name: R@1, value: 0.5}
 ---
 # A model
 """
+MEAN = {"R@1": 0.5, "R@5": 0.75, "R@10": 1.0, "median_rank": 1.5}
+METRICS = {
+    "data": {"source": "starter", "split": "validation"},
+    "evaluation": {"text_to_image": {"mean": MEAN, "de": MEAN}, "image_to_text": {"mean": MEAN, "de": MEAN}},
+}
 
 
 @pytest.fixture
@@ -33,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     config = {"model_type": "mmbert", "hidden_size": 8, "num_hidden_layers": 2, "vision": {"kind": "grid"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": {"a": 0, "b": 1}}}))
     tensors = {
         "trunk.encoder.layers.0.weight": torch.zeros(8, 8),
@@ -65,22 +64,29 @@ def test_a_model_as_it_is_saved(model_folder: Path, capsys: pytest.CaptureFixtur
     assert "grid: backbone test_vit, image_size 160" in capsys.readouterr().out
 
 
-def test_licence_languages_and_results_come_from_the_card(folder: Path) -> None:
+def test_licence_and_languages_come_from_the_card_results_from_the_metrics(folder: Path) -> None:
     facts = describe(folder)
     assert facts["license"] == "cc-by-4.0"
     assert facts["languages"] == ["de", "fa"]
-    assert facts["results"] == [
-        {"task": "text to image", "dataset": "starter heldout", "metric": "R@1", "value": 0.5},
-    ]
+    assert facts["results"] == METRICS
 
 
 def test_printed_for_people_and_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["info", str(folder)]) == 0
     out = capsys.readouterr().out
-    for part in ("155", "cc-by-4.0", "2: de fa", "WordPiece, 2 tokens", "R@1 0.5"):
+    for part in ("155", "cc-by-4.0", "2: de fa", "WordPiece, 2 tokens", "on source=starter split=validation"):
         assert part in out
+    assert "text to image: R@1 50.0 %, R@5 75.0 %, R@10 100.0 %, median rank 1.5\n" in out
     assert run(["info", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"]["total"] == 155
+
+
+def test_the_folder_of_a_training_run_points_to_its_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder = folder.parent / f"{folder.name}-run"
+    run_folder.mkdir()
+    folder.rename(run_folder / "best")
+    assert run(["info", str(run_folder)]) == 2
+    assert f"its model is {run_folder / 'best'}" in capsys.readouterr().err
 
 
 def test_a_folder_without_card_and_tokenizer_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +121,7 @@ def test_a_cut_off_file_is_noticed_without_loading_it(folder: Path) -> None:
         ("config.json", "{", "cannot read"),
         ("config.json", "[]", "not a JSON object"),
         ("model.safetensors", None, "no weights"),
+        ("metrics.json", "oops", "cannot read"),
         ("README.md", "---\nlicense: [\n---\n", "YAML"),
     ],
 )

@@ -52,8 +52,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``path``, ``model_type``, ``parameters`` (``total`` and by part), ``dtypes``, ``bytes``, ``shape``, ``vision``,
-        ``tokenizer``, ``languages``, ``license``, ``results`` (list of rows), ``config`` (all of it). What a folder
-        does not say is None or empty.
+        ``tokenizer``, ``languages``, ``license``, ``results`` (what ``metrics.json`` holds), ``config`` (all of it).
+        What a folder does not say is None or empty.
 
     Raises:
         CheckpointError: no configuration or weights, or damaged ones.
@@ -81,7 +81,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "tokenizer": _tokenizer(folder / "tokenizer.json"),
         "languages": [languages] if isinstance(languages, str) else list(languages),
         "license": card.get("license"),
-        "results": _results(card),
+        "results": _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {},
         "config": config,
     }
 
@@ -131,7 +131,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError("no config.json", where=str(path.parent), hint="give the folder of a model") from error
+        best = path.parent / "best"
+        hint = f"a training run; its model is {best}" if (best / path.name).is_file() else "give the folder of a model"
+        raise CheckpointError(f"no {path.name}", where=str(path.parent), hint=hint) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read it: {error}", where=str(path)) from error
     if not isinstance(value, dict):
@@ -163,21 +165,22 @@ def _read_card(path: Path) -> dict[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
-def _results(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the card's ``model-index``: task, data set, metric, value."""
-    rows = []
-    for model in card.get("model-index") or []:
-        for result in model.get("results") or []:
-            for metric in result.get("metrics") or []:
-                rows.append(
-                    {
-                        "task": (result.get("task") or {}).get("name") or (result.get("task") or {}).get("type"),
-                        "dataset": (result.get("dataset") or {}).get("name"),
-                        "metric": metric.get("name") or metric.get("type"),
-                        "value": metric.get("value"),
-                    }
-                )
-    return rows
+def _results(facts: dict[str, Any]) -> list[str]:
+    """One line per direction: the means over languages."""
+    lines = [f"on {_said(facts['data'])}"] if facts.get("data") else []
+    for direction, report in (facts.get("evaluation") or {}).items():
+        mean = report.get("mean") if isinstance(report, dict) else None
+        if mean:
+            figures = ", ".join(
+                f"{name} {100 * value:.1f} %" if name.startswith("R@") else f"{name.replace('_', ' ')} {value:g}"
+                for name, value in mean.items()
+            )
+            lines.append(f"{direction.replace('_', ' ')}: {figures}")
+    return lines
+
+
+def _said(data: Any) -> str:
+    return " ".join(f"{key}={value}" for key, value in data.items()) if isinstance(data, dict) else str(data)
 
 
 def _vision(options: dict[str, Any] | None) -> str:
@@ -204,10 +207,7 @@ def _print(facts: dict[str, Any]) -> None:
             f"{len(facts['languages'])}: {' '.join(facts['languages'])}" if facts["languages"] else "not said",
         ),
         ("licence", facts["license"] or "not said"),
-        *(
-            ("results" if number == 0 else "", f"{row['metric']} {row['value']}  {row['task']}, {row['dataset']}")
-            for number, row in enumerate(facts["results"])
-        ),
+        *(("" if number else "results", line) for number, line in enumerate(_results(facts["results"]))),
     ]
     for label, value in rows:
         print(f"{label:<12}{value}")
