@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -140,13 +140,7 @@ class Retrieval:
         progress: bool = False,
         bad: BadRecords | None = None,
     ) -> None:
-        if mode not in MODES:
-            close = plugins.nearest(mode, MODES)
-            raise UsageError(
-                f"unknown mode {mode!r}", hint=f"did you mean {close!r}?" if close else f"known: {', '.join(MODES)}"
-            )
-        if mode == "rerank" and rerank < 1:
-            raise UsageError(f"cannot re-rank the best {rerank}", hint="rerank is at least 1")
+        as_mode(mode, rerank)
         bad = bad or BadRecords()
         gallery = build_gallery((records[i] for i in range(len(records))), languages)
         self._scorer: Scorer
@@ -194,6 +188,21 @@ class Retrieval:
             drawn = np.random.default_rng([seed, number]).choice(askable, size=count, replace=False)
             answers.extend(self.answer(int(row), k) for row in drawn)
         return answers
+
+
+def as_mode(mode: str, rerank: int) -> Mode:
+    """``mode``, checked.
+
+    Raises:
+        UsageError: unknown mode, or nothing to re-rank.
+    """
+    if mode not in MODES:
+        close = plugins.nearest(mode, MODES)
+        hint = f"did you mean {close!r}?" if close else f"known: {', '.join(MODES)}"
+        raise UsageError(f"unknown mode {mode!r}", hint=hint)
+    if mode == "rerank" and rerank < 1:
+        raise UsageError(f"cannot re-rank the best {rerank}", hint="rerank is at least 1")
+    return cast(Mode, mode)
 
 
 def _encode(model: MMBert, gallery: Gallery, bad: BadRecords, progress: bool) -> tuple[list[int], Array]:

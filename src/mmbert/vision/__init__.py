@@ -1,1 +1,1 @@
-"""Vision: from an image to region rows."""
+"""Vision: images in, regions (boxes and features) out."""

@@ -1,0 +1,1 @@
+"""The front door: a model with its processor, for use from Python."""

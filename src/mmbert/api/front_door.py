@@ -1,0 +1,353 @@
+"""``MMBert``: load a model by name or folder, embed texts and images, judge pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mmbert.api.processing import MMBertProcessor
+from mmbert.data.images import OpenedImage
+from mmbert.data.packing import collate
+from mmbert.data.records import ImageRef
+from mmbert.errors import CheckpointError, UsageError
+from mmbert.model.configuration import MMBertConfig
+from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.model.packed import RegionTable, SequenceSpec, pack, paired
+from mmbert.vision.images import ImageSource, load_image
+
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {"starter": ASSETS / "starter" / "model"}
+"""Models that come with the package."""
+
+
+class MMBert:
+    """A model with its processor.
+
+    Args:
+        model: trunk and heads.
+        processor: the tokenizer and image preparation that belong to it.
+    """
+
+    def __init__(self, model: MMBertForPreTraining, processor: MMBertProcessor) -> None:
+        self.model = model.eval()
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> MMBert:
+        """Load a model.
+
+        Args:
+            name_or_path: ``"starter"`` (shipped, needs no network), a folder, or a hub id (``owner/name``).
+            device: where it runs; a GPU if there is one.
+            dtype: of the weights; fp32 unless told otherwise.
+
+        Raises:
+            CheckpointError: nothing there, damaged, or weights that do not fit the configuration.
+        """
+        folder = find_model(name_or_path)
+        model = load_model(folder, dtype or torch.float32)
+        processor = MMBertProcessor.from_pretrained(folder, model.config, model.trunk.vision)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(chosen), processor)  # type: ignore[arg-type]
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write config, weights (safetensors) and tokenizer; ``dtype`` converts the stored weights."""
+        state = None
+        if dtype is not None:
+            state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.model.state_dict().items()}
+        self.model.save_pretrained(folder, state_dict=state)
+        self.processor.save_pretrained(folder)
+
+    @property
+    def config(self) -> MMBertConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the vectors."""
+        return self.config.embedding_size
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor that brings cosines to the scale of logits (learned by the contrastive loss)."""
+        head = self.model.embedding_head
+        return 1.0 if head is None else float(head.scale.detach())
+
+    @property
+    def rerank_weight(self) -> float:
+        """Weight of the match logit in re-ranking."""
+        return float(self.config.rerank_weight)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies configuration and weights; an index stores it."""
+        digest = hashlib.blake2b(digest_size=12)
+        digest.update(json.dumps(self.config.to_diff_dict(), sort_keys=True, default=str).encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode_text(
+        self, texts: str | Sequence[str], *, batch_tokens: int = 8192, progress: bool = False
+    ) -> np.ndarray:
+        """Embed texts.
+
+        Args:
+            texts: one or many, in any language.
+            batch_tokens: positions per pass.
+            progress: show a bar on stderr.
+
+        Returns:
+            [n, D] float32 unit vectors, in the order given ([1, D] for a single string).
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        head = self._embedding_head()
+        examples = self.processor.text_examples(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(examples[i].token_ids))
+        vectors = np.empty((len(texts), self.embedding_size), dtype=np.float32)
+        with tqdm(total=len(texts), desc="texts", disable=not progress, unit="text") as bar, torch.inference_mode():
+            for chosen in _by_budget(order, [len(e.token_ids) + 1 for e in examples], batch_tokens):
+                batch = collate([examples[i] for i in chosen]).to(self.device)
+                hidden = self.model(batch).last_hidden_state
+                vectors[chosen] = head.embed_text(hidden.index_select(0, batch.starts)).cpu().numpy()
+                bar.update(len(chosen))
+        return vectors
+
+    def encode_images(
+        self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = 64, progress: bool = False
+    ) -> np.ndarray:
+        """Embed images.
+
+        Args:
+            images: paths, PIL images, arrays, encoded bytes or ``file://`` URLs; one or many.
+            batch_size: images per pass.
+            progress: show a bar on stderr.
+
+        Returns:
+            [n, D] float32 unit vectors, in the order given.
+
+        Raises:
+            ImageError: an image is missing or damaged.
+        """
+        refs = _as_list(images)
+        head = self._embedding_head()
+        vectors = np.empty((len(refs), self.embedding_size), dtype=np.float32)
+        with torch.inference_mode():
+            for chosen in _chunks(len(refs), batch_size, progress, "images"):
+                batch = self._image_batch([refs[i] for i in chosen])
+                hidden = self.model(batch).last_hidden_state
+                vectors[chosen] = head.embed_image(hidden.index_select(0, batch.starts)).cpu().numpy()
+        return vectors
+
+    def match(
+        self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str], *, progress: bool = False
+    ) -> np.ndarray:
+        """Probability that each text belongs to each image, reading them together.
+
+        Returns:
+            [n_images, n_texts].
+        """
+        refs = _as_list(images)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        pairs = np.stack(np.meshgrid(np.arange(len(refs)), np.arange(len(texts)), indexing="ij"), -1).reshape(-1, 2)
+        logits = self.match_pairs(refs, texts, pairs, progress=progress)
+        return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32).reshape(len(refs), len(texts))
+
+    def match_pairs(
+        self,
+        images: Sequence[ImageSource],
+        texts: Sequence[str],
+        pairs: np.ndarray,
+        *,
+        batch_tokens: int = 8192,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Match logits of chosen pairs; each image's regions are computed once.
+
+        Args:
+            images, texts: what the pairs refer to.
+            pairs: [k, 2] image number and text number.
+            batch_tokens: positions per pass.
+            progress: show a bar on stderr.
+
+        Returns:
+            [k] float32 logits.
+        """
+        refs = list(images)
+        pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        needed, image_of_pair = np.unique(pairs[:, 0], return_inverse=True)
+        logits = np.empty(len(pairs), dtype=np.float32)
+        if not len(pairs):
+            return logits
+        vectors, specs = self._region_vectors([refs[i] for i in needed])
+        texts_used, text_of_pair = np.unique(pairs[:, 1], return_inverse=True)
+        text_specs = [
+            SequenceSpec(e.token_ids) for e in self.processor.text_examples([texts[i] for i in texts_used])
+        ]
+        lengths = [
+            len(text_specs[t]) + len(specs[i].region_rows) for i, t in zip(image_of_pair, text_of_pair, strict=True)
+        ]
+        order = sorted(range(len(pairs)), key=lengths.__getitem__)
+        with tqdm(total=len(pairs), desc="pairs", disable=not progress, unit="pair") as bar, torch.inference_mode():
+            for chosen in _by_budget(order, lengths, batch_tokens):
+                joint = [paired(text_specs[text_of_pair[k]], specs[image_of_pair[k]]) for k in chosen]
+                logits[chosen] = self._match(joint, vectors)
+                bar.update(len(chosen))
+        return logits
+
+    def _region_vectors(self, refs: Sequence[Any]) -> tuple[Tensor, list[SequenceSpec]]:
+        """Embedded regions of all images in one table, and each image's sequence in its rows."""
+        parts, specs, base = [], [], 0
+        with torch.inference_mode():
+            for chosen in _chunks(len(refs), 64, False, "images"):
+                batch = self._image_batch([refs[i] for i in chosen])
+                _, vectors = self.model.trunk.embed_regions(batch)
+                assert vectors is not None
+                parts.append(vectors)
+                for spec in batch.sequences:
+                    whole = int(np.asarray(spec.text_rows).reshape(-1)[0])
+                    specs.append(replace(spec, text_rows=whole + base, region_rows=spec.region_rows + base))
+                base += len(vectors)
+        return torch.cat(parts), specs
+
+    def _match(self, joint: list[SequenceSpec], vectors: Tensor) -> np.ndarray:
+        rows, inverse = np.unique(np.concatenate([s.region_rows for s in joint]), return_inverse=True)
+        place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
+        starts = np.cumsum([0, *(len(s.region_rows) for s in joint)])
+        local = [
+            replace(s, text_rows=place[int(np.asarray(s.text_rows))], region_rows=inverse[a:b])
+            for s, a, b in zip(joint, starts[:-1], starts[1:], strict=True)
+        ]
+        used = vectors.index_select(0, torch.from_numpy(rows).to(vectors.device))
+        nothing = torch.zeros(len(rows), 4)
+        batch = pack(local, regions=RegionTable(nothing, nothing[:, :2]), device=self.device)
+        pooled = self.model(batch, region_vectors=used).pooled
+        return self.model.match_logits(pooled).float().cpu().numpy()
+
+    def _image_batch(self, refs: Sequence[Any]) -> Any:
+        if self.processor.images is None:
+            raise UsageError("this model has no vision encoder, so it cannot read images")
+        named = [_ref(image, i) for i, image in enumerate(refs)]
+        batch = collate(self.processor.image_examples(named), self.processor.images)
+        return batch.to(self.device)
+
+    def _embedding_head(self) -> Any:
+        if self.model.embedding_head is None:
+            raise UsageError("this model makes no embeddings (embedding_size is 0)")
+        return self.model.embedding_head
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model: shipped by name, a folder, or a hub id (looked up in the cache when offline).
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    name = str(name_or_path)
+    folder = SHIPPED.get(name, Path(name))
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists() or name in SHIPPED or name.count("/") != 1 or name.startswith((".", "/")):
+        raise CheckpointError(
+            "no model here: config.json is missing" if folder.exists() else "no such model",
+            where=name,
+            hint=f"give a model folder, a hub id, or one of: {', '.join(SHIPPED)}",
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:
+        raise CheckpointError(
+            f"no such folder, and the hub gave nothing: {type(error).__name__}",
+            where=name,
+            hint="offline? give a folder, or download the model first",
+        ) from error
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> MMBertForPreTraining:
+    """Load configuration and weights strictly.
+
+    Raises:
+        CheckpointError: unreadable, missing or extra weights, or weights of another shape.
+    """
+    try:
+        config = MMBertConfig.from_pretrained(folder)
+        model, report = MMBertForPreTraining.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+    except Exception as error:
+        message = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"cannot load the model: {message[0] if message else type(error).__name__}", where=str(folder)
+        ) from error
+    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
+    if wrong:
+        kind, keys = next(iter(wrong.items()))
+        raise CheckpointError(
+            f"weights do not fit the configuration: {kind.replace('_', ' ')}: {', '.join(keys[:3])}"
+            + (f" and {len(keys) - 3} more" if len(keys) > 3 else ""),
+            where=str(folder),
+            hint="config.json and model.safetensors must come from the same model",
+        )
+    return model
+
+
+def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
+    """Any image source in the form that collation takes; a path or reference twice is one image."""
+    if isinstance(image, ImageRef):
+        return image
+    if isinstance(image, str | Path):
+        return ImageRef(path=str(image))
+    if isinstance(image, bytes):
+        return ImageRef(data=image, key=f"#{number}")
+    return OpenedImage(load_image(image, keep_alpha=True), f"#{number}")
+
+
+def _as_list(images: Any) -> list[Any]:
+    single = isinstance(images, str | Path | bytes | Image.Image | ImageRef)
+    if single or (isinstance(images, np.ndarray) and images.ndim <= 3):
+        return [images]
+    return list(images)
+
+
+def _chunks(count: int, size: int, progress: bool, what: str) -> Iterator[list[int]]:
+    with tqdm(total=count, desc=what, disable=not progress, unit=what[:-1]) as bar:
+        for start in range(0, count, size):
+            chosen = list(range(start, min(start + size, count)))
+            yield chosen
+            bar.update(len(chosen))
+
+
+def _by_budget(order: Iterable[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cut ``order`` into runs of at most ``budget`` positions."""
+    chosen: list[int] = []
+    total = 0
+    for i in order:
+        if chosen and total + lengths[i] > budget:
+            yield chosen
+            chosen, total = [], 0
+        chosen.append(i)
+        total += lengths[i]
+    if chosen:
+        yield chosen

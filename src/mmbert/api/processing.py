@@ -1,0 +1,112 @@
+"""Processor: texts and images as users have them, to packed batches. Its tokenizer is saved beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mmbert.data.images import Augmentation, OpenedImage, PixelInput
+from mmbert.data.packing import Example, collate
+from mmbert.data.records import ImageRef
+from mmbert.errors import CheckpointError, UsageError
+from mmbert.model.configuration import MMBertConfig
+from mmbert.model.packed import PackedBatch
+from mmbert.text.tokenizer import check_tokenizer
+from mmbert.vision.encoders.base import VisionEncoder
+
+
+class MMBertProcessor:
+    """Tokenizer and image preparation of one model.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer with CLS, SEP, MASK and PAD.
+        config: the model's configuration.
+        vision: the model's vision encoder; None in a model for texts and precomputed features.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: MMBertConfig, vision: VisionEncoder | None = None
+    ) -> None:
+        check_tokenizer(tokenizer, config.vocab_size)
+        self.tokenizer = tokenizer
+        self.max_text_tokens = config.max_text_tokens
+        self.vision = vision
+        self.images = None if vision is None else PixelInput(vision, cache_bytes=0)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, config: MMBertConfig, vision: VisionEncoder | None = None
+    ) -> MMBertProcessor:
+        """Load the tokenizer that was saved with a model.
+
+        Raises:
+            CheckpointError: the folder has no usable tokenizer.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:
+            raise CheckpointError(
+                f"no usable tokenizer: {error}", where=str(folder), hint="a model folder holds tokenizer.json"
+            ) from error
+        return cls(tokenizer, config, vision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer."""
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def regions_per_image(self) -> int:
+        """Positions that an image takes; 0 in a model without a vision encoder."""
+        return 0 if self.vision is None else self.vision.regions_per_image
+
+    def encode(self, *texts: str) -> Any:
+        """The tokenizer's own answer for one text or a pair, cut to ``max_text_tokens``."""
+        return self.tokenizer(*texts, truncation=True, max_length=self.max_text_tokens)
+
+    def ids(self, *texts: str) -> np.ndarray:
+        """``[CLS] text [SEP]`` (or ``[CLS] a [SEP] b [SEP]``) as ids, cut to ``max_text_tokens``."""
+        return np.asarray(self.encode(*texts)["input_ids"], dtype=np.int64)
+
+    def image_ids(self) -> np.ndarray:
+        """``[CLS] [SEP]``: the text part of an image alone."""
+        return np.array([self.tokenizer.cls_token_id, self.tokenizer.sep_token_id], dtype=np.int64)
+
+    def text_examples(self, texts: Sequence[str]) -> list[Example]:
+        """Texts alone, one sequence each (tokenized together, which is faster)."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)["input_ids"]
+        return [Example(np.asarray(ids, dtype=np.int64)) for ids in encoded]
+
+    def image_examples(self, images: Sequence[ImageRef | OpenedImage]) -> list[Example]:
+        """Images alone, one sequence each."""
+        return [Example(self.image_ids(), image=image) for image in images]
+
+    def augmented_images(self, augment: Augmentation | None) -> PixelInput | None:
+        """A source of pixels for training, with its own cache."""
+        return None if self.vision is None else PixelInput(self.vision, augment=augment)
+
+    def __call__(
+        self, texts: Sequence[str] | None = None, images: Sequence[ImageRef | OpenedImage] | None = None
+    ) -> PackedBatch:
+        """Texts alone, images alone, or (given both, of one length) text i together with image i.
+
+        Raises:
+            UsageError: neither is given, or their numbers differ.
+        """
+        if texts is not None and images is not None:
+            if len(texts) != len(images):
+                raise UsageError(f"{len(texts)} texts but {len(images)} images")
+            pairs = zip(self.text_examples(texts), images, strict=True)
+            examples = [Example(text.token_ids, image=image) for text, image in pairs]
+        elif texts is not None:
+            examples = self.text_examples(texts)
+        elif images is not None:
+            examples = self.image_examples(images)
+        else:
+            raise UsageError("give texts, images or both")
+        return collate(examples, self.images)

@@ -1,0 +1,151 @@
+"""`mmbert evaluate`: measure a model on data with captions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmbert.cli._tables import note_left_out, print_table
+from mmbert.cli.common import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    SkipBadOption,
+    human_count,
+    load_model,
+    note,
+    output_path,
+    print_json,
+    show_progress,
+)
+from mmbert.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbert.evaluation.ranks import Report
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def _evaluate() -> None:
+    """Measure a model on data with captions."""
+
+
+@app.command()
+def retrieval(
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A folder with captions, or a corpus such as starter:validation.")
+    ],
+    model: ModelOption = "starter",
+    lang: Annotated[str | None, typer.Option("--lang", help="Languages, e.g. de,fr. Default: all there are.")] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            help="embed: by vectors. rerank: the best of these are matched and re-ordered. match: every pair is (slow).",
+        ),
+    ] = "embed",
+    rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 50,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with the figures and a gallery of answers.")
+    ] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option("--before", help="What an earlier run printed with --json: the page compares with it."),
+    ] = None,
+    skip_bad: SkipBadOption = False,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find images by their captions and captions by their images.
+
+    R@k is the share of queries with a right answer among the first k; the mean is over languages. Texts are searched
+    one language at a time.
+
+    Examples:
+
+      mmbert evaluate retrieval --data starter:heldout_style
+      mmbert evaluate retrieval --model runs/first --data my-photos:test --lang de,fr --html retrieval.html
+      mmbert evaluate retrieval --data my-photos --mode rerank --before before.json --html compared.html
+    """
+    from mmbert.data.records import BadRecords
+    from mmbert.data.sources import open_data
+    from mmbert.evaluation.report import write_retrieval_page
+    from mmbert.evaluation.retrieval import Retrieval, as_mode
+
+    if before is not None and html is None:
+        raise UsageError("--before needs a page to compare on", hint="add --html compared.html")
+    page = None if html is None else output_path(html)
+    earlier = None if before is None else read_report(before)
+    bad = BadRecords(skip=skip_bad)
+    checked = as_mode(mode, rerank)
+    records = open_data(data, report=bad)
+    result = Retrieval(
+        load_model(model, device),
+        [records[i] for i in range(len(records))],
+        languages=split_languages(lang),
+        mode=checked,
+        rerank=rerank,
+        progress=show_progress(),
+        bad=bad,
+    )
+    report = result.report()
+    gallery = result.gallery
+    facts: dict[str, Any] = {"model": model, "data": data, "mode": mode}
+    if mode == "rerank":
+        facts["rerank"] = rerank
+    facts |= {"images": len(gallery.images), "captions": len(gallery.texts), "languages": len(gallery.languages)}
+    if page is not None:
+        write_retrieval_page(
+            page,
+            result,
+            before=earlier,
+            names=("before" if before is None else before.stem, "now"),
+            title=f"Retrieval on {data}",
+            facts=[(name.capitalize(), human_count(v) if isinstance(v, int) else v) for name, v in facts.items()],
+        )
+    if as_json:
+        left_out = [{"where": where, "reason": reason} for where, reason in bad]
+        print_json(facts | {"left_out": left_out} | dict(report))
+    else:
+        _print(report, f"{data}: {human_count(len(gallery.images))} images, {human_count(len(gallery.texts))} captions")
+        note_left_out(bad.found)
+    if page is not None:
+        note(f"page: {page}")
+
+
+def split_languages(given: str | None) -> list[str] | None:
+    """``"de, fr"`` -> ``["de", "fr"]``; None stays None (all languages)."""
+    return None if given is None else given.replace(",", " ").split()
+
+
+def read_report(path: Path) -> Report:
+    """The figures of an earlier run with ``--json``.
+
+    Raises:
+        UsageError: no such file, or it holds something else.
+    """
+    from mmbert.evaluation.report import DIRECTIONS, check_report
+
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", hint="make it with --json > before.json") from error
+    check_report(report)
+    return {direction: report[direction] for direction in DIRECTIONS}
+
+
+def _print(report: Report, title: str) -> None:
+    from mmbert.evaluation.report import COLUMNS
+
+    for direction, heading in (("text_to_image", "Text to image"), ("image_to_text", "Image to text")):
+        rows = [
+            [language, *(f"{100 * values[name]:.1f}" for name in COLUMNS), f"{values['median_rank']:g}"]
+            for language, values in report[direction].items()
+        ]
+        print_table(f"{heading}, {title}", ("language", *COLUMNS, "median rank"), rows)

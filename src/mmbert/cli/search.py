@@ -1,0 +1,142 @@
+"""`mmbert search`: find images by a text in any language, or by an image."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmbert.cli._tables import print_table
+from mmbert.cli.common import DeviceOption, JsonOption, human_count, load_model, note, output_path, print_json
+from mmbert.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbert.search.index import Hit, SearchIndex
+
+RERANK = 50
+
+
+def search(
+    query: Annotated[
+        str | None, typer.Argument(metavar="QUERY", help="What to look for, or an image file.", show_default=False)
+    ] = None,
+    index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")] = Path("mmbert-index"),
+    image: Annotated[Path | None, typer.Option("--image", help="Find images like this one.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many images.")] = 10,
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            "--rerank", help=f"So many of the nearest are matched with the text and re-ordered; 0: none. [{RERANK}]"
+        ),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help='Condition on metadata columns, in SQL: "year >= 2020".')
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the results as a page with pictures.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model that made the index. Default: the one it names.")
+    ] = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find images by a text in any language, or by an image.
+
+    Make the index first: mmbert index FOLDER. The score is the cosine of query and image; match is the probability that
+    they belong together, for those that were re-ranked.
+
+    Examples:
+
+      mmbert search "two dogs in the snow"
+      mmbert search "ein Hund am Strand" --k 20 --where "split = 'test'" --html found.html
+      mmbert search --image dog.jpg --index photos-index
+    """
+    from mmbert.search.index import SearchIndex
+
+    text, picture = what_is_asked(query, image)
+    if picture is not None and rerank:
+        raise UsageError("only a text query can be re-ranked", hint="leave --rerank out for an image")
+    page = None if html is None else output_path(html)
+    opened = SearchIndex.open(index)
+    name = model or opened.about.model
+    if name is None:
+        raise UsageError("the index does not say which model made it", where=str(index), hint="add --model")
+    opened = SearchIndex.open(index, load_model(name, device))
+    asked: Any = picture if text is None else text
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        first = 0 if text is None else RERANK if rerank is None else rerank
+        hits = opened.search(asked, k=k, rerank=first, where=where)
+    for warning in caught:
+        note(f"warning: {warning.message}")
+    if page is not None:
+        _write_page(page, asked, hits, opened, where)
+    if as_json:
+        print_json({"query": str(asked), "index": index, "model": name, "hits": [_plain(hit) for hit in hits]})
+    elif hits:
+        _print(hits)
+    else:
+        note("nothing found")
+    if page is not None:
+        note(f"page: {page}")
+
+
+def what_is_asked(query: str | None, image: Path | None) -> tuple[str | None, Path | None]:
+    """Text or image of the query; a QUERY that names an image file is that image.
+
+    Raises:
+        UsageError: neither or both are given, or the image does not exist.
+    """
+    from mmbert.vision.images import IMAGE_SUFFIXES
+
+    if (query is None) == (image is None):
+        raise UsageError(
+            "give either a text or an image", hint='mmbert search "a dog", or mmbert search --image dog.jpg'
+        )
+    if image is not None:
+        if not image.is_file():
+            raise UsageError(f"no image file {image}")
+        return None, image
+    assert query is not None
+    named = Path(query)
+    if named.suffix.lower() in IMAGE_SUFFIXES and len(query) < 1024 and "\0" not in query and named.is_file():
+        return None, named
+    return query, None
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "path": hit.path,
+        "id": hit.id,
+        "score": round(hit.score, 6),
+        "match": None if hit.match is None else round(hit.match, 6),
+        "captions": {language: list(said) for language, said in hit.captions.items()},
+        "extra": dict(hit.extra),
+    }
+
+
+def _write_page(page: Path, asked: Any, hits: list[Hit], opened: SearchIndex, where: str | None) -> None:
+    from mmbert.search.page import write_search_page
+
+    facts = [("Index", str(opened.path)), ("Images", human_count(opened.count()))]
+    if where is not None:
+        facts.append(("Where", where))
+    write_search_page(page, asked, hits, facts=facts)
+
+
+def _print(hits: list[Hit]) -> None:
+    from mmbert.search.page import first_caption
+
+    rows = [
+        [
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            "" if hit.match is None else f"{100 * hit.match:.1f} %",
+            hit.image.key if hit.image else hit.path,
+            first_caption(hit),
+        ]
+        for hit in hits
+    ]
+    print_table("", ("", "score", "match", "image", "caption"), rows, left=(3, 4))

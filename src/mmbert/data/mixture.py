@@ -1,0 +1,142 @@
+"""Mixture: which records stand in which batch.
+
+A batch is a pure function of (seed, batch number), so that training resumes in the middle of an epoch by asking for
+the next number, with nothing stored and nothing replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mmbert.data.images import ImageInput
+from mmbert.data.packing import Example, collate
+from mmbert.data.records import Record, Source
+from mmbert.errors import DataError
+from mmbert.model.packed import PackedBatch
+
+
+class ExampleMaker(Protocol):
+    """The part of a task that the mixture needs."""
+
+    def cost(self, record: Record) -> int:
+        """Upper bound of the positions that ``examples`` makes of a record; 0 leaves the record out."""
+        ...
+
+    def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
+        """The record as model sequences."""
+        ...
+
+
+@dataclass
+class Component:
+    """One part of a mixture: a source read by a task, with its share of each step.
+
+    Attributes:
+        name: prefix of its targets (``name/objective``) and of its losses in the log.
+        source: records.
+        task: makes examples.
+        tokens: positions per batch.
+        max_records: records per batch, at most.
+    """
+
+    name: str
+    source: Source
+    task: ExampleMaker
+    tokens: int
+    max_records: int | None = None
+    seed: int = 0
+    _usable: np.ndarray = field(init=False, repr=False)
+    _costs: np.ndarray = field(init=False, repr=False)
+    _epoch_ends: list[int] = field(default_factory=list, init=False, repr=False)
+    _plans: dict[int, list[np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        costs = np.array([self.task.cost(self.source[i]) for i in range(len(self.source))], dtype=np.int64)
+        self._usable = np.flatnonzero(costs)
+        self._costs = costs
+        if not len(self._usable):
+            raise DataError(
+                f"none of the {len(costs)} records can be used here",
+                where=self.name,
+                hint="see what the folder holds with `mmbert data check`",
+            )
+
+    def batch(self, number: int) -> np.ndarray:
+        """Record numbers of the component's ``number``-th batch since the start of training."""
+        while not self._epoch_ends or self._epoch_ends[-1] <= number:
+            before = self._epoch_ends[-1] if self._epoch_ends else 0
+            self._epoch_ends.append(before + len(self._plan(len(self._epoch_ends))))
+        epoch = int(np.searchsorted(self._epoch_ends, number, side="right"))
+        start = self._epoch_ends[epoch - 1] if epoch else 0
+        return self._plan(epoch)[number - start]
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        """All batches of one epoch: each usable record once, in an order of that epoch, cut by the token budget."""
+        if epoch not in self._plans:
+            order = np.random.default_rng([self.seed, _number(self.name), epoch]).permutation(self._usable)
+            self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
+            self._plans[epoch] = _cut(order, self._costs[order], self.tokens, self.max_records)
+        return self._plans[epoch]
+
+
+def _cut(order: np.ndarray, costs: np.ndarray, budget: int, max_records: int | None) -> list[np.ndarray]:
+    """Cut ``order`` into runs whose costs stay within ``budget`` (a single costlier record stands alone)."""
+    ends, total, count = [], 0, 0
+    for i, cost in enumerate(costs.tolist()):
+        if count and (total + cost > budget or (max_records is not None and count >= max_records)):
+            ends.append(i)
+            total = count = 0
+        total += cost
+        count += 1
+    return np.split(order, ends)
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(name.encode()[:6].ljust(6, b"\0"), "little") + len(name)
+
+
+class StepDataset(Dataset[PackedBatch]):
+    """Batch numbers to packed batches: each holds one batch of every component, in one stream.
+
+    With several processes or with accumulation the numbers are dealt out in turn, so a run that goes on with another
+    number of processes neither loses nor repeats a record.
+
+    Args:
+        components: the mixture.
+        batches: how many there are: steps x processes x accumulation.
+        images: pixels or features of images.
+        seed: decides everything.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[Component],
+        *,
+        batches: int,
+        images: ImageInput | None,
+        seed: int,
+    ) -> None:
+        self.components = list(components)
+        self.batches = batches
+        self.images = images
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, number: int) -> PackedBatch:
+        if not 0 <= number < self.batches:
+            raise IndexError(number)
+        rng = np.random.default_rng([self.seed, number])
+        examples: list[Example] = []
+        for component in self.components:
+            for index in component.batch(number).tolist():
+                for example in component.task.examples(component.source[index], rng):
+                    example.labels = {f"{component.name}/{name}": label for name, label in example.labels.items()}
+                    examples.append(example)
+        return collate(examples, self.images, rng)

@@ -1,0 +1,74 @@
+"""HTML pages in one file: values and images go in, a page that needs nothing else comes out.
+
+No scripts, fonts or pictures from elsewhere; light and dark; right-to-left text as it should be. Evaluation and search
+both render through here and know nothing of each other.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbert.errors import UsageError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from PIL import Image
+
+THUMBNAIL_SIDE = 192
+"""Pixels of the longer side: sharp at 160 CSS pixels, some 5 KB each."""
+
+
+def thumbnail(image: Image.Image, side: int = THUMBNAIL_SIDE) -> str:
+    """A small copy of an RGB image as a ``data:`` URL."""
+    from PIL import Image as images
+
+    small = image.copy()
+    small.thumbnail((side, side), images.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this package; every value is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page; an interrupted write leaves nothing under that name.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mmbert.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda fraction: f"{100 * fraction:.1f}",
+        "cosine": lambda value: f"{value:.3f}",
+        "rank": lambda value: f"{value:g}" if value < 1000 else f"{value:,.0f}",
+        "lang": lambda code: "" if code == "und" else code,
+    }
+    return environment

@@ -1,0 +1,130 @@
+"""Self-attention over packed sequences: each sequence attends within itself, and no position is padding.
+
+On a GPU in half precision PyTorch's variable-length kernel does it in one call. Elsewhere sequences are grouped by
+equal length, so that each group is one dense batched product without a mask: on two CPU cores this measured faster
+than padding, nested tensors and the fused kernel (`benchmarks/attention.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # PyTorch before 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+
+@dataclass
+class AttentionPlan:
+    """How the sequences of one batch are grouped; made once and used by every layer.
+
+    Attributes:
+        groups: (number of sequences, length) of runs of equal length, in stream order.
+        order: [P] stream positions sorted so that equal lengths are neighbours; None when they already are.
+        inverse: [P] undoes ``order``.
+        cu_seqlens: [B + 1] int32 starts (in the sorted stream).
+        longest: greatest length.
+    """
+
+    groups: list[tuple[int, int]]
+    order: Tensor | None
+    inverse: Tensor | None
+    cu_seqlens: Tensor
+    longest: int
+
+
+def plan_attention(lengths: list[int], cu_seqlens: Tensor) -> AttentionPlan:
+    """Group sequences of ``lengths`` (and ``cu_seqlens`` [B + 1], their starts) by equal length."""
+    groups = [(len(list(run)), length) for length, run in groupby(lengths)]
+    if len(groups) == len(set(lengths)):
+        return AttentionPlan(groups, None, None, cu_seqlens, max(lengths))
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    device = cu_seqlens.device
+    sorted_lengths = torch.tensor([lengths[i] for i in by_length], device=device)
+    starts = cu_seqlens.long()[torch.tensor(by_length, device=device)]
+    new_starts = torch.zeros(len(lengths) + 1, dtype=torch.long, device=device)
+    torch.cumsum(sorted_lengths, 0, out=new_starts[1:])
+    total = sum(lengths)
+    shift = torch.repeat_interleave(starts - new_starts[:-1], sorted_lengths, output_size=total)
+    order = torch.arange(total, device=device) + shift
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(total, device=device)
+    groups = [(len(list(run)), length) for length, run in groupby(lengths[i] for i in by_length)]
+    return AttentionPlan(groups, order, inverse, new_starts.int(), max(lengths))
+
+
+def _grouped_attention(
+    qkv: Tensor, plan: AttentionPlan, heads: int, dropout: float, keep_weights: list[Tensor] | None
+) -> Tensor:
+    """Attention by groups of equal length; qkv is [P, 3, heads, d], the result [P, heads * d]."""
+    head_size = qkv.shape[-1]
+    outputs = []
+    start = 0
+    for count, length in plan.groups:
+        rows = qkv[start : start + count * length].view(count, length, 3, heads, head_size)
+        start += count * length
+        query, key, value = rows.permute(2, 0, 3, 1, 4).unbind(0)  # each [count, heads, length, d]
+        scores = torch.matmul(query * head_size**-0.5, key.transpose(-1, -2))
+        weights = torch.softmax(scores, dim=-1)
+        if keep_weights is not None:
+            keep_weights.extend(weights.detach())
+        if dropout:
+            weights = nn.functional.dropout(weights, dropout)
+        mixed = torch.matmul(weights.to(value.dtype), value)
+        outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * head_size))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class PackedSelfAttention(nn.Module):
+    """Multi-head self-attention within each packed sequence, one projection for query, key and value.
+
+    Args:
+        hidden_size: H.
+        heads: number of heads; H is a multiple of it.
+        dropout: of the attention weights.
+    """
+
+    def __init__(self, hidden_size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_size = hidden_size // heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+
+    def forward(self, hidden: Tensor, plan: AttentionPlan, keep_weights: list[Tensor] | None = None) -> Tensor:
+        """Mix the positions of each sequence.
+
+        Args:
+            hidden: [P, H], in the plan's order.
+            plan: the batch's groups.
+            keep_weights: a list that receives, per sequence in the plan's order, [heads, length, length] weights.
+
+        Returns:
+            [P, H] before the output projection.
+        """
+        dropout = self.dropout if self.training else 0.0
+        qkv = self.qkv(hidden).view(-1, 3, self.heads, self.head_size)
+        if self._varlen_fits(qkv, dropout) and keep_weights is None:
+            query, key, value = qkv.unbind(1)
+            mixed = varlen_attn(
+                query.contiguous(), key.contiguous(), value.contiguous(), plan.cu_seqlens, plan.cu_seqlens,
+                plan.longest, plan.longest,
+            )  # fmt: skip
+            return mixed.reshape(-1, self.heads * self.head_size)
+        return _grouped_attention(qkv, plan, self.heads, dropout, keep_weights)
+
+    @staticmethod
+    def _varlen_fits(qkv: Tensor, dropout: float) -> bool:
+        """PyTorch's kernel takes half precision on a GPU and knows no dropout."""
+        return (
+            varlen_attn is not None
+            and qkv.is_cuda
+            and not dropout
+            and qkv.dtype in (torch.float16, torch.bfloat16)
+            and qkv.shape[-1] <= 256
+        )

@@ -1,0 +1,102 @@
+"""Configuration of the network: every size and option of the VL-BERT / MM-BERT family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class MMBertConfig(PreTrainedConfig):
+    """Sizes and options of one model.
+
+    Args:
+        vocab_size: rows of the word embedding.
+        hidden_size: width H of every position.
+        num_hidden_layers, num_attention_heads, intermediate_size, hidden_act: the encoder's, as in BERT.
+        hidden_dropout_prob, attention_probs_dropout_prob: dropout of states and of attention weights.
+        max_position_embeddings: rows of the position table; a sequence may use at most that many
+            minus ``position_padding_idx + 1`` distinct positions.
+        type_vocab_size: segment rows (0 and 1 text, 2 regions and ``[END]``).
+        position_padding_idx: ``position_padding_idx + 1`` is added to each position id
+            (BERT: -1, so nothing; RoBERTa: 1).
+        visual_size: width V of the visual vectors that the region embedding makes; a 1x1 projection V to H
+            is used when it differs from ``hidden_size``.
+        visual_ln: visual vectors pass a LayerNorm before they are added (else they are multiplied by a scalar).
+        visual_scale_text_init, visual_scale_object_init: initial LayerNorm weight or scalar.
+        region_feature_size: numbers per region that the vision encoder or detector gives (RoI feature).
+        coordinate_frequencies: sines and cosines per box coordinate; the coordinate vector has
+            ``4 * 2 * coordinate_frequencies`` numbers (2,048 in the published networks).
+        region_dropout: dropout before the region embedding's linear layer.
+        num_region_classes: columns of the region classification head; 0 leaves the head out.
+        region_regression: predict the masked region's feature (where there are no classes).
+        object_mask_word_embedding: masked regions get a linguistic vector of their own.
+        word_embedding_frozen: the word table is not trained, but for its first ``num_special_words`` rows.
+        num_special_words: rows kept trainable by ``word_embedding_frozen``.
+        position_embedding_frozen: position rows are not trained.
+        with_pooler: tanh(Linear(first state)) for the match head.
+        with_mlm_head: masked-token head, decoder tied to the word embedding.
+        match_outputs: columns of the image-text match head: 1 (MM-BERT), 2 (VL-BERT) or 0 for none.
+        embedding_size: width of the unit vectors of text and image; 0 leaves the projections out.
+        logit_scale_init: initial value of log(1 / temperature) of the contrastive loss.
+        rerank_weight: weight of the match logit when it is added to ``exp(logit_scale) * cosine``.
+        vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
+        max_text_tokens: longest text, special tokens included, that the processor makes.
+    """
+
+    model_type = "mmbert"
+
+    vocab_size: int = 119547
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 3
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    position_padding_idx: int = -1
+    visual_size: int = 768
+    visual_ln: bool = True
+    visual_scale_text_init: float | int = 0.0
+    visual_scale_object_init: float | int = 0.0
+    region_feature_size: int = 2048
+    coordinate_frequencies: int = 256
+    region_dropout: float | int = 0.1
+    num_region_classes: int = 1601
+    region_regression: bool = False
+    object_mask_word_embedding: bool = True
+    word_embedding_frozen: bool = False
+    num_special_words: int = 1000
+    position_embedding_frozen: bool = False
+    with_pooler: bool = True
+    with_mlm_head: bool = True
+    match_outputs: int = 1
+    embedding_size: int = 0
+    logit_scale_init: float | int = 2.6593
+    rerank_weight: float | int = 1.0
+    vision: dict[str, Any] | None = None
+    max_text_tokens: int = 64
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.match_outputs not in (0, 1, 2):
+            raise ValueError(f"match_outputs is 0, 1 or 2, not {self.match_outputs}")
+        if self.match_outputs and not self.with_pooler:
+            raise ValueError("the match head needs with_pooler")
+
+    @property
+    def visual_projection(self) -> bool:
+        """Whether visual vectors need a projection to the hidden size."""
+        return self.visual_size != self.hidden_size

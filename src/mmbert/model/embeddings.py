@@ -1,0 +1,172 @@
+"""Embeddings: region vectors from boxes and features, and the sum that enters the encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.model.configuration import MMBertConfig
+from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, RegionTable
+
+
+def box_coordinates(boxes: Tensor, sizes: Tensor, frequencies: int = 256) -> Tensor:
+    """Sines and cosines of a box's centre and size (VL-BERT's coordinate feature).
+
+    Args:
+        boxes: [N, 4] x1, y1, x2, y2 in pixels.
+        sizes: [N, 2] image width and height in pixels.
+        frequencies: D; the original uses 256.
+
+    Returns:
+        [N, 8 * D]: for x centre, y centre, width, height (as percent of the image) D sines, then D cosines, of
+        value / 1000^(d / D).
+    """
+    corners, far = boxes[:, :2], boxes[:, 2:]
+    values = torch.cat([(corners + far) / 2 / sizes, (far - corners) / sizes], dim=1) * 100  # [N, 4]
+    exponents = torch.arange(frequencies, dtype=values.dtype, device=values.device) / frequencies
+    angles = values.unsqueeze(-1) / torch.pow(torch.tensor(1000.0, dtype=values.dtype), exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class RegionEmbedding(nn.Module):
+    """``ReLU(Linear(Dropout(concat(coordinates, feature))))`` for each row of the extended region table.
+
+    A masked copy has the learned mask vector in the place of its feature; a pooled row has the mean of its members'
+    features (sum / (count + 1e-5), as the originals' loader divides), both with real coordinates.
+    """
+
+    def __init__(self, config: MMBertConfig) -> None:
+        super().__init__()
+        self.frequencies = config.coordinate_frequencies
+        self.dropout = nn.Dropout(config.region_dropout)
+        self.projection = nn.Linear(8 * config.coordinate_frequencies + config.region_feature_size, config.visual_size)
+        self.mask_feature = nn.Parameter(torch.zeros(config.region_feature_size))
+
+    def forward(self, table: RegionTable) -> Tensor:
+        """Embed a table with features; returns [N + K + Q, V]."""
+        if table.features is None:
+            raise ValueError("the region table has no features: give them, or pixels and a vision encoder")
+        dtype = self.projection.weight.dtype
+        features = table.features.to(dtype)
+        boxes, sizes = table.boxes.to(dtype), table.sizes.to(dtype)
+        parts, box_rows = [features], []
+        if table.masked_rows is not None and len(table.masked_rows):
+            parts.append(self.mask_feature.expand(len(table.masked_rows), -1))
+            box_rows.append(table.masked_rows)
+        if table.pooled_box_rows is not None and len(table.pooled_box_rows):
+            parts.append(self._pool(features, table))
+            box_rows.append(table.pooled_box_rows)
+        coordinates = box_coordinates(boxes, sizes, self.frequencies)
+        if box_rows:
+            coordinates = torch.cat([coordinates, coordinates[torch.cat(box_rows)]])
+        joint = torch.cat([coordinates, torch.cat(parts) if len(parts) > 1 else features], dim=1)
+        return torch.relu(self.projection(self.dropout(joint)))
+
+    @staticmethod
+    def _pool(features: Tensor, table: RegionTable) -> Tensor:
+        owner, rows = table.pooled_owner, table.pooled_box_rows
+        assert owner is not None and rows is not None and table.pooled_members is not None
+        sums = features.new_zeros(len(rows), features.shape[1]).index_add(0, owner, features[table.pooled_members])
+        counts = features.new_zeros(len(rows)).index_add(0, owner, features.new_ones(len(owner)))
+        return sums / (counts + 1e-5).unsqueeze(1)
+
+
+class ScaledLayerNorm(nn.LayerNorm):
+    """LayerNorm whose weight starts at ``initial_scale`` (0 lets vision in only as training asks for it)."""
+
+    def __init__(self, size: int, eps: float, initial_scale: float) -> None:
+        self.initial_scale = float(initial_scale)
+        super().__init__(size, eps=eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.initial_scale)
+        nn.init.zeros_(self.bias)
+
+
+class VisualInput(nn.Module):
+    """Brings visual vectors to the encoder's scale: 1x1 projection where V differs from H, then LayerNorm or scalar."""
+
+    def __init__(self, config: MMBertConfig, scale: float) -> None:
+        super().__init__()
+        self.projection = (
+            nn.Linear(config.visual_size, config.hidden_size) if config.visual_projection else nn.Identity()
+        )
+        self.norm = ScaledLayerNorm(config.hidden_size, config.layer_norm_eps, scale) if config.visual_ln else None
+        self.scale = None if config.visual_ln else nn.Parameter(torch.tensor(float(scale)))
+        self.initial_scale = float(scale)
+
+    def forward(self, visual: Tensor) -> Tensor:
+        """[rows, V] to [rows, H]."""
+        projected = self.projection(visual)
+        return self.norm(projected) if self.norm is not None else projected * self.scale
+
+
+class Embeddings(nn.Module):
+    """Linguistic + visual + position + segment, LayerNorm, dropout, for every packed position."""
+
+    def __init__(self, config: MMBertConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.words = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
+        self.special_words = (
+            nn.Embedding(config.num_special_words, hidden) if config.word_embedding_frozen else None
+        )
+        self.positions = nn.Embedding(config.max_position_embeddings, hidden)
+        self.segments = nn.Embedding(config.type_vocab_size, hidden)
+        self.region_word = nn.Parameter(torch.empty(hidden))
+        self.masked_region_word = (
+            nn.Parameter(torch.empty(hidden)) if config.object_mask_word_embedding else None
+        )
+        self.end_word = nn.Parameter(torch.empty(hidden))
+        self.text_only_visual = nn.Parameter(torch.zeros(config.visual_size))
+        self.text_visual = VisualInput(config, float(config.visual_scale_text_init))
+        self.object_visual = VisualInput(config, float(config.visual_scale_object_init))
+        self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.position_offset = config.position_padding_idx + 1
+        if config.word_embedding_frozen:
+            self.words.weight.requires_grad_(False)
+        if config.position_embedding_frozen:
+            self.positions.weight.requires_grad_(False)
+
+    def forward(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            batch: P packed positions.
+            region_vectors: [N', V] the extended region table, embedded; None in a batch of texts.
+
+        Returns:
+            [P, H].
+        """
+        linguistic = self._linguistic(batch)
+        visual = self._visual(batch, region_vectors)
+        position = self.positions(batch.position_ids + self.position_offset)
+        return self.dropout(self.norm(linguistic + visual + position + self.segments(batch.segment_ids)))
+
+    def word_vectors(self, token_ids: Tensor) -> Tensor:
+        """[T] ids to [T, H]; the first rows come from their trainable copy when the table is frozen."""
+        vectors = self.words(token_ids)
+        if self.special_words is None:
+            return vectors
+        special = token_ids < self.special_words.num_embeddings
+        return torch.where(special.unsqueeze(1), self.special_words(token_ids * special), vectors)
+
+    def _linguistic(self, batch: PackedBatch) -> Tensor:
+        masked = self.region_word if self.masked_region_word is None else self.masked_region_word
+        markers = torch.stack([self.region_word, masked, self.end_word, torch.zeros_like(self.end_word)])
+        return torch.cat([self.word_vectors(batch.token_ids), markers]).index_select(0, batch.linguistic_index)
+
+    def _visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+        width = self.text_only_visual.shape[0]
+        learned = torch.stack([self.text_only_visual, torch.zeros_like(self.text_only_visual)])
+        source = learned if region_vectors is None else torch.cat([region_vectors, learned.to(region_vectors.dtype)])
+        rows, table = batch.text_visual_rows, source.shape[0] - 2
+        rows = torch.where(rows == NO_IMAGE, table, torch.where(rows == BLANK, table + 1, rows))
+        parts = [self.text_visual(source.index_select(0, rows))]
+        if region_vectors is not None:
+            if region_vectors.shape[1] != width:
+                raise ValueError(f"region vectors have width {region_vectors.shape[1]}, not visual_size {width}")
+            parts.append(self.object_visual(region_vectors))
+        parts.append(parts[0].new_zeros(1, parts[0].shape[1]))
+        return torch.cat(parts).index_select(0, batch.visual_index)

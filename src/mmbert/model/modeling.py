@@ -1,0 +1,227 @@
+"""The public model classes, in transformers' conventions: trunk alone, and trunk with pre-training heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from mmbert.model.configuration import MMBertConfig
+from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
+from mmbert.model.encoder import Encoder
+from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, RegionHead
+from mmbert.model.packed import PackedBatch, RegionTable
+from mmbert.plugins import load
+
+
+@dataclass
+class MMBertOutput(ModelOutput):
+    """What the trunk returns.
+
+    Attributes:
+        last_hidden_state: [P, H].
+        pooled: [B, H], or None in a model without pooler.
+        regions: the batch's region table with features filled in.
+        region_vectors: [N', V] embedded extended table; hand it to a second pass over the same images.
+        hidden_states, attentions: when asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooled: Tensor | None = None
+    regions: Any = None
+    region_vectors: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[list[Tensor], ...] | None = None
+
+
+class MMBertPreTrainedModel(PreTrainedModel):
+    """Initialisation, saving and loading shared by all classes."""
+
+    config_class = MMBertConfig
+    config: MMBertConfig
+    base_model_prefix = "trunk"
+    main_input_name = "batch"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        spread = self.config.initializer_range
+        if isinstance(module, VisualInput) and module.scale is not None:
+            nn.init.constant_(module.scale, module.initial_scale)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=spread)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=spread)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.constant_(module.weight, getattr(module, "initial_scale", 1.0))
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Embeddings):
+            for vector in (module.region_word, module.masked_region_word, module.end_word):
+                if vector is not None:
+                    nn.init.normal_(vector, std=spread)
+            nn.init.zeros_(module.text_only_visual)
+        elif isinstance(module, RegionEmbedding):
+            nn.init.zeros_(module.mask_feature)
+        elif isinstance(module, MaskedTokenHead):
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, EmbeddingHead):
+            nn.init.constant_(module.log_scale, float(self.config.logit_scale_init))
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = None) -> None:
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                module.gradient_checkpointing = enable
+
+
+class MMBertModel(MMBertPreTrainedModel):
+    """The trunk: region embedding, input embeddings, encoder, pooler.
+
+    ``model(batch)`` takes a :class:`PackedBatch` and returns :class:`MMBertOutput`.
+    """
+
+    base_model_prefix = ""
+
+    def __init__(self, config: MMBertConfig) -> None:
+        super().__init__(config)
+        self.vision = build_vision(config.vision) if config.vision else None
+        self.region_embedding = RegionEmbedding(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config) if config.with_pooler else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.words
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.words = value
+
+    def embed_regions(self, batch: PackedBatch) -> tuple[RegionTable | None, Tensor | None]:
+        """Fill the batch's region table from its pixels where needed and embed it.
+
+        Returns:
+            the table with features, and [N', V] vectors of its extended rows (both None for texts alone).
+        """
+        table = batch.regions
+        if table is None:
+            return None, None
+        if table.features is None:
+            if self.vision is None or batch.pixels is None:
+                raise ValueError("regions have no features: this needs pixels and a model with a vision encoder")
+            features, classes = self.vision(batch.pixels, table)
+            table = replace(table, features=features, classes=table.classes if classes is None else classes)
+        return table, self.region_embedding(table)
+
+    def forward(
+        self,
+        batch: PackedBatch,
+        *,
+        region_vectors: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> MMBertOutput:
+        """Encode a packed batch.
+
+        Args:
+            batch: the sequences.
+            region_vectors: the extended region table, embedded by an earlier pass over the same images.
+            output_hidden_states, output_attentions: also return each layer's states and weights.
+        """
+        table = batch.regions
+        if region_vectors is None:
+            table, region_vectors = self.embed_regions(batch)
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        attentions: list[list[Tensor]] | None = [] if output_attentions else None
+        hidden = self.encoder(
+            self.embeddings(batch, region_vectors),
+            batch.lengths,
+            batch.cu_seqlens,
+            all_states=states,
+            attentions=attentions,
+        )
+        pooled = self.pooler(hidden.index_select(0, batch.starts)) if self.pooler is not None else None
+        return MMBertOutput(
+            last_hidden_state=hidden,
+            pooled=pooled,
+            regions=table,
+            region_vectors=region_vectors,
+            hidden_states=tuple(states) if states is not None else None,
+            attentions=tuple(attentions) if attentions is not None else None,
+        )
+
+
+class MMBertForPreTraining(MMBertPreTrainedModel):
+    """Trunk with the heads that the configuration asks for: masked tokens, masked regions, match, embeddings.
+
+    The heads are methods on selected states; objectives (losses) live in ``mmbert.objectives``.
+    """
+
+    def __init__(self, config: MMBertConfig) -> None:
+        super().__init__(config)
+        self.trunk = MMBertModel(config)
+        self.token_head = MaskedTokenHead(config) if config.with_mlm_head else None
+        self.region_head = RegionHead(config, config.num_region_classes) if config.num_region_classes else None
+        self.feature_head = RegionHead(config, config.region_feature_size) if config.region_regression else None
+        self.match_head = nn.Linear(config.hidden_size, config.match_outputs) if config.match_outputs else None
+        self.embedding_head = EmbeddingHead(config) if config.embedding_size else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.trunk.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.trunk.set_input_embeddings(value)
+
+    def forward(self, batch: PackedBatch, **kwargs: Any) -> MMBertOutput:
+        """The trunk's output; see :meth:`MMBertModel.forward`."""
+        return self.trunk(batch, **kwargs)
+
+    def token_logits(self, states: Tensor) -> Tensor:
+        """[M, H] states of text positions to [M, K] vocabulary logits."""
+        return self._head("token_head")(states, self.get_input_embeddings().weight)
+
+    def region_logits(self, states: Tensor) -> Tensor:
+        """[M, H] states of regions to [M, C] class logits."""
+        return self._head("region_head")(states)
+
+    def region_features(self, states: Tensor) -> Tensor:
+        """[M, H] states of regions to [M, F] predicted features."""
+        return self._head("feature_head")(states)
+
+    def match_logits(self, pooled: Tensor) -> Tensor:
+        """[B, H] pooled vectors to [B] logits that text and image belong together.
+
+        A two-output head (VL-BERT) gives the difference of its columns, the log odds of "match".
+        """
+        logits = self._head("match_head")(pooled)
+        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+    def _head(self, name: str) -> nn.Module:
+        head = getattr(self, name)
+        if head is None:
+            raise ValueError(f"this model has no {name}; its configuration leaves it out")
+        return head
+
+
+def build_vision(options: dict[str, Any]) -> nn.Module:
+    """Make the vision encoder ``options["kind"]``: the module of that name in ``mmbert.vision.encoders``."""
+    arguments = dict(options)
+    return load("mmbert.vision.encoders", arguments.pop("kind")).build(**arguments)
+
+
+def parameter_count(model: nn.Module, millions: bool = True) -> float:
+    """Number of parameters, in millions unless told otherwise."""
+    count = sum(p.numel() for p in model.parameters())
+    return round(count / 1e6, 2) if millions else float(count)
+
+
+__all__ = ["MMBertForPreTraining", "MMBertModel", "MMBertOutput", "MMBertPreTrainedModel", "build_vision", "parameter_count"]

@@ -1,0 +1,283 @@
+"""Packed batches: many sequences in one flat row of positions, with no padding.
+
+This is what flows from collation into the encoder. A sequence is ``tokens, regions, [END]``; the batch is their
+concatenation, and ``cu_seqlens`` says where each starts. Regions live once in a table; sequences refer to its rows,
+so that one image may stand in many sequences (captions, candidate answers, re-ranking) and is embedded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NO_IMAGE = -1
+"""Row number meaning "this sample has no image": the learned text-only visual vector is used."""
+BLANK = -2
+"""Row number meaning "nothing": a zero vector."""
+
+TEXT, REGION, MASKED_REGION, END = 0, 1, 2, 3
+REGION_SEGMENT = 2
+
+
+def _no_ints() -> np.ndarray:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class SequenceSpec:
+    """One sequence, before tensors. Row numbers refer to the batch's region table.
+
+    Attributes:
+        token_ids: [n] vocabulary ids, special tokens included.
+        segments: [n] segment ids, or one id for all.
+        text_rows: [n] table row that each token's visual part comes from, or one row for all
+            (``NO_IMAGE``: the text-only vector, ``BLANK``: zeros).
+        region_rows: [m] table rows of the regions.
+        region_masked: [m] True where the region is masked; None for none.
+        end: whether ``[END]`` closes the sequence.
+    """
+
+    token_ids: np.ndarray
+    segments: np.ndarray | int = 0
+    text_rows: np.ndarray | int = NO_IMAGE
+    region_rows: np.ndarray = field(default_factory=_no_ints)
+    region_masked: np.ndarray | None = None
+    end: bool = True
+
+    def __len__(self) -> int:
+        return len(self.token_ids) + len(self.region_rows) + int(self.end)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply ``function`` to each tensor in a dataclass, dict or bare value; everything else stays."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {k: map_tensors(v, function) for k, v in value.items()}
+    if isinstance(value, RegionTable | Target | PackedBatch):
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
+    return value
+
+
+@dataclass
+class RegionTable:
+    """The regions of a batch, each once.
+
+    The *extended* table, which sequences refer to, is: the N base rows, then K masked copies, then Q pooled rows.
+
+    Attributes:
+        boxes: [N, 4] x1, y1, x2, y2 in pixels.
+        sizes: [N, 2] width and height of the region's image, pixels.
+        features: [N, F] RoI features; None until a vision encoder has made them from pixels.
+        classes: [N, C] the detector's class distribution, where there is one.
+        masked_rows: [K] base rows of which a masked copy is appended.
+        pooled_members, pooled_owner: [S] base rows averaged, and the pooled row (0..Q-1) each belongs to.
+        pooled_box_rows: [Q] base rows whose boxes the pooled rows take.
+    """
+
+    boxes: Tensor
+    sizes: Tensor
+    features: Tensor | None = None
+    classes: Tensor | None = None
+    masked_rows: Tensor | None = None
+    pooled_members: Tensor | None = None
+    pooled_owner: Tensor | None = None
+    pooled_box_rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    @property
+    def extended_length(self) -> int:
+        """Rows of the extended table."""
+        masked = 0 if self.masked_rows is None else len(self.masked_rows)
+        pooled = 0 if self.pooled_box_rows is None else len(self.pooled_box_rows)
+        return len(self) + masked + pooled
+
+
+@dataclass
+class Target:
+    """Where labels are, and what they are; the objective named ``objective`` reads it.
+
+    Attributes:
+        objective: name of the objective (``mlm``, ``mvrc``, ``itm``, ``itc`` ...).
+        positions: [M] flat positions (or sequence numbers, as the objective says) that are looked at.
+        labels: [M, ...] what should be predicted there.
+        extra: more tensors that the objective needs.
+    """
+
+    objective: str
+    positions: Tensor
+    labels: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class PackedBatch:
+    """Sequences in one flat row of P positions.
+
+    Attributes:
+        cu_seqlens: [B + 1] int32, start of each sequence and the end of the last.
+        lengths: the same as a Python list of B lengths (no device round trip).
+        token_ids: [T] ids of all text positions, in stream order.
+        linguistic_index: [P] row of each position in ``[T tokens | region | masked region | end | zero]``.
+        text_visual_rows: [U] distinct extended-table rows (or NO_IMAGE / BLANK) that text is tied to.
+        visual_index: [P] row of each position in ``[U text rows | extended region table | zero]``.
+        position_ids, segment_ids: [P].
+        kinds: [P] int8, TEXT, REGION, MASKED_REGION or END.
+        regions: the region table, or None in a batch of texts.
+        pixels: [I, 3, S, S] images for the vision encoder, or None when features are given.
+        targets: labelled positions by name.
+        sequences: the specs it was packed from (host side), for building further sequences of the same parts.
+    """
+
+    cu_seqlens: Tensor
+    lengths: list[int]
+    token_ids: Tensor
+    linguistic_index: Tensor
+    text_visual_rows: Tensor
+    visual_index: Tensor
+    position_ids: Tensor
+    segment_ids: Tensor
+    kinds: Tensor
+    regions: RegionTable | None = None
+    pixels: Tensor | None = None
+    targets: dict[str, Target] = field(default_factory=dict)
+    sequences: list[SequenceSpec] = field(default_factory=list)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_positions(self) -> int:
+        return int(self.position_ids.shape[0])
+
+    @property
+    def starts(self) -> Tensor:
+        """[B] flat position of each sequence's first token."""
+        return self.cu_seqlens[:-1].long()
+
+    @property
+    def device(self) -> torch.device:
+        return self.position_ids.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch on another device."""
+        return map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory."""
+        return map_tensors(self, lambda t: t.pin_memory())
+
+
+def pack(
+    sequences: Sequence[SequenceSpec],
+    *,
+    regions: RegionTable | None = None,
+    pixels: Tensor | None = None,
+    targets: dict[str, Target] | None = None,
+    device: torch.device | str | None = None,
+) -> PackedBatch:
+    """Lay sequences one after the other.
+
+    Args:
+        sequences: B specs; their row numbers refer to the extended table of ``regions``.
+        regions: the table; may be None if no sequence refers to a row.
+        pixels: [I, 3, S, S] images from which a vision encoder will fill ``regions.features``.
+        targets: labelled positions.
+        device: where the tensors go.
+
+    Raises:
+        ValueError: a row number outside the table, or no sequence at all.
+    """
+    if not sequences:
+        raise ValueError("a packed batch needs at least one sequence")
+    table_rows = regions.extended_length if regions is not None else 0
+    lengths = [len(s) for s in sequences]
+    cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    total = int(cu_seqlens[-1])
+    token_count = sum(len(s.token_ids) for s in sequences)
+
+    token_ids = np.empty(token_count, dtype=np.int64)
+    text_rows = np.empty(token_count, dtype=np.int64)
+    linguistic = np.empty(total, dtype=np.int64)
+    visual = np.empty(total, dtype=np.int64)  # text positions: filled below, regions: extended rows, end: table_rows
+    position_ids = np.empty(total, dtype=np.int64)
+    segment_ids = np.full(total, REGION_SEGMENT, dtype=np.int64)
+    kinds = np.full(total, END, dtype=np.int8)
+    is_text = np.zeros(total, dtype=bool)
+    token_at = 0
+    for spec, start, length in zip(sequences, cu_seqlens[:-1].tolist(), lengths, strict=True):
+        n, m = len(spec.token_ids), len(spec.region_rows)
+        text, region = slice(start, start + n), slice(start + n, start + n + m)
+        token_ids[token_at : token_at + n] = spec.token_ids
+        text_rows[token_at : token_at + n] = spec.text_rows
+        linguistic[text] = np.arange(token_at, token_at + n)
+        is_text[text] = True
+        kinds[text] = TEXT
+        position_ids[text] = np.arange(n)
+        segment_ids[text] = spec.segments
+        if m:
+            masked = spec.region_masked
+            kinds[region] = REGION if masked is None else np.where(masked, MASKED_REGION, REGION)
+            linguistic[region] = token_count if masked is None else token_count + np.asarray(masked, dtype=np.int64)
+            blank = spec.region_rows == BLANK
+            linguistic[region][blank] = token_count + 3
+            visual[region] = np.where(blank, table_rows, spec.region_rows)
+            position_ids[region] = n
+        if spec.end:
+            last = start + length - 1
+            linguistic[last] = token_count + 2
+            visual[last] = table_rows
+            position_ids[last] = n + 1
+        token_at += n
+
+    _check_rows(text_rows, visual[~is_text], table_rows)
+    unique_rows, inverse = np.unique(text_rows, return_inverse=True)
+    visual[~is_text] += len(unique_rows)
+    visual[is_text] = inverse
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array)
+
+    batch = PackedBatch(
+        cu_seqlens=tensor(cu_seqlens),
+        lengths=lengths,
+        token_ids=tensor(token_ids),
+        linguistic_index=tensor(linguistic),
+        text_visual_rows=tensor(unique_rows),
+        visual_index=tensor(visual),
+        position_ids=tensor(position_ids),
+        segment_ids=tensor(segment_ids),
+        kinds=tensor(kinds),
+        targets=targets or {},
+        sequences=list(sequences),
+    )
+    if device is not None:
+        batch = batch.to(device)
+    return replace(batch, regions=regions, pixels=pixels)
+
+
+def _check_rows(text_rows: np.ndarray, region_rows: np.ndarray, table_rows: int) -> None:
+    if text_rows.size and (text_rows.max() >= table_rows or text_rows.min() < BLANK):
+        raise ValueError(f"text is tied to region row {text_rows.max()}, but the table has {table_rows} rows")
+    if region_rows.size and (region_rows.max() > table_rows or region_rows.min() < 0):
+        raise ValueError(f"region row {region_rows.max()} is outside the table of {table_rows} rows")
+
+
+def paired(text: SequenceSpec, image: SequenceSpec) -> SequenceSpec:
+    """The sequence that reads ``text``'s tokens together with ``image``'s regions.
+
+    Text is tied to the whole image, which is the row that the image sequence's own tokens are tied to.
+    """
+    whole = image.text_rows if isinstance(image.text_rows, int) else int(image.text_rows[0])
+    return SequenceSpec(
+        token_ids=text.token_ids, segments=text.segments, text_rows=whole, region_rows=image.region_rows
+    )

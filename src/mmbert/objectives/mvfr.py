@@ -1,0 +1,30 @@
+"""Masked region feature regression: predict the features of hidden regions (Chen et al., 2020, UNITER's MRFR)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.nn import functional as F
+
+from mmbert.model.packed import Target
+from mmbert.objectives.base import LossTerm, StepContext
+
+
+class Options(BaseModel):
+    """``weight`` of the loss."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = 1.0
+
+
+def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
+    """Mean squared error to the region's own feature, standardised per region.
+
+    ``target.labels`` [M] are base rows of the region table. The features are targets only: no gradient flows
+    through them.
+    """
+    features = step.output.regions.features.index_select(0, target.labels).detach().float()
+    wanted = F.layer_norm(features, features.shape[-1:])
+    predicted = step.model.region_features(step.states(target.positions)).float()
+    total = (predicted - wanted).pow(2).mean(-1).sum()
+    return LossTerm(total, torch.tensor(float(len(target.labels)), device=total.device))

@@ -1,0 +1,36 @@
+"""Masked region classification: predict the class distribution of hidden regions (Su et al., 2020, VL-BERT)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.nn import functional as F
+
+from mmbert.model.packed import Target
+from mmbert.objectives.base import LossTerm, StepContext
+
+
+class Options(BaseModel):
+    """``weight`` of the loss."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = 1.0
+
+
+def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
+    """Soft cross entropy against the detector's (or the backbone classifier's) distribution.
+
+    ``target.labels`` [M] are base rows of the region table, whose distributions are the labels; a row counts only
+    if its distribution sums to 1 within 0.1.
+    """
+    table = step.output.regions
+    if table.classes is None:
+        raise ValueError("mvrc needs region classes; choose the objective mvfr for encoders that give none")
+    wanted = table.classes.index_select(0, target.labels).detach()
+    valid = (wanted.sum(-1) - 1).abs() < 0.1
+    logits = step.model.region_logits(step.states(target.positions)).float()
+    losses = -(wanted * F.log_softmax(logits, dim=-1)).sum(-1)
+    total = torch.where(valid, losses, torch.zeros_like(losses)).sum()
+    right = ((logits.argmax(-1) == wanted.argmax(-1)) & valid).sum().float()
+    count = valid.sum().float()
+    return LossTerm(total, count, {"accuracy": (right, count)})

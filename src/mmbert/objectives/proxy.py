@@ -1,0 +1,73 @@
+"""Contrast with learned proxies: every text and image is told apart from *all* groups of the corpus at each step.
+
+A table holds one vector per group; texts and images are classified among them (Movshovitz-Attias et al., 2017,
+"No fuss distance metric learning using proxies"). Negatives are never stale, since the table is learned with the
+rest. For corpora of some thousand groups with many texts each; the table is not part of the saved model.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmbert.model.packed import Target
+from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.itc import embed
+
+
+class Options(BaseModel):
+    """``weight``; ``image_weight``: of images against texts; ``scale``: inverse temperature; ``label_smoothing``."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = 1.0
+    image_weight: float = 1.0
+    scale: float = 16.0
+    label_smoothing: float = 0.1
+
+
+class Proxies(nn.Module):
+    """One learned vector per group.
+
+    Args:
+        groups: [G] sorted distinct group numbers.
+        size: width of the embeddings.
+    """
+
+    def __init__(self, groups: Tensor, size: int) -> None:
+        super().__init__()
+        self.register_buffer("groups", groups)
+        self.table = nn.Parameter(torch.randn(len(groups), size) * size**-0.5)
+
+    def forward(self, vectors: Tensor, scale: float) -> Tensor:
+        """[n, D] unit vectors to [n, G] logits."""
+        return scale * vectors @ F.normalize(self.table, dim=1).T
+
+    def rows(self, groups: Tensor) -> Tensor:
+        """Rows of group numbers."""
+        return torch.searchsorted(self.groups, groups)
+
+
+def build_state(groups: Tensor, size: int) -> Proxies:
+    """The table that belongs to the run."""
+    return Proxies(groups, size)
+
+
+def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
+    """Cross entropy over all groups, for the texts and for the images of the step, each averaged."""
+    proxies: Proxies = step.states_of_objectives["proxy"]
+    found = embed(step, target)
+    total = torch.zeros((), device=target.labels.device)
+    metrics = {}
+    count = torch.tensor(float(len(target.labels)), device=target.labels.device)
+    parts = (("text", found.texts, found.text_groups, 1.0), ("image", found.images, found.image_groups, options.image_weight))
+    for kind, vectors, groups, weight in parts:
+        if not len(groups):
+            continue
+        logits, rows = proxies(vectors, options.scale), proxies.rows(groups)
+        loss = F.cross_entropy(logits, rows, label_smoothing=options.label_smoothing)
+        total = total + weight * loss * count
+        right = (logits.argmax(1) == rows).sum().float()
+        metrics[kind] = (right, torch.tensor(float(len(rows)), device=right.device))
+    return LossTerm(total, count, metrics)

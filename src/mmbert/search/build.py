@@ -1,0 +1,274 @@
+"""Building an index: a corpus and a model go in; the index folder holds one row and one vector for each image.
+
+Building again looks at every file's bytes and encodes only what is new or changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from mmbert.api.usable import encode_usable_images
+from mmbert.data.records import BadRecords, ImageRef
+from mmbert.data.sources import open_data, parse_data
+from mmbert.errors import DataError, ImageError, IndexStoreError
+from mmbert.search import store
+from mmbert.search.entries import Entry, Facts, column_types, entries_of, look, rows_of
+
+if TYPE_CHECKING:
+    from mmbert.api.front_door import MMBert
+
+LOT = 512
+"""Images between two commits: what a killed build loses at most."""
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What a build did, in images.
+
+    Args:
+        added: new in the index.
+        unchanged: already there as they are.
+        removed: taken out, because they are gone from the folder (``prune``).
+        failed: images and records left out, because they cannot be used (``skip_bad``).
+        updated: already there, and changed since (pixels or words).
+        vanished: in the index and not in the folder any more; still found by searches, unless ``prune``.
+        problems: (where, what) of the failed ones.
+    """
+
+    added: int
+    unchanged: int
+    removed: int
+    failed: int
+    updated: int = 0
+    vanished: int = 0
+    problems: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+def build_index(
+    model: MMBert,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    progress: bool = False,
+    skip_bad: bool = False,
+    prune: bool = False,
+    model_name: str | None = None,
+) -> IndexSummary:
+    """Make an index of the images of ``folder`` at ``out``, or bring it up to date.
+
+    A build that is killed leaves the index as it was for readers; the next one goes on where it stopped.
+
+    Args:
+        model: makes the vectors; its fingerprint is stored.
+        folder: a folder of images, with or without metadata, or a corpus by name (``starter:heldout_style``).
+        out: folder of the index; made if it does not exist.
+        progress: show a bar on standard error.
+        skip_bad: leave out images and records that cannot be used instead of stopping.
+        prune: remove from the index what is gone from the folder.
+        model_name: name or folder of the model, so that a search can load it by itself.
+
+    Raises:
+        IndexStoreError: no images; ``out`` is of another model or folder, damaged, being written to, or no index.
+        DataError: a bad record or image, unless ``skip_bad``.
+    """
+    bad = BadRecords(skip=skip_bad)
+    root, source = _root(str(folder)), str(folder)
+    entries = _entries(source, root, bad)
+    name = model_name or getattr(model, "name_or_path", None)
+    about = store.About(model.fingerprint, model.embedding_size, str(name) if name else None, root, source)
+    path = Path(out)
+    _prepare(path, about)
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            return _Build(model, path, about, bad).run(entries, prune=prune, progress=progress)
+    except Timeout:
+        raise IndexStoreError(
+            "another mmbert index is writing to it", where=str(path), hint="wait until it is done"
+        ) from None
+
+
+def _root(source: str) -> str | None:
+    """Absolute folder that image paths are relative to; None for a corpus known by name."""
+    options = parse_data(source)
+    return os.path.abspath(Path(options["root"]).expanduser()) if options["source"] == "folder" else None  # noqa: PTH100
+
+
+def _entries(source: str, root: str | None, bad: BadRecords) -> dict[str, Entry]:
+    nothing = IndexStoreError("no images to index", where=source, hint="give a folder with images in it")
+    if root is not None and Path(root).is_dir():
+        from mmbert.data.sources.folder import list_images
+
+        if not list_images(Path(root)):
+            raise nothing
+    records = open_data(source, report=bad)
+    entries = entries_of(records[i] for i in range(len(records)))
+    if not entries:
+        raise nothing
+    return entries
+
+
+def _prepare(path: Path, about: store.About) -> None:
+    """Make the folder, or make sure that the index in it may be added to.
+
+    Raises:
+        IndexStoreError: it may not.
+    """
+    if path.is_file():
+        raise IndexStoreError("is a file", where=str(path), hint="give a folder for the index")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        inside = {child.name for child in path.iterdir()} - {".lock", store.ABOUT + ".part"}
+        if not inside:
+            store.write_about(path, about)
+            return
+    except OSError as error:
+        raise IndexStoreError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    if store.ABOUT not in inside:
+        raise IndexStoreError("holds other files and no index", where=str(path), hint="give another --out")
+    there = store.read_about(path)
+    other = "give another --out, or delete this index first"
+    if there.fingerprint != about.fingerprint or there.size != about.size:
+        raise IndexStoreError(
+            f"made by another model ({there.model or there.fingerprint})", where=str(path), hint=other
+        )
+    moved = there.root is not None and about.root is not None and not Path(there.root).is_dir()
+    if there.root != about.root and not moved:
+        raise IndexStoreError(f"holds the images of {there.root or there.source}", where=str(path), hint=other)
+
+
+class _Build:
+    def __init__(self, model: MMBert, path: Path, about: store.About, bad: BadRecords) -> None:
+        self.model, self.path, self.about, self.bad = model, path, about, bad
+
+    def run(self, entries: dict[str, Entry], *, prune: bool, progress: bool) -> IndexSummary:
+        with store.faults(self.path):
+            table = store.open_for_writing(self.path, self.about.size)
+            known = _known(table)
+        types = column_types(entries.values())
+        self._fit_columns(table, types)
+        done = {"added": 0, "updated": 0, "unchanged": 0}
+        good: set[str] = set()
+        bar = tqdm(total=len(entries), desc="indexing", unit="image", leave=False, disable=not progress)
+        with bar:
+            for lot in _lots(entries.values(), LOT):
+                for what, paths in self._put(table, lot, known, types).items():
+                    done[what] += len(paths)
+                    good.update(paths)
+                bar.update(len(lot))
+        vanished = sorted(known.keys() - good)
+        with store.write_faults(self.path):
+            if prune:
+                for gone in _lots(vanished, LOT):
+                    table.delete(_among(gone))
+            if not good and not table.count_rows():
+                raise IndexStoreError("none of the images can be used", where=self.about.source)
+            if not store.is_complete(table):
+                store.complete(table)
+        there = store.read_about(self.path)
+        about = replace(self.about, model=self.about.model or there.model)
+        if about != there:
+            store.write_about(self.path, about)
+        return IndexSummary(
+            **done,
+            removed=len(vanished) if prune else 0,
+            failed=len(self.bad),
+            vanished=0 if prune else len(vanished),
+            problems=tuple(self.bad.found),
+        )
+
+    def _fit_columns(self, table: Any, types: dict[str, Any]) -> None:
+        """Give the table the metadata columns that the records have now."""
+        import pyarrow as pa
+
+        there = {column.name: column.type for column in table.schema}
+        wrong = [name for name, kind in types.items() if name in there and there[name] != kind]
+        missing = [pa.field(name, kind) for name, kind in types.items() if there.get(name) != kind]
+        with store.write_faults(self.path):
+            if wrong:  # another type now: every row with a value has other words, so it is written anew
+                table.drop_columns(wrong)
+            if missing:
+                table.add_columns(pa.schema(missing))
+
+    def _put(self, table: Any, lot: list[Entry], known: dict[str, tuple[str, str]], types: Any) -> dict[str, list[str]]:
+        """Write what is new or changed in ``lot``; gives paths that were added, updated, unchanged."""
+        facts: dict[str, Facts] = {}
+        for entry in lot:
+            try:
+                facts[entry.path] = look(entry)
+            except ImageError as error:
+                self.bad.add(error)
+        lot = [entry for entry in lot if entry.path in facts]
+        seen = [entry for entry in lot if known.get(entry.path, ("",))[0] == facts[entry.path].content]
+        reworded = [entry for entry in seen if known[entry.path][1] != entry.words(types)]
+        same = {entry.path for entry in seen} - {entry.path for entry in reworded}
+        fresh = [entry for entry in lot if known.get(entry.path, ("",))[0] != facts[entry.path].content]
+        fresh, vectors = self._encode(fresh, facts)
+        if reworded:
+            with store.faults(self.path):
+                vectors = np.concatenate([vectors, _vectors(table, reworded)])
+        changed = fresh + reworded
+        if changed:
+            rows = rows_of(changed, facts, vectors, types, table.schema)
+            self._write(table, rows, np.array([entry.path in known for entry in changed]))
+        return {
+            "added": [entry.path for entry in changed if entry.path not in known],
+            "updated": [entry.path for entry in changed if entry.path in known],
+            "unchanged": sorted(same),
+        }
+
+    def _write(self, table: Any, rows: Any, there: Any) -> None:
+        """Add rows, or put them in the place of those with the same path where ``there``."""
+        with store.write_faults(self.path):
+            if not there.all():
+                table.add(rows.filter(~there))
+            if there.any():
+                merge = table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(rows.filter(there))
+
+    def _encode(self, lot: list[Entry], facts: dict[str, Facts]) -> tuple[list[Entry], Any]:
+        # The hash in the key: whoever keeps images by key must not take a changed file for the old one.
+        images = [ImageRef(e.image.path, e.image.data, key=f"{e.path}@{facts[e.path].content}") for e in lot]
+        if not lot:
+            return [], np.zeros((0, self.about.size), dtype=np.float32)
+        kept, vectors = encode_usable_images(self.model, images, [entry.where for entry in lot], self.bad)
+        if not np.isfinite(vectors).all():
+            raise DataError("the model gives vectors that are not numbers (NaN)", hint="its weights are damaged")
+        return [lot[i] for i in kept], vectors
+
+
+def _known(table: Any) -> dict[str, tuple[str, str]]:
+    """Path -> hashes of content and words, of everything committed so far."""
+    columns = ["path", "mmbert_content", "mmbert_words"]
+    rows = table.search().select(columns).limit(max(1, table.count_rows())).to_arrow()
+    path, content, words = (rows[name].to_pylist() for name in columns)
+    return dict(zip(path, zip(content, words, strict=True), strict=True))
+
+
+def _vectors(table: Any, entries: Sequence[Entry]) -> Any:
+    """``[n, D]`` vectors that the table has for these entries."""
+    paths = [entry.path for entry in entries]
+    rows = table.search().where(_among(paths)).select(["path", "vector"]).limit(len(paths)).to_arrow()
+    place = {path: i for i, path in enumerate(rows["path"].to_pylist())}
+    vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+    return vectors[[place[path] for path in paths]]
+
+
+def _among(paths: Iterable[str]) -> str:
+    """SQL: the row is one of these."""
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    return f"path IN ({quoted})"
+
+
+def _lots(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while lot := list(islice(rest, size)):
+        yield lot

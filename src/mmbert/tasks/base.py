@@ -1,0 +1,41 @@
+"""The interface of a task.
+
+A task is one module with ``Options`` (pydantic), ``OBJECTIVES`` (names it can make labels for) and
+``build(options, processor, objectives) -> Task``. It turns records into examples; everything after that is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from mmbert.data.packing import Example
+from mmbert.data.records import Record
+
+
+class Task:
+    """Records to examples."""
+
+    def cost(self, record: Record) -> int:
+        """Upper bound of the positions made of a record; 0 leaves the record out."""
+        raise NotImplementedError
+
+    def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
+        """The record as model sequences."""
+        raise NotImplementedError
+
+
+def group_number(group: str) -> int:
+    """A 63-bit number for a group name; equal names give equal numbers on every machine."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def choose_languages(record: Record, wanted: Collection[str] | None) -> list[str]:
+    """Languages with a caption that are asked for (all where nothing is asked)."""
+    return [language for language in record.captions if wanted is None or language in wanted]
+
+
+def choose(items: Sequence[str], rng: np.random.Generator) -> str:
+    """One of ``items``."""
+    return items[int(rng.integers(len(items)))]

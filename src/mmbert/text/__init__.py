@@ -1,0 +1,1 @@
+"""Text: tokenizer loading and training, whole-word masking."""

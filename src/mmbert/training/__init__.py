@@ -1,0 +1,1 @@
+"""Training: a typed recipe in; a checkpoint folder with model, metrics, recipe and card out."""

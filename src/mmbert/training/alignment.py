@@ -1,0 +1,74 @@
+"""A closed-form start: region vectors begin as whitened principal components of the vision encoder's features.
+
+Fresh models otherwise spend their first epochs on finding the directions in which the corpus's images differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.api.front_door import MMBert
+from mmbert.data.records import ImageRef
+from mmbert.errors import ConfigError
+
+
+@torch.no_grad()
+def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0.5) -> None:
+    """Set the region embedding, the visual projections and the image projection from the images' own features.
+
+    With P the leading principal directions of the whole-image features (each level of the encoder first scaled to
+    unit mean norm), divided by (singular value ratio)^``power``, the embedding becomes ``ReLU([P, -P] x)`` and the
+    projection to the hidden size ``[I, -I]``, so that every region's visual part starts as ``P x``.
+
+    Args:
+        bert: a fresh model whose visual size is twice its hidden size.
+        images: of the training corpus.
+        power: 0 keeps the components' own spread, 1 whitens fully.
+
+    Raises:
+        ConfigError: the sizes do not allow it.
+    """
+    config, trunk = bert.config, bert.model.trunk
+    hidden = config.hidden_size
+    if trunk.vision is None or config.visual_size != 2 * hidden:
+        raise ConfigError("model.whiten_regions needs a vision encoder and visual_size = 2 x hidden_size")
+    features, parts = _whole_image_features(bert, images)
+    mean = features.mean(0)
+    centred = features - mean
+    scale = torch.cat([torch.full((len(p),), 1 / float(centred[:, list(p)].norm(dim=1).mean())) for p in parts])
+    _, spread, directions = torch.linalg.svd(centred * scale, full_matrices=False)
+    count = min(hidden, len(spread))
+    components = torch.zeros(hidden, features.shape[1])
+    components[:count] = directions[:count] * (spread[:count, None] / spread[0]).clamp(min=1e-3) ** -power * scale
+    typical = (centred @ components.T).norm(dim=1).mean() / hidden**0.5
+    components /= typical
+    projection = trunk.region_embedding.projection
+    coordinates = projection.in_features - features.shape[1]
+    projection.weight[:, coordinates:] = torch.cat([components, -components])
+    offset = components @ mean
+    projection.bias.copy_(torch.cat([-offset, offset]))
+    both = torch.cat([torch.eye(hidden), -torch.eye(hidden)], dim=1)
+    for visual in (trunk.embeddings.text_visual, trunk.embeddings.object_visual):
+        assert isinstance(visual.projection, nn.Linear)
+        visual.projection.weight.copy_(both)
+    head = bert.model.embedding_head
+    if head is not None:
+        nn.init.eye_(head.image.weight)
+
+
+def _whole_image_features(bert: MMBert, images: Sequence[ImageRef]) -> tuple[Tensor, list[range]]:
+    """[n, F] features of region 0 of each image, and the columns of each level."""
+    encoder = bert.model.trunk.vision
+    assert encoder is not None and bert.processor.images is not None
+    encoder.eval()
+    found = []
+    for start in range(0, len(images), 64):
+        _, table, pixels = bert.processor.images.table(images[start : start + 64])
+        features, _ = encoder(pixels, table)
+        found.append(features[:: encoder.regions_per_image].float())
+    sizes = getattr(encoder, "part_sizes", [encoder.feature_size])
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    return torch.cat(found), [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]

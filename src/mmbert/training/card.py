@@ -1,0 +1,58 @@
+"""The model card: what the model is, how it was trained, what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmbert.api.front_door import MMBert
+from mmbert.model.modeling import parameter_count
+from mmbert.training.recipe import Recipe
+
+
+def write_card(folder: Path, recipe: Recipe, bert: MMBert, report: dict[str, Any]) -> None:
+    """Write ``README.md`` into a model folder, with the figures of ``report`` (from ``evaluate_retrieval``)."""
+    config = bert.config
+    languages = sorted(k for k in report.get("text_to_image", {}) if k not in ("mean", "und"))
+    front = ["---", "library_name: mm-bert", "pipeline_tag: feature-extraction", "tags: [mm-bert, vision-language]"]
+    if languages:
+        front.append(f"language: [{', '.join(repr(code) for code in languages)}]")  # 'no' alone would be false
+    lines = [*front, "---", "", f"# {recipe.name}", "", recipe.description, ""]
+    lines += [
+        f"A single-stream vision-language encoder trained with mm-bert: {parameter_count(bert.model)} M parameters,",
+        f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.vocab_size} word pieces,",
+        f"embeddings of {config.embedding_size} numbers." if config.embedding_size else "no embeddings.",
+        "",
+        "```python",
+        "from mmbert import MMBert",
+        "",
+        'model = MMBert.from_pretrained("PATH OF THIS FOLDER")',
+        "```",
+        "",
+        "## Training",
+        "",
+        f"{recipe.steps} steps, seed {recipe.seed}; the whole recipe is in `recipe.yaml`, versions in `versions.json`.",
+        "",
+    ]
+    for name, component in recipe.components.items():
+        objectives = ", ".join(component.objectives)
+        lines.append(f"- {name}: task {component.task}, data {_short(component.data)}, objectives {objectives}")
+    if report:
+        lines += ["", "## Measured", "", f"Retrieval on {_short(recipe.evaluation.data)} ({recipe.evaluation.mode}):", ""]
+        lines += _table(report)
+    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _short(data: Any) -> str:
+    if not isinstance(data, dict):
+        return f"`{data}`"
+    return "`" + " ".join(f"{k}={v}" for k, v in data.items()) + "`"
+
+
+def _table(report: dict[str, Any]) -> list[str]:
+    rows = ["| language | text to image R@1 | R@5 | R@10 | image to text R@1 | R@5 | R@10 |", "|---|---|---|---|---|---|---|"]
+    for language, to_image in report["text_to_image"].items():
+        to_text = report["image_to_text"].get(language, {})
+        figures = [row.get(k) for row in (to_image, to_text) for k in ("R@1", "R@5", "R@10")]
+        rows.append(f"| {language} | " + " | ".join("" if f is None else f"{100 * f:.1f}" for f in figures) + " |")
+    return rows

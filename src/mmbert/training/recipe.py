@@ -1,0 +1,237 @@
+"""Recipes: every setting of a training run, typed. Unknown keys are errors that name the nearest known one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmbert.errors import ConfigError
+from mmbert.plugins import nearest
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class TokenizerRecipe(_Section):
+    """``path``: a tokenizer to use; else one is trained with ``vocab_size`` on the sources' texts."""
+
+    path: str | None = None
+    vocab_size: int = Field(default=16000, ge=300)
+
+
+class ModelRecipe(_Section):
+    """The model: start from ``init`` (a model folder or name), or from ``config`` with fresh weights.
+
+    Attributes:
+        init: a saved model; ``config`` may then only change dropout and the like.
+        config: keys of MMBertConfig.
+        backbone_weights: checkpoint of the vision backbone, or ``package:NAME`` for the file that the Python package
+            of that name carries.
+        tokenizer: for fresh models.
+        whiten_regions: start region vectors as whitened principal components of the training images' features
+            (needs ``visual_size`` = 2 x ``hidden_size``).
+    """
+
+    init: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    backbone_weights: str | None = None
+    whiten_regions: bool = False
+    tokenizer: TokenizerRecipe = Field(default_factory=TokenizerRecipe)
+
+
+class ComponentRecipe(_Section):
+    """One part of the mixture.
+
+    Attributes:
+        data: options of the source (``source: starter``, ``split: train`` ...) or a string as on the command line.
+        task: name of the task.
+        options: the task's options.
+        objectives: objective name to its options (``weight`` among them).
+        tokens: positions per step and process.
+        records: records per step and process, at most.
+    """
+
+    data: str | dict[str, Any]
+    task: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    objectives: dict[str, dict[str, Any]]
+    tokens: int = Field(default=4096, ge=1)
+    records: int | None = Field(default=None, ge=1)
+
+
+class OptimizerRecipe(_Section):
+    """AdamW with a warm-up and a decay.
+
+    Attributes:
+        lr: peak rate of the trunk and heads (effective, not per sample).
+        vision_lr: peak rate of the vision encoder; None takes ``lr``.
+        weight_decay: not applied to biases, norms and single vectors.
+        schedule: after the warm-up.
+        warmup: share of all steps.
+        clip: largest gradient norm; 0 turns clipping off.
+        ema: decay of an exponential moving average of the weights that is evaluated and saved; 0 turns it off.
+    """
+
+    lr: float = Field(default=5e-4, gt=0)
+    vision_lr: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    clip: float = Field(default=1.0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+
+
+class EvaluationRecipe(_Section):
+    """What decides which checkpoint is best.
+
+    Attributes:
+        data: where to measure retrieval; None measures nothing.
+        mode: embed, match or rerank.
+        metric: key of the mean, text to image.
+        every: steps between evaluations; None evaluates at the end of training only.
+        max_texts: queries per language, at most (evenly spaced); None takes all.
+        tune_rerank: choose the weight of the match logit on this data at the end.
+    """
+
+    data: str | dict[str, Any] | None = None
+    mode: Literal["embed", "match", "rerank"] = "embed"
+    metric: str = "R@1"
+    every: int | None = Field(default=None, ge=1)
+    tune_rerank: bool = False
+
+
+class Recipe(_Section):
+    """A whole run.
+
+    Attributes:
+        name: what it is called.
+        description: one line for lists and model cards.
+        seed: decides everything random.
+        steps: optimiser steps.
+        components: the mixture by name.
+        augment: options of the image augmentation; None leaves images as they are.
+        precision: ``auto`` measures at the start whether bf16 is faster here.
+        save_dtype: of the stored weights.
+        log_every, save_every: in steps; None saves only best and last.
+    """
+
+    name: str
+    description: str = ""
+    seed: int = 1
+    steps: int = Field(ge=1)
+    model: ModelRecipe = Field(default_factory=ModelRecipe)
+    components: dict[str, ComponentRecipe] = Field(min_length=1)
+    augment: dict[str, Any] | None = None
+    optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
+    evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    accumulation: int = Field(default=1, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, resolve ``extends:``, apply ``key.path=value`` overrides, check every key.
+
+    Args:
+        name_or_path: a shipped recipe's name, or a YAML file.
+        overrides: values are read as YAML (``steps=100``, ``components.main.options.languages=[de, fr]``).
+
+    Raises:
+        ConfigError: no such recipe, broken YAML, or an unknown or invalid key (named, with the nearest).
+    """
+    content = _read(name_or_path, seen=())
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r} is not key=value")
+        _set(content, key.strip().split("."), yaml.safe_load(value))
+    return check_recipe(content, where=name_or_path)
+
+
+def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+    """Validate a recipe given as nested dicts."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise validation_error(error, Recipe, where) from error
+
+
+def validation_error(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
+    """The first problem that pydantic found, as one line with the nearest known key."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return ConfigError(f"{path or 'recipe'}: {first['msg']}", where=where)
+    known = _known_keys(model, first["loc"][:-1])
+    close = nearest(str(first["loc"][-1]), known)
+    hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(known))}"
+    return ConfigError(f"unknown key {path!r}", where=where, hint=hint)
+
+
+def _known_keys(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
+    """Fields of the section that ``path`` leads to."""
+    section: Any = model
+    for part in path:
+        fields = getattr(section, "model_fields", {})
+        if str(part) in fields:
+            section = fields[str(part)].annotation
+            inner = [a for a in getattr(section, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+            section = inner[0] if inner else section
+    return list(getattr(section, "model_fields", {}))
+
+
+def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        close = nearest(name_or_path, recipe_names())
+        raise ConfigError(
+            f"no recipe {name_or_path!r}",
+            hint=f"did you mean {close!r}?" if close else f"shipped: {', '.join(recipe_names())}",
+        )
+    if str(path) in seen:
+        raise ConfigError(f"extends itself: {' -> '.join((*seen, str(path)))}", where=str(path))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
+    if not isinstance(content, dict):
+        raise ConfigError("a recipe is a mapping of keys to values", where=str(path))
+    parent = content.pop("extends", None)
+    return content if parent is None else _merge(_read(str(parent), (*seen, str(path))), content)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` over ``base``, section by section."""
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = content.get(part)
+        if not isinstance(inner, dict):
+            inner = content[part] = {}
+        content = inner
+    content[path[-1]] = value

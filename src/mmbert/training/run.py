@@ -1,0 +1,243 @@
+"""One training run: recipe in, folder with ``best/`` and ``last/`` models, metrics, logs and resumable state out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+import mmbert
+from mmbert.api.front_door import MMBert
+from mmbert.api.processing import MMBertProcessor
+from mmbert.data.mixture import StepDataset
+from mmbert.data.records import BadRecords, Record
+from mmbert.data.sources import open_data
+from mmbert.errors import TrainingError
+from mmbert.evaluation.retrieval import evaluate_retrieval
+from mmbert.training.build import build_components, build_model, group_numbers, objective_options, open_sources
+from mmbert.training.callbacks import AverageWeights, KeepBest, ProgressLine
+from mmbert.training.card import write_card
+from mmbert.training.module import TrainingModule
+from mmbert.training.precision import bf16_is_faster
+from mmbert.training.recipe import Recipe
+from mmbert.training.trainer import PackedTrainer, last_checkpoint
+from mmbert.vision.augment import build_augmentation
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: the run's folder.
+        model: folder of the model to use: the best one where there was an evaluation, else the last.
+        metrics: its evaluation, as written to ``metrics.json``.
+        seconds: training time.
+        skipped: bad records left out, as (where, message).
+    """
+
+    folder: Path
+    model: Path
+    metrics: dict[str, Any]
+    seconds: float
+    skipped: list[tuple[str, str]]
+
+
+def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: bool = False) -> TrainingResult:
+    """Run a recipe.
+
+    Args:
+        recipe: checked settings.
+        out: the run's folder; ``best/`` and ``last/`` are models, ``state/`` lets it go on.
+        resume: go on from the newest complete checkpoint in ``out``, if there is one.
+        skip_bad: leave bad records out and count them.
+
+    Raises:
+        MMBertError: anything wrong with recipe, data, model or the run itself.
+    """
+    out = Path(out)
+    checkpoint = _prepare_folder(out, recipe, resume)
+    set_seed(recipe.seed)
+    report = BadRecords(skip=skip_bad)
+    sources = open_sources(recipe, report)
+    bert = build_model(recipe.model, sources, recipe.seed)
+    bert.model.train()
+    args = _arguments(recipe, out)
+    images = bert.processor.augmented_images(build_augmentation(recipe.augment))
+    components = build_components(recipe, sources, bert.processor)
+    dataset = StepDataset(
+        components,
+        batches=recipe.steps * recipe.accumulation * args.world_size,
+        images=images,
+        seed=recipe.seed,
+    )
+    run = _Run(recipe, out, bert, args)
+    trainer = PackedTrainer(
+        TrainingModule(bert.model, objective_options(recipe), group_numbers(components)),
+        args,
+        optimizer_recipe=recipe.optimizer,
+        measure=run.measure if recipe.evaluation.data is not None else None,
+        train_dataset=dataset,
+        callbacks=run.callbacks(),
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    if checkpoint is not None and run.average is not None:
+        run.average.resume(checkpoint)
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    seconds = time.monotonic() - start
+    if not trainer.is_world_process_zero():
+        return TrainingResult(out, out / "last", {}, seconds, list(report))
+    metrics = run.finish(seconds)
+    best = out / "best"
+    return TrainingResult(out, best if best.exists() else out / "last", metrics, seconds, list(report))
+
+
+def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """Make the run's folder; returns the checkpoint to resume from.
+
+    Raises:
+        TrainingError: it is not writable, or holds a run of another recipe.
+    """
+    written = out / "recipe.yaml"
+    content = recipe.model_dump(mode="json")
+    checkpoint = last_checkpoint(out / "state") if resume else None
+    if checkpoint is not None and written.is_file() and yaml.safe_load(written.read_text("utf-8")) != content:
+        raise TrainingError(
+            "this folder holds an unfinished run of another recipe",
+            where=str(out),
+            hint="use another --out, or --no-resume to start over",
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            for stale in ("state", "best", "last", "logs"):
+                shutil.rmtree(out / stale, ignore_errors=True)
+        written.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+        (out / "versions.json").write_text(json.dumps(_versions(), indent=1), "utf-8")
+    except OSError as error:
+        raise TrainingError(f"cannot write: {error.strerror}", where=str(out)) from error
+    return checkpoint
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "transformers", "accelerate", "tokenizers", "timm", "numpy", "pillow")
+    found = {name: version(name) for name in packages}
+    return {"mm-bert": mmbert.__version__, "python": platform.python_version(), **found}
+
+
+def _arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_is_faster())
+    every = recipe.evaluation.every
+    watched = recipe.evaluation.data is not None and every is not None
+    return TrainingArguments(
+        output_dir=str(out / "state"),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=recipe.accumulation,
+        max_grad_norm=recipe.optimizer.clip,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=recipe.log_every,
+        logging_first_step=True,
+        eval_strategy="steps" if watched else "no",
+        eval_steps=every if watched else None,
+        save_strategy="steps" if recipe.save_every else "no",
+        save_steps=recipe.save_every or 500,
+        save_total_limit=2,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=True,
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
+        average_tokens_across_devices=False,
+    )
+
+
+class _Run:
+    """Measures and saves one run's models."""
+
+    def __init__(self, recipe: Recipe, out: Path, bert: MMBert, args: TrainingArguments) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.bert = bert
+        decay = recipe.optimizer.ema
+        self.average = AverageWeights(bert.model, decay) if decay else None
+        self.records = _records(recipe)
+        self.latest: dict[str, Any] = {}
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Averaging first, so that what is measured is up to date."""
+        watched = KeepBest(f"eval_{self.recipe.evaluation.metric}", lambda _: self.save(self.out / "best"))
+        chosen: list[TrainerCallback] = [self.average] if self.average is not None else []
+        return [*chosen, watched, ProgressLine()]
+
+    @contextlib.contextmanager
+    def final_weights(self) -> Iterator[MMBert]:
+        """The model in eval mode, with averaged weights where the recipe averages."""
+        training = self.bert.model.training
+        self.bert.model.eval()
+        try:
+            with self.average if self.average is not None else nullcontext():
+                yield self.bert
+        finally:
+            self.bert.model.train(training)
+
+    def measure(self) -> dict[str, float]:
+        """Retrieval on the recipe's evaluation data: mean text-to-image figures as ``eval_…``."""
+        with self.final_weights() as bert:
+            self.latest = evaluate_retrieval(bert, self.records, mode=self.recipe.evaluation.mode)
+        return {f"eval_{k}": float(v) for k, v in self.latest["text_to_image"]["mean"].items()}
+
+    def save(self, folder: Path) -> None:
+        """Write a model folder aside, then move it into place."""
+        with self.final_weights() as bert, tempfile.TemporaryDirectory(dir=self.out) as aside:
+            new = Path(aside) / "model"
+            bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
+            shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")
+            shutil.copy(self.out / "versions.json", new / "versions.json")
+            metrics = {"evaluation": self.latest, "data": self.recipe.evaluation.data}
+            (new / "metrics.json").write_text(json.dumps(metrics, indent=1), "utf-8")
+            write_card(new, self.recipe, bert, self.latest)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """Write the last model (and, where there was no evaluation on the way, measure it)."""
+        if self.recipe.evaluation.data is not None and self.recipe.evaluation.every is None:
+            self.measure()
+        self.save(self.out / "last")
+        best = self.out / "best"
+        content = json.loads(((best if best.exists() else self.out / "last") / "metrics.json").read_text("utf-8"))
+        content["seconds"] = round(seconds, 1)
+        (self.out / "metrics.json").write_text(json.dumps(content, indent=1), "utf-8")
+        return content
+
+
+def _records(recipe: Recipe) -> list[Record]:
+    if recipe.evaluation.data is None:
+        return []
+    source = open_data(recipe.evaluation.data)
+    return [source[i] for i in range(len(source))]

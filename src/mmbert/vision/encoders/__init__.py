@@ -1,0 +1,1 @@
+"""Vision encoders, one file each, found by file name (``config.vision["kind"]``)."""
