@@ -66,6 +66,11 @@ class Component:
                 hint="see what the folder holds with `mmbert data check`",
             )
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of the first epoch (later ones may differ by the cut)."""
+        return len(self._plan(0))
+
     def batch(self, number: int) -> np.ndarray:
         """Record numbers of the component's ``number``-th batch since the start of training."""
         while not self._epoch_ends or self._epoch_ends[-1] <= number:

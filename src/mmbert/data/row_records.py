@@ -78,7 +78,8 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
         )
     key = _identity(row, path, where, origins)
     image = ImageRef(path=str(root / path), key=path)
-    return Record(key, image, captions, texts, split, group=path, extra=extra, origin=where)
+    group = _word(row.get("group"), "group", where) or path
+    return Record(key, image, captions, texts, split, group=group, extra=extra, origin=where)
 
 
 def _place(column: str) -> int:
@@ -89,7 +90,7 @@ def _place(column: str) -> int:
 @lru_cache(maxsize=4096)
 def _role(column: str) -> tuple[str, str]:
     """What a column is for, and its language: caption, text, known, extra or misspelt."""
-    if column in ("file_name", "id", "split"):
+    if column in ("file_name", "id", "split", "group"):
         return "known", ""
     for kind in ("caption", "text"):
         if column == kind or (kind == "caption" and column == "captions"):

@@ -68,7 +68,7 @@ class MMBertPreTrainedModel(PreTrainedModel):
             for vector in (module.region_word, module.masked_region_word, module.end_word):
                 if vector is not None:
                     nn.init.normal_(vector, std=spread)
-            nn.init.zeros_(module.text_only_visual)
+            nn.init.normal_(module.text_only_visual, std=spread)  # zeros would meet a LayerNorm whose gradient explodes
         elif isinstance(module, RegionEmbedding):
             nn.init.zeros_(module.mask_feature)
         elif isinstance(module, MaskedTokenHead):

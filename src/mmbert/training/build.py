@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.mixture import Component
-from mmbert.data.records import BadRecords, ImageRef, Source
+from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.model.configuration import MMBertConfig
@@ -31,15 +32,53 @@ CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dro
 
 
 def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, Source]:
-    """The source of each component; equal descriptions share one."""
+    """The source of each component; equal descriptions share one.
+
+    Raises:
+        ConfigError: a component names no data, and neither does the run.
+    """
     opened: dict[str, Source] = {}
     sources = {}
     for name, component in recipe.components.items():
-        key = repr(component.data)
+        data = component.data if component.data is not None else recipe.data
+        if data is None:
+            raise ConfigError(f"components.{name} needs data", hint="give --data FOLDER, or data=... in the recipe")
+        key = repr(data)
         if key not in opened:
-            opened[key] = open_data(component.data, report=report)
+            opened[key] = _open_train(data, report) if component.data is None else open_data(data, report=report)
         sources[name] = opened[key]
     return sources
+
+
+def _open_train(data: str | dict[str, Any], report: BadRecords | None) -> Source:
+    """The run's own data: its split ``train`` where it has one, else all of it but ``validation`` and ``test``."""
+    whole = open_data(data, report=report)
+    splits = {whole[i].split for i in range(len(whole))}
+    if "train" in splits and len(splits) > 1:
+        return open_data(data, report=report, split="train")
+    return whole
+
+
+def evaluation_records(recipe: Recipe) -> list[Record]:
+    """Records that decide which checkpoint is best; empty where the recipe and the run's data name none."""
+    data, options = recipe.evaluation.data, {}
+    if data is None and recipe.data is not None:
+        whole = open_data(recipe.data, report=BadRecords(skip=True))
+        if any(whole[i].split == "validation" for i in range(len(whole))):
+            data, options = recipe.data, {"split": "validation"}
+    if data is None:
+        return []
+    source = open_data(data, report=BadRecords(skip=True), **options)
+    return [source[i] for i in range(len(source))]
+
+
+def step_count(recipe: Recipe, components: list[Component], world: int) -> int:
+    """Optimiser steps of a run: as said, or as many as the epochs take."""
+    if recipe.steps is not None:
+        return recipe.steps
+    assert recipe.epochs is not None
+    longest = max(component.batches_per_epoch for component in components)
+    return max(recipe.min_steps, math.ceil(recipe.epochs * longest / (recipe.accumulation * world)))
 
 
 def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int) -> MMBert:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,29 @@ class KeepBest(TrainerCallback):
             state.best_metric = value
             state.best_global_step = state.global_step
             self.save(metrics)
+
+
+class LogLines(TrainerCallback):
+    """Every logged figure as one JSON object a line, in ``log.jsonl``.
+
+    Args:
+        path: the file; lines of steps that a resumed run repeats are written again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
 
 
 class ProgressLine(TrainerCallback):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.plugins import nearest
@@ -50,7 +50,8 @@ class ComponentRecipe(_Section):
     """One part of the mixture.
 
     Attributes:
-        data: options of the source (``source: starter``, ``split: train`` ...) or a string as on the command line.
+        data: options of the source (``source: starter``, ``split: train`` ...) or a string as on the command line;
+            None takes the run's ``data``.
         task: name of the task.
         options: the task's options.
         objectives: objective name to its options (``weight`` among them).
@@ -58,7 +59,7 @@ class ComponentRecipe(_Section):
         records: records per step and process, at most.
     """
 
-    data: str | dict[str, Any]
+    data: str | dict[str, Any] | None = None
     task: str
     options: dict[str, Any] = Field(default_factory=dict)
     objectives: dict[str, dict[str, Any]]
@@ -71,7 +72,7 @@ class OptimizerRecipe(_Section):
 
     Attributes:
         lr: peak rate of the trunk and heads (effective, not per sample).
-        vision_lr: peak rate of the vision encoder; None takes ``lr``.
+        vision_lr: peak rate of the vision encoder; None takes ``lr``, 0 freezes it.
         weight_decay: not applied to biases, norms and single vectors.
         schedule: after the warm-up.
         warmup: share of all steps.
@@ -80,7 +81,7 @@ class OptimizerRecipe(_Section):
     """
 
     lr: float = Field(default=5e-4, gt=0)
-    vision_lr: float | None = Field(default=None, gt=0)
+    vision_lr: float | None = Field(default=None, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -115,7 +116,11 @@ class Recipe(_Section):
         name: what it is called.
         description: one line for lists and model cards.
         seed: decides everything random.
-        steps: optimiser steps.
+        steps: optimiser steps; or
+        epochs: passes over the longest component, and
+        min_steps: at least so many steps.
+        data: the run's own data, for components that name none. Has it a split ``train``, only that is trained on; has
+            it a split ``validation``, that decides which checkpoint is best (where ``evaluation`` names no data).
         components: the mixture by name.
         augment: options of the image augmentation; None leaves images as they are.
         precision: ``auto`` measures at the start whether bf16 is faster here.
@@ -126,7 +131,10 @@ class Recipe(_Section):
     name: str
     description: str = ""
     seed: int = 1
-    steps: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    min_steps: int = Field(default=1, ge=1)
+    data: str | dict[str, Any] | None = None
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     components: dict[str, ComponentRecipe] = Field(min_length=1)
     augment: dict[str, Any] | None = None
@@ -137,6 +145,12 @@ class Recipe(_Section):
     accumulation: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
     save_every: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
 
 
 def recipe_names() -> list[str]:

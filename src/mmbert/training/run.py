@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -26,11 +27,18 @@ from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
-from mmbert.data.sources import open_data
 from mmbert.errors import TrainingError
 from mmbert.evaluation.retrieval import evaluate_retrieval
-from mmbert.training.build import build_components, build_model, group_numbers, objective_options, open_sources
-from mmbert.training.callbacks import AverageWeights, KeepBest, ProgressLine
+from mmbert.training.build import (
+    build_components,
+    build_model,
+    evaluation_records,
+    group_numbers,
+    objective_options,
+    open_sources,
+    step_count,
+)
+from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
 from mmbert.training.card import write_card
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
@@ -78,22 +86,26 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     report = BadRecords(skip=skip_bad)
     sources = open_sources(recipe, report)
     bert = build_model(recipe.model, sources, recipe.seed)
+    if recipe.optimizer.vision_lr == 0 and bert.model.trunk.vision is not None:
+        bert.model.trunk.vision.requires_grad_(False)
     bert.model.train()
-    args = _arguments(recipe, out)
-    images = bert.processor.augmented_images(build_augmentation(recipe.augment))
     components = build_components(recipe, sources, bert.processor)
+    records = evaluation_records(recipe)
+    steps = step_count(recipe, components, world_size())
+    args = _arguments(recipe, out, steps, watched=bool(records))
+    images = bert.processor.augmented_images(build_augmentation(recipe.augment))
     dataset = StepDataset(
         components,
-        batches=recipe.steps * recipe.accumulation * args.world_size,
+        batches=steps * recipe.accumulation * args.world_size,
         images=images,
         seed=recipe.seed,
     )
-    run = _Run(recipe, out, bert, args)
+    run = _Run(recipe, out, bert, records)
     trainer = PackedTrainer(
         TrainingModule(bert.model, objective_options(recipe), group_numbers(components)),
         args,
         optimizer_recipe=recipe.optimizer,
-        measure=run.measure if recipe.evaluation.data is not None else None,
+        measure=run.measure if records else None,
         train_dataset=dataset,
         callbacks=run.callbacks(),
     )
@@ -129,8 +141,9 @@ def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if checkpoint is None:
-            for stale in ("state", "best", "last", "logs"):
+            for stale in ("state", "best", "last"):
                 shutil.rmtree(out / stale, ignore_errors=True)
+            (out / "log.jsonl").unlink(missing_ok=True)
         written.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
         (out / "versions.json").write_text(json.dumps(_versions(), indent=1), "utf-8")
     except OSError as error:
@@ -144,13 +157,18 @@ def _versions() -> dict[str, str]:
     return {"mm-bert": mmbert.__version__, "python": platform.python_version(), **found}
 
 
-def _arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+def world_size() -> int:
+    """Processes of this run, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> TrainingArguments:
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_is_faster())
     every = recipe.evaluation.every
-    watched = recipe.evaluation.data is not None and every is not None
+    watched = watched and every is not None
     return TrainingArguments(
         output_dir=str(out / "state"),
-        max_steps=recipe.steps,
+        max_steps=steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=recipe.accumulation,
         max_grad_norm=recipe.optimizer.clip,
@@ -179,20 +197,20 @@ def _arguments(recipe: Recipe, out: Path) -> TrainingArguments:
 class _Run:
     """Measures and saves one run's models."""
 
-    def __init__(self, recipe: Recipe, out: Path, bert: MMBert, args: TrainingArguments) -> None:
+    def __init__(self, recipe: Recipe, out: Path, bert: MMBert, records: list[Record]) -> None:
         self.recipe = recipe
         self.out = out
         self.bert = bert
         decay = recipe.optimizer.ema
         self.average = AverageWeights(bert.model, decay) if decay else None
-        self.records = _records(recipe)
+        self.records = records
         self.latest: dict[str, Any] = {}
 
     def callbacks(self) -> list[TrainerCallback]:
         """Averaging first, so that what is measured is up to date."""
         watched = KeepBest(f"eval_{self.recipe.evaluation.metric}", lambda _: self.save(self.out / "best"))
         chosen: list[TrainerCallback] = [self.average] if self.average is not None else []
-        return [*chosen, watched, ProgressLine()]
+        return [*chosen, watched, LogLines(self.out / "log.jsonl"), ProgressLine()]
 
     @contextlib.contextmanager
     def final_weights(self) -> Iterator[MMBert]:
@@ -226,7 +244,7 @@ class _Run:
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write the last model (and, where there was no evaluation on the way, measure it)."""
-        if self.recipe.evaluation.data is not None and self.recipe.evaluation.every is None:
+        if self.records and self.recipe.evaluation.every is None:
             self.measure()
         self.save(self.out / "last")
         best = self.out / "best"
@@ -235,9 +253,3 @@ class _Run:
         (self.out / "metrics.json").write_text(json.dumps(content, indent=1), "utf-8")
         return content
 
-
-def _records(recipe: Recipe) -> list[Record]:
-    if recipe.evaluation.data is None:
-        return []
-    source = open_data(recipe.evaluation.data)
-    return [source[i] for i in range(len(source))]

@@ -41,7 +41,8 @@ class PackedTrainer(Trainer):
         measure: Callable[[], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, args=args, data_collator=_only, **kwargs)
+        # Trainer insists on an evaluation set where it is to evaluate; `measure` has its own.
+        super().__init__(model=model, args=args, data_collator=_only, eval_dataset=[], **kwargs)
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self.optimizer_recipe = optimizer_recipe
@@ -135,7 +136,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str
     return [
         {
             "params": parameters,
-            "lr": recipe.vision_lr if vision and recipe.vision_lr else recipe.lr,
+            "lr": recipe.vision_lr if vision and recipe.vision_lr is not None else recipe.lr,
             "weight_decay": recipe.weight_decay if decayed else 0.0,
         }
         for (vision, decayed), parameters in groups.items()

@@ -1,0 +1,69 @@
+"""Train a model by a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbert.cli.common import JsonOption, SkipBadOption, note, print_json
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships with mm-bert, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the recipe's.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="A folder with captions (or FOLDER:SPLIT) to train on.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Model to start from: 'starter', a model folder or a hub id.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder. Default: runs/RECIPE.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in the same folder.")] = True,
+    skip_bad: SkipBadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model by a recipe.
+
+    The run's folder holds the models best/ (where there was validation data) and last/, the resolved recipe, versions,
+    metrics, log.jsonl and TensorBoard logs.
+
+    Examples:
+
+      mmbert train starter
+      mmbert train retrieval --data my-photos --init starter --out runs/my-photos
+      mmbert train retrieval --data my-photos epochs=5 optimizer.lr=3e-5
+    """
+    from transformers.utils import logging
+
+    from mmbert.training.recipe import load_recipe
+    from mmbert.training.run import train as run
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    chosen = [f"data={data}"] if data is not None else []
+    chosen += [f"model.init={init}"] if init is not None else []
+    loaded = load_recipe(recipe, [*chosen, *(overrides or [])])
+    result = run(loaded, out or Path("runs") / loaded.name, resume=resume, skip_bad=skip_bad)
+    if as_json:
+        print_json(
+            {
+                "model": result.model,
+                "folder": result.folder,
+                "seconds": round(result.seconds, 1),
+                "skipped": [{"where": where, "reason": reason} for where, reason in result.skipped],
+                **result.metrics,
+            }
+        )
+        return
+    for where, reason in result.skipped:
+        note(f"left out: {where}: {reason}")
+    mean = (result.metrics.get("evaluation") or {}).get("text_to_image", {}).get("mean")
+    print(f"model: {result.model}  ({result.seconds:.0f} s of training)")
+    if mean:
+        print("text to image, mean: " + "  ".join(f"{k} {100 * mean[k]:.1f} %" for k in ("R@1", "R@5", "R@10")))
