@@ -108,5 +108,7 @@ def _text_rgb(text: str) -> Any:
 
 
 def _unit(colours: Any) -> Any:
-    centred = np.concatenate([colours / colours.max(axis=1, keepdims=True) - 0.4, np.full((len(colours), 1), 0.1)], 1)
+    centred = np.concatenate(
+        [colours / colours.max(axis=1, keepdims=True).clip(1 / 255) - 0.4, np.full((len(colours), 1), 0.1)], 1
+    )
     return (centred / np.linalg.norm(centred, axis=1, keepdims=True)).astype(np.float32)

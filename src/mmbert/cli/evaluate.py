@@ -45,7 +45,7 @@ def retrieval(
         str,
         typer.Option(
             "--mode",
-            help="embed: by vectors. rerank: the best of these are matched and re-ordered. match: every pair is (slow).",
+            help="embed: by vectors; rerank: the best of these are matched, too; match: every pair is (slow).",
         ),
     ] = "embed",
     rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 50,
@@ -54,7 +54,7 @@ def retrieval(
     ] = None,
     before: Annotated[
         Path | None,
-        typer.Option("--before", help="What an earlier run printed with --json: the page compares with it."),
+        typer.Option("--before", help="What an earlier run printed with --json; the page compares with it."),
     ] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,

@@ -61,7 +61,7 @@ def index(
         counts = {name: value for name, value in asdict(summary).items() if name != "problems"}
         print_json({"index": out, "folder": folder, "model": model, **counts, "left_out": left_out})
         return
-    counts = [
+    done = [
         f"{human_count(number)} {word}"
         for number, word in (
             (summary.added, "added"),
@@ -72,7 +72,7 @@ def index(
         )
         if number
     ]
-    print(f"{out}: {', '.join(counts)}")
+    print(f"{out}: {', '.join(done)}")
     note_left_out(problems)
     if summary.vanished:
         note(f"{human_count(summary.vanished)} indexed images are gone from the folder; --prune removes them")

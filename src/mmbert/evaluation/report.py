@@ -63,12 +63,14 @@ def retrieval_page(
     facts: Facts = (),
     names: tuple[str, str] = ("before", "after"),
     per_language: int = 3,
+    shown_answers: Sequence[Answer] | None = None,
 ) -> str:
     """A page with recall by language and a gallery: some queries of each language with their best five images.
 
     Args:
         retrieval: a finished evaluation.
         per_language: queries shown for each language, drawn at random (the same every time).
+        shown_answers: show these instead.
         before, title, facts, names: as for ``recall_page``.
     """
     gallery = retrieval.gallery
@@ -103,7 +105,8 @@ def retrieval_page(
             "any_right": any(found.right for found in answer.found),
         }
 
-    answers = [as_shown(answer) for answer in retrieval.sample(per_language)]
+    chosen = retrieval.sample(per_language) if shown_answers is None else shown_answers
+    answers = [as_shown(answer) for answer in chosen]
     return recall_page(retrieval.report(), before, title=title, facts=facts, names=names, answers=answers)
 
 

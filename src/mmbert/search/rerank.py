@@ -51,5 +51,7 @@ def rerank(model: MMBert, text: str, hits: Sequence[Hit], first: int) -> list[Hi
 
 
 def _logits(model: MMBert, text: str, images: Sequence[ImageSource]) -> np.ndarray:
+    if not images:
+        return np.empty(0)
     pairs = np.stack([np.arange(len(images)), np.zeros(len(images), dtype=np.int64)], axis=1)
     return np.asarray(model.match_pairs(images, [text], pairs), dtype=np.float64)

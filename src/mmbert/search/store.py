@@ -7,6 +7,7 @@ therefore changes nothing for readers, and the next one goes on where it stopped
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -124,11 +125,15 @@ def open_for_writing(path: Path, size: int) -> Any:
     """The table with everything committed so far, new if there is none."""
     with faults(path):
         table = _open(path)
-        return lancedb.connect(path).create_table(TABLE, schema=schema(size)) if table is None else table
+        if table is not None:
+            return table
+        shutil.rmtree(path / f"{TABLE}.lance", ignore_errors=True)  # what a build left that was killed too early
+        return lancedb.connect(path).create_table(TABLE, schema=schema(size))
 
 
 def _open(path: Path) -> Any:
-    if not (path / f"{TABLE}.lance").is_dir():
+    """The table at its latest version; None where no version has been committed."""
+    if not any((path / f"{TABLE}.lance" / "_versions").glob("*.manifest")):
         return None
     return lancedb.connect(path).open_table(TABLE)
 

@@ -1,0 +1,230 @@
+"""Searching: by text in several languages, by image, with filters and re-ranking; damaged indexes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colours import NAMES, ColourModel, picture, save_picture
+from PIL import Image
+
+import mmbert
+from mmbert.errors import ImageError, IndexStoreError, UsageError
+from mmbert.search import store
+from mmbert.search.index import SearchIndex, build_index
+from mmbert.vision.images import load_image
+
+
+@pytest.fixture
+def index(model: ColourModel, folder: Path, out: Path) -> SearchIndex:
+    build_index(model, folder, out)
+    return SearchIndex.open(out, model)
+
+
+@pytest.mark.parametrize("lang", ["en", "de", "fr", "ar"])
+def test_finds_the_colour_in_every_language(index: SearchIndex, lang: str) -> None:
+    for colour, names in NAMES.items():
+        first, second, third, *_ = index.search(names[lang])
+        assert {Path(hit.path).stem for hit in (first, second)} == {colour, f"dark-{colour}"}
+        assert third.score < second.score <= first.score <= 1.0 + 1e-6
+        assert [first.rank, second.rank, third.rank] == [1, 2, 3]
+
+
+def test_scores_are_the_cosines_of_an_exact_search(index: SearchIndex, model: ColourModel) -> None:
+    hits = index.search("lila", k=100)
+    rows = model.encode_images([Path(hit.path) for hit in hits])
+    assert [hit.score for hit in hits] == pytest.approx((rows @ model.encode_text("lila")[0]).tolist(), abs=1e-5)
+    assert len(hits) == 12
+
+
+def test_a_hit_says_what_its_record_said(index: SearchIndex, folder: Path) -> None:
+    hit = index.search("أحمر", where="place = 'Ulm'")[0]
+    assert hit.path == str(folder / "pictures/red.png")
+    assert hit.id == "pictures/red.png"
+    assert hit.captions == {lang: (word,) for lang, word in NAMES["red"].items()}
+    assert hit.match is None
+    assert hit.extra["year"] == 2000
+    assert load_image(hit.image).size == (24, 24)
+
+
+def test_k_limits_what_comes_back(index: SearchIndex) -> None:
+    assert [len(index.search("red", k=k)) for k in (1, 5, 12, 500)] == [1, 5, 12, 12]
+
+
+def test_reranking_puts_what_the_cosine_cannot_tell_in_order(index: SearchIndex, model: ColourModel) -> None:
+    for words, stem in (("dunkel rot", "dark-red"), ("rot", "red"), ("bleu foncé", "dark-blue"), ("blue", "blue")):
+        first, second, *rest = index.search(words, rerank=4)
+        assert Path(first.path).stem == stem
+        assert first.match > 0.9 > second.match
+        assert [hit.match is None for hit in rest] == [False] * 2 + [True] * 6
+        assert [hit.rank for hit in (first, second, *rest)] == list(range(1, 11))
+
+
+def test_reranked_order_is_that_of_the_formula(index: SearchIndex, model: ColourModel) -> None:
+    plain = index.search("dunkel grün", k=12)
+    hits = index.search("dunkel grün", k=12, rerank=6)
+    head = plain[:6]
+    logits = model.match_pairs([hit.path for hit in head], ["dunkel grün"], np.array([[i, 0] for i in range(6)]))
+    joint = [
+        hit.score * model.logit_scale + model.rerank_weight * logit for hit, logit in zip(head, logits, strict=True)
+    ]
+    expected = [head[i].path for i in sorted(range(6), key=lambda i: -joint[i])] + [hit.path for hit in plain[6:]]
+    assert [hit.path for hit in hits] == expected
+    assert [hit.path for hit in index.search("dunkel grün", k=2, rerank=6)] == expected[:2]
+
+
+def test_an_image_finds_those_like_it(index: SearchIndex, tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "query.jpg", "blue", size=(50, 20))
+    for query in (path, picture("blue"), np.asarray(picture("blue")), path.read_bytes()):
+        assert {Path(hit.path).stem for hit in index.search(query, k=2)} == {"blue", "dark-blue"}
+
+
+def test_a_filter_is_applied_before_the_nearest_are_taken(index: SearchIndex) -> None:
+    hits = index.search("red", k=3, where="year >= 2004")
+    assert len(hits) == 3
+    assert all(hit.extra["year"] >= 2004 for hit in hits)
+    assert index.count("year >= 2004 AND place = 'O''Hara'") == 2
+    assert index.search("red", where="year > 3000") == []
+    assert index.search("red", where="year > 3000", rerank=5) == []
+
+
+@pytest.mark.parametrize("where", ["nothing = 3", "year >", "year = 'Ulm' foo", "", "year + 1"])
+def test_a_filter_that_makes_no_sense_names_the_columns(index: SearchIndex, where: str) -> None:
+    for ask in (lambda: index.search("red", where=where), lambda: index.count(where)):
+        with pytest.raises(UsageError, match=r"cannot filter by.*year \(int64\)"):
+            ask()
+
+
+def test_columns_leave_out_what_is_internal(index: SearchIndex) -> None:
+    assert list(index.columns) == [
+        "path", "id", "split", "captions", "width", "height", "bytes", "place", "year",
+    ]  # fmt: skip
+
+
+def test_questions_that_make_no_sense_are_refused(index: SearchIndex, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        index.search("  ")
+    with pytest.raises(UsageError, match="0 images"):
+        index.search("red", k=0)
+    with pytest.raises(UsageError, match="-1"):
+        index.search("red", rerank=-1)
+    with pytest.raises(UsageError, match="only a text"):
+        index.search(picture("red"), rerank=5)
+    with pytest.raises(ImageError):
+        index.search(tmp_path / "missing.png")
+
+
+def test_a_picture_that_is_gone_is_found_but_not_reranked(index: SearchIndex, folder: Path) -> None:
+    (folder / "pictures/red.png").unlink()
+    with pytest.warns(UserWarning, match=r"red.png: no such image file; not re-ranked"):
+        hits = index.search("red", k=12, rerank=4)
+    assert [hit.match is None for hit in hits[:5]] == [False, False, False, True, True]
+    assert hits[3].path.endswith("red.png")
+    assert sum(hit.match is not None for hit in hits) == 3
+
+
+def test_all_pictures_gone_still_gives_the_nearest(index: SearchIndex, folder: Path) -> None:
+    plain = [hit.path for hit in index.search("red")]
+    for path in (folder / "pictures").iterdir():
+        path.unlink()
+    with pytest.warns(UserWarning, match="not re-ranked"):
+        assert [hit.path for hit in index.search("red", rerank=50)] == plain
+
+
+# -- opening --------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_loaded_by_its_noted_name(
+    model: ColourModel, index: SearchIndex, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(name: str) -> ColourModel:
+        asked.append(name)
+        return model
+
+    monkeypatch.setattr(mmbert.MMBert, "from_pretrained", staticmethod(load))
+    opened = SearchIndex.open(out)
+    assert asked == []  # not before it is needed
+    opened.search("red")
+    opened.search("blue")
+    assert asked == ["colours"]
+
+    monkeypatch.setattr(mmbert.MMBert, "from_pretrained", staticmethod(lambda name: ColourModel("trained anew")))
+    with pytest.raises(IndexStoreError, match=r"made by another model \(colours\)"):
+        SearchIndex.open(out).search("red")
+
+
+def test_an_index_without_a_model_name_asks_for_the_model(folder: Path, out: Path) -> None:
+    build_index(ColourModel(name_or_path=""), folder, out)
+    with pytest.raises(UsageError, match="which model"):
+        SearchIndex.open(out).search("red")
+
+
+def test_search_index_is_part_of_the_front_door() -> None:
+    assert mmbert.SearchIndex is SearchIndex
+
+
+def test_no_index_is_an_error_and_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(IndexStoreError, match="no such index"):
+        SearchIndex.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(IndexStoreError, match="is not an index"):
+        SearchIndex.open(tmp_path)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_index_is_an_error_that_says_what_to_do(index: SearchIndex, out: Path, model: ColourModel) -> None:
+    about = out / store.ABOUT
+    whole = about.read_text()
+    for damaged in ("", "[]", "{}", whole[:50], json.dumps(json.loads(whole) | {"strange": 1})):
+        about.write_text(damaged)
+        with pytest.raises(IndexStoreError, match=r"damaged.*index again"):
+            SearchIndex.open(out, model)
+    about.write_text(json.dumps(json.loads(whole) | {"format": 99, "mmbert": "9.9"}))
+    with pytest.raises(IndexStoreError, match=r"newer mm-bert \(9.9\)"):
+        SearchIndex.open(out, model)
+    about.write_text(whole)
+
+    for data in (out / "images.lance" / "data").iterdir():
+        _cut(data)
+    with pytest.raises(IndexStoreError, match=r"damaged.*index again"):
+        SearchIndex.open(out, model).search("red")
+    with pytest.raises(IndexStoreError, match=r"damaged.*index again"):
+        SearchIndex.open(out, model).search("red", where="year = 2000")
+
+    for manifest in (out / "images.lance" / "_versions").iterdir():
+        _cut(manifest)
+    with pytest.raises(IndexStoreError, match=r"damaged.*index again"):
+        SearchIndex.open(out, model)
+
+
+def test_above_the_limit_an_ivf_index_finds_nearly_the_same(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "EXACT_BELOW", 300)
+    many = tmp_path / "many"
+    many.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(400):
+        red, green, blue = (int(c) for c in random.integers(0, 256, 3))
+        Image.new("RGB", (4, 4), (red, green, blue)).save(many / f"{i:03}.png")
+    model = ColourModel()
+    build_index(model, many, out)
+    fast = SearchIndex.open(out, model)
+    assert [entry.index_type for entry in fast._table.list_indices()] == ["IvfFlat"]
+    for text in ("red", "grün", "bleu", "violet"):
+        found = [hit.score for hit in fast.search(text, k=10)]
+        monkeypatch.setattr(store, "EXACT_BELOW", 10_000)
+        exact = [hit.score for hit in fast.search(text, k=10)]
+        monkeypatch.setattr(store, "EXACT_BELOW", 300)
+        assert found == pytest.approx(exact, abs=1e-5)
+    # New images are found through it, too.
+    save_picture(many / "new.png", "purple")
+    build_index(model, many, out)
+    assert Path(SearchIndex.open(out, model).search("lila", k=1)[0].path).stem == "new"
