@@ -23,7 +23,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         text = number in left
         table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
