@@ -40,7 +40,7 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Text to image, photos: 12 images, 24 captions" in said
     assert "Image to text" in said
     rows = [line.split() for line in said.splitlines() if line.strip().startswith(("mean", "de", "fr"))]
-    assert rows[:3] == [[name, "100.0", "100.0", "100.0", "1"] for name in ("mean", "de", "fr")]
+    assert rows[:3] == [[name, "100.0", "100.0", "100.0", "1.0"] for name in ("mean", "de", "fr")]
 
 
 def test_one_json_object_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

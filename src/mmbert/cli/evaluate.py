@@ -145,7 +145,7 @@ def _print(report: Report, title: str) -> None:
 
     for direction, heading in (("text_to_image", "Text to image"), ("image_to_text", "Image to text")):
         rows = [
-            [language, *(f"{100 * values[name]:.1f}" for name in COLUMNS), f"{values['median_rank']:g}"]
+            [language, *(f"{100 * values[name]:.1f}" for name in COLUMNS), f"{values['median_rank']:.1f}"]
             for language, values in report[direction].items()
         ]
         print_table(f"{heading}, {title}", ("language", *COLUMNS, "median rank"), rows)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mmbert import __version__, html
+from mmbert.data.records import ImageRef
 from mmbert.errors import ImageError, UsageError
+from mmbert.evaluation.gallery import Gallery
 from mmbert.evaluation.ranks import CUTOFFS, Report
-from mmbert.evaluation.retrieval import Answer, Retrieval
+from mmbert.evaluation.retrieval import Answer, Found, Retrieval
 from mmbert.vision.images import load_image
 
 COLUMNS = tuple(f"R@{k}" for k in CUTOFFS)
@@ -26,6 +29,7 @@ def recall_page(
     facts: Facts = (),
     names: tuple[str, str] = ("before", "after"),
     answers: Sequence[Mapping[str, Any]] = (),
+    at_random: bool = False,
 ) -> str:
     """A page with recall by language as tables and bars.
 
@@ -34,7 +38,8 @@ def recall_page(
         before: an earlier report to compare with; languages that only it has are left out.
         facts: name and value of what a reader should know (model, data, counts).
         names: what to call ``before`` and ``after``.
-        answers: the gallery below, see ``retrieval_page``.
+        answers: the gallery below, as ``retrieval_page`` makes it.
+        at_random: whether these were drawn at random.
 
     Raises:
         UsageError: ``before`` is no such report.
@@ -52,6 +57,7 @@ def recall_page(
         before_name=names[0],
         after_name=names[1],
         answers=answers,
+        at_random=at_random,
     )
 
 
@@ -73,41 +79,46 @@ def retrieval_page(
         shown_answers: show these instead.
         before, title, facts, names: as for ``recall_page``.
     """
-    gallery = retrieval.gallery
-    names_of = dict(zip(gallery.text_group[::-1].tolist(), gallery.texts[::-1], strict=True)) | gallery.gloss
-    shown: dict[int, str | None] = {}
+    chosen = retrieval.sample(per_language) if shown_answers is None else shown_answers
+    return recall_page(
+        retrieval.report(),
+        before,
+        title=title,
+        facts=facts,
+        names=names,
+        answers=_as_shown(retrieval.gallery, chosen),
+        at_random=shown_answers is None,
+    )
 
-    def picture(image: int) -> str | None:
-        if image not in shown:
-            try:
-                shown[image] = html.thumbnail(load_image(gallery.images[image]))
-            except ImageError:  # it was there when it was encoded; the page says that it is not any more
-                shown[image] = None
-        return shown[image]
 
-    def as_shown(answer: Answer) -> dict[str, Any]:
-        tiles = [
-            {
-                "image": picture(found.image),
-                "name": names_of.get(int(gallery.image_group[found.image]), ""),
-                "cosine": found.cosine,
-                "match": found.match,
-                "right": found.right,
-            }
-            for found in answer.found
-        ]
-        return {
+def _as_shown(gallery: Gallery, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Answers as the template wants them; each image is opened once."""
+    of_group = dict(zip(gallery.text_group[::-1].tolist(), gallery.texts[::-1], strict=True)) | gallery.gloss
+    used = sorted({found.image for answer in answers for found in answer.found})
+    pictures = {image: _picture(gallery.images[image]) for image in used}
+
+    def tile(found: Found) -> dict[str, Any]:
+        name = of_group.get(int(gallery.image_group[found.image]), "")
+        return asdict(found) | {"image": pictures[found.image], "name": name}
+
+    return [
+        {
             "text": answer.text,
             "language": answer.language,
             "gloss": answer.gloss,
             "rank": answer.rank,
-            "tiles": tiles,
+            "tiles": [tile(found) for found in answer.found],
             "any_right": any(found.right for found in answer.found),
         }
+        for answer in answers
+    ]
 
-    chosen = retrieval.sample(per_language) if shown_answers is None else shown_answers
-    answers = [as_shown(answer) for answer in chosen]
-    return recall_page(retrieval.report(), before, title=title, facts=facts, names=names, answers=answers)
+
+def _picture(image: ImageRef) -> str | None:
+    try:
+        return html.thumbnail(load_image(image))
+    except ImageError:  # it was there when it was encoded; the page says that it is not any more
+        return None
 
 
 def write_recall_page(path: Path, after: Report, before: Report | None = None, **options: Any) -> None:

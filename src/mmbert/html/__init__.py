@@ -68,7 +68,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": lambda fraction: f"{100 * fraction:.1f}",
         "cosine": lambda value: f"{value:.3f}",
-        "rank": lambda value: f"{value:g}" if value < 1000 else f"{value:,.0f}",
+        "rank": lambda value: f"{round(value, 1):g}" if value < 1000 else f"{value:,.0f}",
         "lang": lambda code: "" if code == "und" else code,
     }
     return environment
