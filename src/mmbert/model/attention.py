@@ -111,7 +111,7 @@ class PackedSelfAttention(nn.Module):
         qkv = self.qkv(hidden).view(-1, 3, self.heads, self.head_size)
         if self._varlen_fits(qkv, dropout) and keep_weights is None:
             query, key, value = qkv.unbind(1)
-            mixed = varlen_attn(
+            mixed: Tensor = varlen_attn(  # type: ignore[assignment]
                 query.contiguous(), key.contiguous(), value.contiguous(), plan.cu_seqlens, plan.cu_seqlens,
                 plan.longest, plan.longest,
             )  # fmt: skip

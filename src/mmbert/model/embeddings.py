@@ -48,7 +48,6 @@ class RegionEmbedding(nn.Module):
             raise ValueError("the region table has no features: give them, or pixels and a vision encoder")
         dtype = self.projection.weight.dtype
         features = table.features.to(dtype)
-        boxes, sizes = table.boxes.to(dtype), table.sizes.to(dtype)
         parts, box_rows = [features], []
         if table.masked_rows is not None and len(table.masked_rows):
             parts.append(self.mask_feature.expand(len(table.masked_rows), -1))
@@ -56,7 +55,8 @@ class RegionEmbedding(nn.Module):
         if table.pooled_box_rows is not None and len(table.pooled_box_rows):
             parts.append(self._pool(features, table))
             box_rows.append(table.pooled_box_rows)
-        coordinates = box_coordinates(boxes, sizes, self.frequencies)
+        exact = torch.promote_types(dtype, torch.float32)  # half precision would shift percentages by up to a quarter
+        coordinates = box_coordinates(table.boxes.to(exact), table.sizes.to(exact), self.frequencies).to(dtype)
         if box_rows:
             coordinates = torch.cat([coordinates, coordinates[torch.cat(box_rows)]])
         joint = torch.cat([coordinates, torch.cat(parts) if len(parts) > 1 else features], dim=1)
@@ -108,15 +108,11 @@ class Embeddings(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.words = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
-        self.special_words = (
-            nn.Embedding(config.num_special_words, hidden) if config.word_embedding_frozen else None
-        )
+        self.special_words = nn.Embedding(config.num_special_words, hidden) if config.word_embedding_frozen else None
         self.positions = nn.Embedding(config.max_position_embeddings, hidden)
         self.segments = nn.Embedding(config.type_vocab_size, hidden)
         self.region_word = nn.Parameter(torch.empty(hidden))
-        self.masked_region_word = (
-            nn.Parameter(torch.empty(hidden)) if config.object_mask_word_embedding else None
-        )
+        self.masked_region_word = nn.Parameter(torch.empty(hidden)) if config.object_mask_word_embedding else None
         self.end_word = nn.Parameter(torch.empty(hidden))
         self.text_only_visual = nn.Parameter(torch.zeros(config.visual_size))
         self.text_visual = VisualInput(config, float(config.visual_scale_text_init))
@@ -124,10 +120,13 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.position_offset = config.position_padding_idx + 1
-        if config.word_embedding_frozen:
-            self.words.weight.requires_grad_(False)
-        if config.position_embedding_frozen:
-            self.positions.weight.requires_grad_(False)
+        self.positions_frozen = config.position_embedding_frozen
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Turn gradients off for the tables that the configuration freezes."""
+        self.words.weight.requires_grad_(self.special_words is None)
+        self.positions.weight.requires_grad_(not self.positions_frozen)
 
     def forward(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
         """Embed a batch.
@@ -158,15 +157,18 @@ class Embeddings(nn.Module):
         return torch.cat([self.word_vectors(batch.token_ids), markers]).index_select(0, batch.linguistic_index)
 
     def _visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
-        width = self.text_only_visual.shape[0]
+        expected = [0 if batch.regions is None else batch.regions.extended_length, self.text_only_visual.shape[0]]
+        if region_vectors is not None and list(region_vectors.shape) != expected:
+            raise ValueError(
+                f"region vectors are {list(region_vectors.shape)}, but the batch's extended table and visual_size "
+                f"make them {expected}"
+            )
         learned = torch.stack([self.text_only_visual, torch.zeros_like(self.text_only_visual)])
         source = learned if region_vectors is None else torch.cat([region_vectors, learned.to(region_vectors.dtype)])
         rows, table = batch.text_visual_rows, source.shape[0] - 2
         rows = torch.where(rows == NO_IMAGE, table, torch.where(rows == BLANK, table + 1, rows))
         parts = [self.text_visual(source.index_select(0, rows))]
         if region_vectors is not None:
-            if region_vectors.shape[1] != width:
-                raise ValueError(f"region vectors have width {region_vectors.shape[1]}, not visual_size {width}")
             parts.append(self.object_visual(region_vectors))
         parts.append(parts[0].new_zeros(1, parts[0].shape[1]))
         return torch.cat(parts).index_select(0, batch.visual_index)

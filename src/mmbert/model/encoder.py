@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -42,7 +44,8 @@ class Encoder(nn.Module):
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # set, with the function, by transformers' `gradient_checkpointing_enable`
+        self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
     def forward(
         self,
@@ -72,7 +75,7 @@ class Encoder(nn.Module):
         for layer in self.layers:
             kept: list[Tensor] | None = [] if attentions is not None else None
             if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, plan, kept, use_reentrant=False)
+                hidden = self._gradient_checkpointing_func(layer.__call__, hidden, plan, kept)
             else:
                 hidden = layer(hidden, plan, kept)
             if all_states is not None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, RegionHead
 from mmbert.model.packed import PackedBatch, RegionTable
-from mmbert.plugins import load
+from mmbert.plugins import load, names
+
+if TYPE_CHECKING:
+    from mmbert.vision.encoders.base import VisionEncoder
+
+ENCODERS = "mmbert.vision.encoders"
 
 
 @dataclass
@@ -48,6 +54,16 @@ class MMBertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["EncoderLayer"]
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. What the configuration freezes stays frozen, although loading makes new parameters."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for module in model.modules():
+            if isinstance(module, MMBertModel):
+                module.freeze()
+        return loaded
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         spread = self.config.initializer_range
@@ -59,7 +75,8 @@ class MMBertPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=spread)
-            if module.padding_idx is not None:
+            # transformers marks loaded weights, but a row of them does not carry the mark
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 nn.init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.LayerNorm):
             nn.init.constant_(module.weight, getattr(module, "initial_scale", 1.0))
@@ -69,17 +86,16 @@ class MMBertPreTrainedModel(PreTrainedModel):
                 if vector is not None:
                     nn.init.normal_(vector, std=spread)
             nn.init.normal_(module.text_only_visual, std=spread)  # zeros would meet a LayerNorm whose gradient explodes
+            special = module.special_words
+            if special is not None and not getattr(special.weight, "_is_hf_initialized", False):
+                known = min(len(special.weight), len(module.words.weight))
+                special.weight[:known] = module.words.weight[:known]
         elif isinstance(module, RegionEmbedding):
             nn.init.zeros_(module.mask_feature)
         elif isinstance(module, MaskedTokenHead):
             nn.init.zeros_(module.bias)
         elif isinstance(module, EmbeddingHead):
             nn.init.constant_(module.log_scale, float(self.config.logit_scale_init))
-
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = None) -> None:
-        for module in self.modules():
-            if isinstance(module, Encoder):
-                module.gradient_checkpointing = enable
 
 
 class MMBertModel(MMBertPreTrainedModel):
@@ -88,21 +104,27 @@ class MMBertModel(MMBertPreTrainedModel):
     ``model(batch)`` takes a :class:`PackedBatch` and returns :class:`MMBertOutput`.
     """
 
-    base_model_prefix = ""
-
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__(config)
-        self.vision = build_vision(config.vision) if config.vision else None
+        self.vision: VisionEncoder | None = build_vision(config.vision) if config.vision else None
         self.region_embedding = RegionEmbedding(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
         self.pooler = Pooler(config) if config.with_pooler else None
         self.post_init()
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Give a gradient to what the configuration trains, and to nothing else."""
+        self.embeddings.freeze()
+        if self.vision is not None:
+            self.vision.freeze()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.words
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
         self.embeddings.words = value
 
     def embed_regions(self, batch: PackedBatch) -> tuple[RegionTable | None, Tensor | None]:
@@ -178,7 +200,7 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.trunk.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.trunk.set_input_embeddings(value)
 
     def forward(self, batch: PackedBatch, **kwargs: Any) -> MMBertOutput:
@@ -212,10 +234,17 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         return head
 
 
-def build_vision(options: dict[str, Any]) -> nn.Module:
-    """Make the vision encoder ``options["kind"]``: the module of that name in ``mmbert.vision.encoders``."""
+def build_vision(options: dict[str, Any]) -> VisionEncoder:
+    """Make the vision encoder ``options["kind"]``: the module of that name in ``mmbert.vision.encoders``.
+
+    Raises:
+        ConfigError: no kind, an unknown one, or options that it does not take.
+    """
     arguments = dict(options)
-    return load("mmbert.vision.encoders", arguments.pop("kind")).build(**arguments)
+    kind = arguments.pop("kind", None)
+    if kind is None:
+        raise ConfigError("vision: which kind of encoder?", hint=f"kind is one of: {', '.join(names(ENCODERS))}")
+    return load(ENCODERS, str(kind)).build(**arguments)
 
 
 def parameter_count(model: nn.Module, millions: bool = True) -> float:
@@ -224,4 +253,11 @@ def parameter_count(model: nn.Module, millions: bool = True) -> float:
     return round(count / 1e6, 2) if millions else float(count)
 
 
-__all__ = ["MMBertForPreTraining", "MMBertModel", "MMBertOutput", "MMBertPreTrainedModel", "build_vision", "parameter_count"]
+__all__ = [
+    "MMBertForPreTraining",
+    "MMBertModel",
+    "MMBertOutput",
+    "MMBertPreTrainedModel",
+    "build_vision",
+    "parameter_count",
+]

@@ -194,12 +194,14 @@ def pack(
         device: where the tensors go.
 
     Raises:
-        ValueError: a row number outside the table, or no sequence at all.
+        ValueError: a row number outside the table, an empty sequence, or no sequence at all.
     """
     if not sequences:
         raise ValueError("a packed batch needs at least one sequence")
     table_rows = regions.extended_length if regions is not None else 0
     lengths = [len(s) for s in sequences]
+    if not all(lengths):
+        raise ValueError(f"sequence {lengths.index(0)} is empty")
     cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])
     total = int(cu_seqlens[-1])
@@ -226,6 +228,7 @@ def pack(
         segment_ids[text] = spec.segments
         if m:
             masked = spec.region_masked
+            _check_rows(spec.region_rows, table_rows, lowest=0, also=BLANK)
             kinds[region] = REGION if masked is None else np.where(masked, MASKED_REGION, REGION)
             linguistic[region] = token_count if masked is None else token_count + np.asarray(masked, dtype=np.int64)
             blank = spec.region_rows == BLANK
@@ -239,7 +242,7 @@ def pack(
             position_ids[last] = n + 1
         token_at += n
 
-    _check_rows(text_rows, visual[~is_text], table_rows)
+    _check_rows(text_rows, table_rows, lowest=BLANK)
     unique_rows, inverse = np.unique(text_rows, return_inverse=True)
     visual[~is_text] += len(unique_rows)
     visual[is_text] = inverse
@@ -265,11 +268,12 @@ def pack(
     return replace(batch, regions=regions, pixels=pixels)
 
 
-def _check_rows(text_rows: np.ndarray, region_rows: np.ndarray, table_rows: int) -> None:
-    if text_rows.size and (text_rows.max() >= table_rows or text_rows.min() < BLANK):
-        raise ValueError(f"text is tied to region row {text_rows.max()}, but the table has {table_rows} rows")
-    if region_rows.size and (region_rows.max() > table_rows or region_rows.min() < 0):
-        raise ValueError(f"region row {region_rows.max()} is outside the table of {table_rows} rows")
+def _check_rows(rows: np.ndarray, table_rows: int, *, lowest: int, also: int | None = None) -> None:
+    outside = (rows >= table_rows) | (rows < lowest)
+    if also is not None:
+        outside &= rows != also
+    if outside.any():
+        raise ValueError(f"row {rows[outside][0]} is outside the region table of {table_rows} rows")
 
 
 def paired(text: SequenceSpec, image: SequenceSpec) -> SequenceSpec:
@@ -278,6 +282,4 @@ def paired(text: SequenceSpec, image: SequenceSpec) -> SequenceSpec:
     Text is tied to the whole image, which is the row that the image sequence's own tokens are tied to.
     """
     whole = image.text_rows if isinstance(image.text_rows, int) else int(image.text_rows[0])
-    return SequenceSpec(
-        token_ids=text.token_ids, segments=text.segments, text_rows=whole, region_rows=image.region_rows
-    )
+    return SequenceSpec(text.token_ids, text.segments, whole, image.region_rows, image.region_masked)
