@@ -1,9 +1,10 @@
 """Style augmentation: an image as another artist might have drawn it.
 
-``build_augmentation`` gives a function that turns a uint8 batch with transparency into opaque RGB in 0..1, drawn as another artist might
-have drawn it: pose, colours, shading, outlines, softness and background change; the subject does not.
-Every random number comes from the given generator, so one seed gives one result.  All steps are batched.
+``build_augmentation`` gives a function that turns a uint8 batch with transparency into opaque RGB in 0..1: pose,
+colours, shading, outlines, softness and background change; the subject does not. Every random number comes from the
+given generator, so one seed gives one result. All steps are batched.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -51,27 +52,28 @@ class Strength(BaseModel):
     p_erase: float = 0.2
 
 
-def _uniform(gen, n, low, high):
+def _uniform(gen: Generator, n: int | tuple[int, ...], low: float, high: float) -> Tensor:
     return torch.rand(n, generator=gen) * (high - low) + low
 
 
-def _pick(gen, n, p):
+def _pick(gen: Generator, n: int, p: float) -> Tensor:
     """Indices of the drawings that get a change."""
     return (torch.rand(n, generator=gen) < p).nonzero().squeeze(1)
 
 
-def _b(v):
+def _b(v: Tensor) -> Tensor:
+    """[n] to [n, 1, 1, 1]."""
     return v.view(-1, 1, 1, 1)
 
 
-def _blur(x, passes: int = 1, k: int = 3):
+def _blur(x: Tensor, passes: int = 1, k: int = 3) -> Tensor:
     """Box blurs in a row are nearly a Gaussian one."""
     for _ in range(passes):
         x = F.avg_pool2d(F.pad(x, [k // 2] * 4, mode="replicate"), k, 1)
     return x
 
 
-def _warp(x, gen, s: Strength, size: int):
+def _warp(x: Tensor, gen: Generator, s: Strength, size: int) -> Tensor:
     """One projective map per drawing (rotation, size, aspect, shear, shift, tilt, mirror), outside transparent."""
     n = x.shape[0]
     a = _uniform(gen, n, -s.rotate, s.rotate) * torch.pi / 180
@@ -98,7 +100,7 @@ def _warp(x, gen, s: Strength, size: int):
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _colours(rgb, gen, s: Strength):
+def _colours(rgb: Tensor, gen: Generator, s: Strength) -> Tensor:
     """Hue turn and saturation as one 3x3 matrix per drawing, then contrast, brightness and gamma."""
     n = rgb.shape[0]
     h = _uniform(gen, n, -s.hue, s.hue) * 2 * torch.pi
@@ -117,7 +119,7 @@ def _colours(rgb, gen, s: Strength):
     return out ** _b(torch.exp(_uniform(gen, n, -s.gamma, s.gamma)))
 
 
-def _relief(rgb, alpha, gen, s: Strength):
+def _relief(rgb: Tensor, alpha: Tensor, gen: Generator, s: Strength) -> Tensor:
     """Light falls on a cushion whose height is the blurred silhouette (and, in part, the blurred brightness)."""
     n, size = rgb.shape[0], rgb.shape[-1]
     small = F.avg_pool2d(torch.cat([alpha, rgb.mean(1, keepdim=True) * alpha], 1), 2)
@@ -133,7 +135,7 @@ def _relief(rgb, alpha, gen, s: Strength):
     return rgb * (1 - (-light).clamp(0, 0.8)) + (1 - rgb) * bright
 
 
-def _gradient(rgb, gen, s: Strength):
+def _gradient(rgb: Tensor, gen: Generator, s: Strength) -> Tensor:
     """A ramp of light, with a slight tint, across the drawing."""
     n, size = rgb.shape[0], rgb.shape[-1]
     r = torch.linspace(-1, 1, size)
@@ -143,7 +145,7 @@ def _gradient(rgb, gen, s: Strength):
     return (rgb * (1 + ramp * _b(_uniform(gen, n, 0.2, 1) * s.gradient) * tint[..., None, None])).clamp(0, 1)
 
 
-def _simplify(rgb):
+def _simplify(rgb: Tensor) -> Tensor:
     """Closing then opening: thin dark and thin light lines vanish, flat areas stay."""
     up = lambda t: F.max_pool2d(t, 3, 1, 1)  # noqa: E731
     down = lambda t: -F.max_pool2d(-t, 3, 1, 1)  # noqa: E731

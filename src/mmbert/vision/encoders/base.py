@@ -44,6 +44,9 @@ class VisionEncoder(nn.Module):
             [I * n, F] features, and [I * n, C] class distributions or None.
         """
 
+    def freeze(self) -> None:
+        """Turn gradients off for whatever is not trained; called again when weights have been loaded."""
+
     def prepare(self, image: Image.Image) -> Tensor:
         """An image of any size to [bands, S, S] uint8, squashed to the square; RGB or RGBA as it comes."""
         resized = image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, reducing_gap=3.0)

@@ -53,7 +53,8 @@ class GridEncoder(VisionEncoder):
         if classes and levels:
             raise ConfigError("vision: classes need the last feature map alone, so they do not go with levels")
         self.name = backbone
-        self.backbone = _create(backbone, image_size, keep_classifier=classes)
+        self.backbone: Any = _create(backbone, image_size, keep_classifier=classes)
+        _save_all_buffers(self.backbone)
         data = timm.data.resolve_model_data_config(self.backbone)
         self.fold_norm = fold_norm
         if fold_norm:
@@ -66,14 +67,23 @@ class GridEncoder(VisionEncoder):
         self.prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         self.last_size = int(self.backbone.num_features)
         self.mean, self.std = mean or list(data["mean"]), std or list(data["std"])
-        self.rows, self.columns, self.part_sizes = self._measure()
+        try:
+            self.rows, self.columns, self.part_sizes = self._measure()
+        except Exception as error:  # timm's models complain in many ways
+            raise ConfigError(
+                f"vision: {backbone} gives no such feature maps: {error or type(error).__name__}",
+                hint="check image_size and levels",
+            ) from error
         self.feature_size = sum(self.part_sizes)
         self.regions_per_image = 1 + self.rows * self.columns
-        if not trainable:
-            self.backbone.requires_grad_(False)
-        elif classes:
-            self.backbone.get_classifier().requires_grad_(False)
+        self.freeze()
         self.train(self.training)
+
+    def freeze(self) -> None:
+        """Train the whole backbone (biases that folded norms left behind too) or nothing; never the classifier."""
+        self.backbone.requires_grad_(self.trainable)
+        if self.classes:
+            self.backbone.get_classifier().requires_grad_(False)
 
     def train(self, mode: bool = True) -> GridEncoder:
         super().train(mode)
@@ -104,7 +114,7 @@ class GridEncoder(VisionEncoder):
 
     def _feature_map(self, pixels: Tensor) -> Tensor:
         """[I, cells, F] cells row by row."""
-        # Plain numbers, not buffers: buffers that no checkpoint holds come back empty from `from_pretrained`.
+        # Plain numbers, not buffers: a checkpoint in fp16 would round them.
         dtype = next(self.backbone.parameters()).dtype
         mean, std = (torch.tensor(v, dtype=dtype, device=pixels.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         scaled = pixels.to(dtype) / 255 if pixels.dtype == torch.uint8 else pixels.to(dtype)
@@ -118,7 +128,8 @@ class GridEncoder(VisionEncoder):
             return [self._as_map(self.backbone.forward_features(normalised))]
         last, found = self.backbone.forward_intermediates(normalised, indices=self.levels)
         last = self._as_map(last)
-        return [nn.functional.adaptive_avg_pool2d(m, last.shape[2:]) for m in found] + [last]
+        grid = (last.shape[2], last.shape[3])
+        return [nn.functional.adaptive_avg_pool2d(m, grid) for m in found] + [last]
 
     def _as_map(self, found: Tensor) -> Tensor:
         """Any backbone's last features as [I, C, rows, columns]."""
@@ -159,20 +170,29 @@ def fold_batch_norms(backbone: nn.Module) -> None:
         ConfigError: a BatchNorm is left over, so the backbone is not of the kind that can be folded.
     """
     backbone.eval()
-    for parent in backbone.modules():
-        previous: tuple[str, nn.Module] | None = None
+    for parent in list(backbone.modules()):
+        previous: tuple[str, nn.Conv2d] | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 if previous is None or previous[1].out_channels != child.num_features:
                     raise ConfigError("vision: fold_norm does not fit this backbone", hint="leave it out")
                 setattr(parent, previous[0], fuse_conv_bn_eval(previous[1], child))
-                setattr(parent, name, nn.Sequential(child.drop, child.act) if hasattr(child, "act") else nn.Identity())
+                rest = [m for n, m in child.named_children() if n in ("drop", "act")]
+                setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
                 previous = None
             elif isinstance(child, nn.Conv2d):
                 previous = (name, child)
+            elif not isinstance(child, nn.Identity):  # an activation in between, say, does not let a norm through
+                previous = None
 
 
-def _create(backbone: str, image_size: int, keep_classifier: bool) -> nn.Module:
+def _save_all_buffers(backbone: nn.Module) -> None:
+    """Make all buffers part of checkpoints; those that no checkpoint holds come back empty from ``from_pretrained``."""
+    for module in backbone.modules():
+        module._non_persistent_buffers_set.clear()
+
+
+def _create(backbone: str, image_size: int, keep_classifier: bool) -> Any:
     if not timm.is_model(backbone):
         close = nearest(backbone, timm.list_models())
         raise ConfigError(f"timm has no model {backbone!r}", hint=f"did you mean {close!r}?" if close else None)
@@ -223,10 +243,11 @@ def load_backbone_weights(encoder: GridEncoder, path: str) -> None:
         raise CheckpointError(f"backbone weights do not fit: {what} ...", where=path) from error
     if encoder.fold_norm:
         fold_batch_norms(fresh)
+    _save_all_buffers(fresh)
     encoder.backbone.load_state_dict(fresh.state_dict())
 
 
-def _from_reference_efficientnet(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+def _from_reference_efficientnet(state: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """Rename the keys of the reference PyTorch port of EfficientNet (``_blocks.7._depthwise_conv``) to timm's."""
     places = [f"blocks.{s}.{b}" for s, stage in enumerate(backbone.blocks) for b in range(len(stage))]
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
