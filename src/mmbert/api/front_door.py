@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.images import OpenedImage
@@ -29,6 +31,8 @@ from mmbert.vision.images import ImageSource, load_image
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"starter": ASSETS / "starter" / "model"}
 """Models that come with the package."""
+NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""Configuration keys that say how or where a model was saved, not what it computes."""
 
 
 class MMBert:
@@ -68,7 +72,8 @@ class MMBert:
         state = None
         if dtype is not None:
             state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.model.state_dict().items()}
-        self.model.save_pretrained(folder, state_dict=state)
+        with _silent_transformers():
+            self.model.save_pretrained(folder, state_dict=state)
         self.processor.save_pretrained(folder)
 
     @property
@@ -101,7 +106,8 @@ class MMBert:
     def fingerprint(self) -> str:
         """Identifies configuration and weights; an index stores it."""
         digest = hashlib.blake2b(digest_size=12)
-        digest.update(json.dumps(self.config.to_diff_dict(), sort_keys=True, default=str).encode())
+        config = {k: v for k, v in self.config.to_diff_dict().items() if k not in NOT_OF_THE_MODEL}
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(weight.detach().float().cpu().numpy().tobytes())
@@ -201,9 +207,7 @@ class MMBert:
             return logits
         vectors, specs = self._region_vectors([refs[i] for i in needed])
         texts_used, text_of_pair = np.unique(pairs[:, 1], return_inverse=True)
-        text_specs = [
-            SequenceSpec(e.token_ids) for e in self.processor.text_examples([texts[i] for i in texts_used])
-        ]
+        text_specs = [SequenceSpec(e.token_ids) for e in self.processor.text_examples([texts[i] for i in texts_used])]
         lengths = [
             len(text_specs[t]) + len(specs[i].region_rows) for i, t in zip(image_of_pair, text_of_pair, strict=True)
         ]
@@ -292,16 +296,23 @@ def load_model(folder: Path, dtype: torch.dtype) -> MMBertForPreTraining:
         CheckpointError: unreadable, missing or extra weights, or weights of another shape.
     """
     try:
-        config = MMBertConfig.from_pretrained(folder)
-        model, report = MMBertForPreTraining.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True, use_safetensors=True
-        )
+        with _silent_transformers():
+            config = MMBertConfig.from_pretrained(folder)
+            model, report = MMBertForPreTraining.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
+                local_files_only=True,
+                use_safetensors=True,
+            )
     except Exception as error:
         message = str(error).strip().splitlines()
         raise CheckpointError(
             f"cannot load the model: {message[0] if message else type(error).__name__}", where=str(folder)
         ) from error
-    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
+    wrong = {kind: sorted(map(_key_and_shapes, found)) for kind, found in report.items() if found}
     if wrong:
         kind, keys = next(iter(wrong.items()))
         raise CheckpointError(
@@ -311,6 +322,28 @@ def load_model(folder: Path, dtype: torch.dtype) -> MMBertForPreTraining:
             hint="config.json and model.safetensors must come from the same model",
         )
     return model
+
+
+def _key_and_shapes(entry: str | tuple[Any, ...]) -> str:
+    """A weight's name; where shapes differ, with the stored and the expected one."""
+    if isinstance(entry, str):
+        return entry
+    name, *shapes = entry
+    return f"{name} ({' instead of '.join(str(list(shape)) for shape in shapes)})"
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """No bars for files of a few megabytes, and no tables of what is reported as an error anyway."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _ref(image: Any, number: int) -> ImageRef | OpenedImage:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mmbert.data.images import Augmentation, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import ImageRef
-from mmbert.errors import CheckpointError, UsageError
+from mmbert.errors import CheckpointError, ConfigError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.packed import PackedBatch
 from mmbert.text.tokenizer import check_tokenizer
@@ -44,15 +44,21 @@ class MMBertProcessor:
         """Load the tokenizer that was saved with a model.
 
         Raises:
-            CheckpointError: the folder has no usable tokenizer.
+            CheckpointError: the folder has no usable tokenizer, or that of another model.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
         except Exception as error:
+            message = str(error).strip().splitlines()
             raise CheckpointError(
-                f"no usable tokenizer: {error}", where=str(folder), hint="a model folder holds tokenizer.json"
+                f"no usable tokenizer: {message[0] if message else type(error).__name__}",
+                where=str(folder),
+                hint="a model folder holds tokenizer.json",
             ) from error
-        return cls(tokenizer, config, vision)
+        try:
+            return cls(tokenizer, config, vision)
+        except ConfigError as error:
+            raise CheckpointError(error.message, where=str(folder), hint=error.hint) from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer."""
