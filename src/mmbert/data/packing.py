@@ -88,7 +88,8 @@ def collate(
         first_rows, table, pixels = images.table(list(refs.values()), rng)
     number = {key: i for i, key in enumerate(refs)}
     extension = _Extension(first_rows[-1])
-    specs, base_rows = [], []
+    specs: list[SequenceSpec] = []
+    base_rows: list[np.ndarray | None] = []
     for example in examples:
         if example.image is None:
             specs.append(SequenceSpec(example.token_ids, example.segments, NO_IMAGE))

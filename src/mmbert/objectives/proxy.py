@@ -37,6 +37,7 @@ class Proxies(nn.Module):
 
     def __init__(self, groups: Tensor, size: int) -> None:
         super().__init__()
+        self.groups: Tensor
         self.register_buffer("groups", groups)
         self.table = nn.Parameter(torch.randn(len(groups), size) * size**-0.5)
 
@@ -61,7 +62,10 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     total = torch.zeros((), device=target.labels.device)
     metrics = {}
     count = torch.tensor(float(len(target.labels)), device=target.labels.device)
-    parts = (("text", found.texts, found.text_groups, 1.0), ("image", found.images, found.image_groups, options.image_weight))
+    parts = (
+        ("text", found.texts, found.text_groups, 1.0),
+        ("image", found.images, found.image_groups, options.image_weight),
+    )
     for kind, vectors, groups, weight in parts:
         if not len(groups):
             continue

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 
 import numpy as np
+
 from mmbert.data.packing import Example
 from mmbert.data.records import Record
 

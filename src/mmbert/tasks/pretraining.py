@@ -89,9 +89,7 @@ class PreTrainingTask(Task):
             texts.append(text)
         return texts
 
-    def _hide_regions(
-        self, record: Record, rng: np.random.Generator, labels: dict[str, Label]
-    ) -> np.ndarray | None:
+    def _hide_regions(self, record: Record, rng: np.random.Generator, labels: dict[str, Label]) -> np.ndarray | None:
         """Draw hidden regions; the label of each is its own row, whether its feature is removed (90 %) or kept."""
         count = self.processor.regions_per_image
         if record.image is None or self.region_objective is None or count < 2:

@@ -21,7 +21,8 @@ def mask_whole_words(
     """Hide a share of the words of one text.
 
     All pieces of a chosen word are treated alike: ``[MASK]`` (80 %), random tokens (10 %) or unchanged (10 %)
-    (Devlin et al., 2019, whole-word variant). If no word is drawn, one is chosen, so that each text with a word has a label.
+    (Devlin et al., 2019, whole-word variant). If no word is drawn, one is chosen, so that each text with a word has a
+    label.
 
     Args:
         token_ids: [n] ids.
@@ -47,8 +48,7 @@ def mask_whole_words(
     if not len(chosen):
         chosen = rng.integers(len(spans), size=1)
     hidden: list[int] = []
-    for word in chosen:
-        positions = spans[word]
+    for positions in (spans[i] for i in chosen):
         hidden.extend(positions)
         treatment = rng.random()
         if treatment < MASK_SHARE:

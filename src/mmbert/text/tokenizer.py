@@ -65,7 +65,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None
     Raises:
         ConfigError: a special token is missing, or ids go beyond the model's ``vocab_size`` rows.
     """
-    missing = [n for n in ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id") if _token(tokenizer, n) is None]
+    missing = [
+        n for n in ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id") if _token(tokenizer, n) is None
+    ]
     if missing:
         raise ConfigError(f"the tokenizer has no {', '.join(missing)}", hint="use a BERT- or RoBERTa-style tokenizer")
     if len(tokenizer) > vocab_size:
