@@ -1,0 +1,116 @@
+"""Heads against transformers' own and against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_network
+from torch import nn
+from torch.nn import functional as F
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead
+
+torch.set_num_threads(1)
+
+
+def states(rows: int = 7, size: int = 16, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(rows, size, generator=torch.Generator().manual_seed(1)) * scale
+
+
+def test_token_logits_are_those_of_berts_head_on_the_word_table() -> None:
+    ours = tiny_network(1)
+    theirs = BertOnlyMLMHead(
+        BertConfig(vocab_size=60, hidden_size=16, num_attention_heads=2, hidden_act="gelu", layer_norm_eps=1e-12)
+    )
+    with torch.no_grad():
+        predictions, head = theirs.predictions, ours.token_head
+        predictions.transform.dense.load_state_dict(head.dense.state_dict())
+        predictions.transform.LayerNorm.load_state_dict(head.norm.state_dict())
+        predictions.decoder.weight.copy_(ours.trunk.embeddings.words.weight)
+        predictions.decoder.bias.copy_(head.bias)
+        predictions.bias = predictions.decoder.bias
+        torch.testing.assert_close(ours.token_logits(states()), theirs(states()), atol=1e-5, rtol=0)
+
+
+def test_the_decoder_is_the_word_table_itself() -> None:
+    ours = tiny_network(1)
+    ours.token_logits(states())[:, 7].sum().backward()
+    gradient = ours.trunk.embeddings.words.weight.grad
+    assert gradient[7].abs().sum() > 0
+    assert gradient[:7].abs().sum() == 0
+    assert sum(p.shape == (60, 16) for p in ours.parameters()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "outputs"), [("region_logits", "region_head", 5), ("region_features", "feature_head", 6)]
+)
+def test_region_heads_are_dense_gelu_linear_without_a_norm(method: str, name: str, outputs: int) -> None:
+    ours = tiny_network(2)
+    head = getattr(ours, name)
+    x = states().double().numpy()
+    dense, last = ({k: v.double().numpy() for k, v in m.state_dict().items()} for m in (head.dense, head.predictor))
+    inner = x @ dense["weight"].T + dense["bias"]
+    gelu = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+    expected = gelu @ last["weight"].T + last["bias"]
+    assert expected.shape == (7, outputs)
+    with torch.no_grad():
+        np.testing.assert_allclose(getattr(ours, method)(states()).numpy(), expected, atol=1e-5)
+    assert not any(isinstance(m, nn.LayerNorm) for m in head.modules())
+
+
+def test_every_norm_has_an_epsilon_of_1e_12() -> None:
+    norms = [m for m in tiny_network().modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 3 + 2 * 2 + 1  # input and its two visual ones, two per layer, the masked-token head
+    assert {m.eps for m in norms} == {1e-12}
+
+
+def test_small_states_pass_the_token_heads_norm_as_large_ones_do() -> None:
+    """With an epsilon of 1e-5 these would come out a thousand times too small."""
+    ours = tiny_network(3)
+    with torch.no_grad():
+        ours.token_head.dense.bias.zero_()
+        inner = F.gelu(ours.token_head.dense(states(scale=1e-4))).double()
+        normed = (inner - inner.mean(-1, keepdim=True)) / inner.std(-1, unbiased=False, keepdim=True)
+        normed = normed * ours.token_head.norm.weight + ours.token_head.norm.bias
+        expected = normed @ ours.trunk.embeddings.words.weight.double().T + ours.token_head.bias
+        np.testing.assert_allclose(ours.token_logits(states(scale=1e-4)).numpy(), expected.numpy(), atol=2e-3)
+
+
+def test_one_match_output_is_the_logit() -> None:
+    ours = tiny_network(4, match_outputs=1)
+    with torch.no_grad():
+        expected = states() @ ours.match_head.weight[0] + ours.match_head.bias[0]
+        torch.testing.assert_close(ours.match_logits(states()), expected)
+
+
+def test_two_match_outputs_give_the_log_odds_of_a_match() -> None:
+    ours = tiny_network(5, match_outputs=2)
+    labels = torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    with torch.no_grad():
+        columns = ours.match_head(states())
+        logits = ours.match_logits(states())
+        torch.testing.assert_close(torch.sigmoid(logits), columns.softmax(-1)[:, 1])
+        two_way = F.cross_entropy(columns, labels)
+        torch.testing.assert_close(F.binary_cross_entropy_with_logits(logits, labels.float()), two_way)
+
+
+def test_embeddings_are_unit_vectors_of_a_projection_without_bias() -> None:
+    ours = tiny_network(6)
+    head = ours.embedding_head
+    with torch.no_grad():
+        for embed, weight in ((head.embed_text, head.text.weight), (head.embed_image, head.image.weight)):
+            projected = states().double() @ weight.double().T
+            expected = projected / projected.norm(dim=1, keepdim=True)
+            torch.testing.assert_close(embed(states()).double(), expected, atol=1e-6, rtol=0)
+        assert not torch.equal(head.text.weight, head.image.weight)
+
+
+def test_the_scale_of_the_contrast_is_at_most_100() -> None:
+    head = tiny_network(6).embedding_head
+    with torch.no_grad():
+        for log_scale, scale in ((0.0, 1.0), (math.log(14.0), 14.0), (9.0, 100.0)):
+            head.log_scale.fill_(log_scale)
+            assert float(head.scale) == pytest.approx(scale, rel=1e-4)
