@@ -13,6 +13,8 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from mmbert.model.dropout import dropout
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # PyTorch before 2.10
@@ -59,24 +61,20 @@ def plan_attention(lengths: list[int], cu_seqlens: Tensor) -> AttentionPlan:
 
 
 def _grouped_attention(
-    qkv: Tensor, plan: AttentionPlan, heads: int, dropout: float, keep_weights: list[Tensor] | None
+    qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float, keep_weights: list[Tensor] | None
 ) -> Tensor:
-    """Attention by groups of equal length; qkv is [P, 3, heads, d], the result [P, heads * d]."""
-    head_size = qkv.shape[-1]
+    """Attention by groups of equal length; qkv is [P, 3 * H], the result [P, H]."""
+    head_size = qkv.shape[1] // (3 * heads)
     outputs = []
-    start = 0
-    for count, length in plan.groups:
-        rows = qkv[start : start + count * length].view(count, length, 3, heads, head_size)
-        start += count * length
-        query, key, value = rows.permute(2, 0, 3, 1, 4).unbind(0)  # each [count, heads, length, d]
-        scores = torch.matmul(query * head_size**-0.5, key.transpose(-1, -2))
-        weights = torch.softmax(scores, dim=-1)
+    # One split, not a slice per group: the gradient of each slice would be as large as the whole batch.
+    for rows, (count, length) in zip(qkv.split([c * n for c, n in plan.groups]), plan.groups, strict=True):
+        parts = rows.view(count, length, 3, heads, head_size).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.reshape(3, count * heads, length, head_size).unbind(0)
+        weights = torch.softmax(torch.bmm(query * head_size**-0.5, key.transpose(1, 2)), dim=-1)
         if keep_weights is not None:
-            keep_weights.extend(weights.detach())
-        if dropout:
-            weights = nn.functional.dropout(weights, dropout)
-        mixed = torch.matmul(weights.to(value.dtype), value)
-        outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * head_size))
+            keep_weights.extend(weights.detach().view(count, heads, length, length))
+        mixed = torch.bmm(dropout(weights, dropout_rate).to(value.dtype), value)
+        outputs.append(mixed.view(count, heads, length, head_size).transpose(1, 2).reshape(count * length, -1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -107,24 +105,23 @@ class PackedSelfAttention(nn.Module):
         Returns:
             [P, H] before the output projection.
         """
-        dropout = self.dropout if self.training else 0.0
-        qkv = self.qkv(hidden).view(-1, 3, self.heads, self.head_size)
-        if self._varlen_fits(qkv, dropout) and keep_weights is None:
-            query, key, value = qkv.unbind(1)
+        rate = self.dropout if self.training else 0.0
+        qkv = self.qkv(hidden)
+        if self._varlen_fits(qkv, rate) and keep_weights is None:
+            query, key, value = qkv.view(-1, 3, self.heads, self.head_size).unbind(1)
             mixed: Tensor = varlen_attn(  # type: ignore[assignment]
                 query.contiguous(), key.contiguous(), value.contiguous(), plan.cu_seqlens, plan.cu_seqlens,
                 plan.longest, plan.longest,
             )  # fmt: skip
             return mixed.reshape(-1, self.heads * self.head_size)
-        return _grouped_attention(qkv, plan, self.heads, dropout, keep_weights)
+        return _grouped_attention(qkv, plan, self.heads, rate, keep_weights)
 
-    @staticmethod
-    def _varlen_fits(qkv: Tensor, dropout: float) -> bool:
+    def _varlen_fits(self, qkv: Tensor, rate: float) -> bool:
         """PyTorch's kernel takes half precision on a GPU and knows no dropout."""
         return (
             varlen_attn is not None
             and qkv.is_cuda
-            and not dropout
+            and not rate
             and qkv.dtype in (torch.float16, torch.bfloat16)
-            and qkv.shape[-1] <= 256
+            and self.head_size <= 256
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.model.configuration import MMBertConfig
+from mmbert.model.dropout import Dropout
 from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, RegionTable
 
 
@@ -38,7 +39,7 @@ class RegionEmbedding(nn.Module):
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
         self.frequencies = config.coordinate_frequencies
-        self.dropout = nn.Dropout(config.region_dropout)
+        self.dropout = Dropout(config.region_dropout)
         self.projection = nn.Linear(8 * config.coordinate_frequencies + config.region_feature_size, config.visual_size)
         self.mask_feature = nn.Parameter(torch.zeros(config.region_feature_size))
 
@@ -118,7 +119,7 @@ class Embeddings(nn.Module):
         self.text_visual = VisualInput(config, float(config.visual_scale_text_init))
         self.object_visual = VisualInput(config, float(config.visual_scale_object_init))
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.position_offset = config.position_padding_idx + 1
         self.positions_frozen = config.position_embedding_frozen
         self.freeze()

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 
 from mmbert.model.attention import AttentionPlan, PackedSelfAttention, plan_attention
 from mmbert.model.configuration import MMBertConfig
+from mmbert.model.dropout import Dropout
 
 
 class EncoderLayer(nn.Module):
@@ -28,7 +29,7 @@ class EncoderLayer(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.output = nn.Linear(config.intermediate_size, hidden)
         self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, plan: AttentionPlan, keep_weights: list[Tensor] | None = None) -> Tensor:
         """[P, H] to [P, H]."""
