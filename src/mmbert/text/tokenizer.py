@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_piece_length: 
 
     Raises:
         DataError: the corpus holds no text.
+        ConfigError: ``vocab_size`` is too small for the corpus's characters.
     """
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
@@ -39,7 +41,13 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_piece_length: 
         n_sub_iterations=2,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_non_empty(texts), trainer)
+    try:
+        tokenizer.train_from_iterator(_non_empty(texts), trainer)
+    except DataError:
+        raise
+    except Exception as error:  # the library has no kinds of its own
+        raise ConfigError(f"cannot train a tokenizer of {vocab_size} entries: {error}", hint="allow more") from error
+    tokenizer.model = _in_canonical_order(tokenizer)
     cls, sep = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B {SEP}", special_tokens=[(CLS, cls), (SEP, sep)]
@@ -47,6 +55,35 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_piece_length: 
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNK, cls_token=CLS, sep_token=SEP, mask_token=MASK
     )
+
+
+RARE_STEP = 1e-4
+"""Characters that training itself would have dropped get scores this far apart, from the lowest score upwards."""
+
+
+def _in_canonical_order(tokenizer: Tokenizer) -> models.Unigram:
+    """The trained pieces with ids and scores that depend on the texts alone.
+
+    The library's training walks through hash tables whose order differs from run to run: scores differ in their last
+    digits, ids of equally good pieces are exchanged, and the rarest characters get their scores in any order. A model
+    trained with the one table must be usable with the other, so scores are rounded, the rarest characters all get the
+    lowest, and ties are put in order.
+    """
+    learned = json.loads(tokenizer.to_str())["model"]
+    special = [(piece, score) for piece, score in learned["vocab"] if piece in SPECIAL_TOKENS]
+    scores = {piece: score for piece, score in learned["vocab"] if piece not in SPECIAL_TOKENS}
+    lowest = min(scores.values())
+    steps: dict[int, list[str]] = {}
+    for piece, score in scores.items():
+        step = round((score - lowest) / RARE_STEP)
+        if len(piece) == 1 and abs(score - lowest - step * RARE_STEP) < 1e-8:
+            steps.setdefault(step, []).append(piece)
+    step = 1
+    while step in steps:
+        scores |= dict.fromkeys(steps[step], lowest)
+        step += 1
+    ordered = sorted(((piece, round(score, 6)) for piece, score in scores.items()), key=lambda p: (-p[1], p[0]))
+    return models.Unigram([*special, *ordered], learned["unk_id"], learned["byte_fallback"])
 
 
 def _non_empty(texts: Iterable[str]) -> Iterator[str]:
