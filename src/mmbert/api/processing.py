@@ -18,6 +18,9 @@ from mmbert.model.packed import PackedBatch
 from mmbert.text.tokenizer import check_tokenizer
 from mmbert.vision.encoders.base import VisionEncoder
 
+KEPT_LENGTHS = 500_000
+"""Texts whose lengths are remembered: planning batches asks for the same ones again for each part of a mixture."""
+
 
 class MMBertProcessor:
     """Tokenizer and image preparation of one model.
@@ -35,6 +38,7 @@ class MMBertProcessor:
         self.tokenizer = tokenizer
         self.max_text_tokens = config.max_text_tokens
         self.vision = vision
+        self._lengths: dict[str, int] = {}
         self.images = None if vision is None else PixelInput(vision, cache_bytes=0)
 
     @classmethod
@@ -76,6 +80,29 @@ class MMBertProcessor:
     def ids(self, *texts: str) -> np.ndarray:
         """``[CLS] text [SEP]`` (or ``[CLS] a [SEP] b [SEP]``) as ids, cut to ``max_text_tokens``."""
         return np.asarray(self.encode(*texts)["input_ids"], dtype=np.int64)
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Word pieces of each text, special tokens not counted, none beyond ``max_text_tokens``."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._lengths]
+        if len(self._lengths) + len(new) > KEPT_LENGTHS:
+            self._lengths.clear()
+            new = list(dict.fromkeys(texts))
+        if new:
+            encoded = self.tokenizer(
+                new,
+                add_special_tokens=False,
+                truncation=True,
+                max_length=self.max_text_tokens,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            self._lengths.update(zip(new, map(len, encoded["input_ids"]), strict=True))
+        return [self._lengths[text] for text in texts]
+
+    def sequence_length(self, *lengths: int) -> int:
+        """Ids that :meth:`encode` makes of one text, or of two, of so many word pieces."""
+        special = self.tokenizer.num_special_tokens_to_add(pair=len(lengths) > 1)
+        return min(self.max_text_tokens, special + sum(lengths))
 
     def image_ids(self) -> np.ndarray:
         """``[CLS] [SEP]``: the text part of an image alone."""

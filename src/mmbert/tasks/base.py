@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from mmbert.api.processing import MMBertProcessor
 from mmbert.data.packing import Example
 from mmbert.data.records import Record
 
@@ -35,6 +36,32 @@ def group_number(group: str) -> int:
 def choose_languages(record: Record, wanted: Collection[str] | None) -> list[str]:
     """Languages with a caption that are asked for (all where nothing is asked)."""
     return [language for language in record.captions if wanted is None or language in wanted]
+
+
+def longest_text(
+    processor: MMBertProcessor,
+    captions: Sequence[str],
+    further: Sequence[str] = (),
+    listed: int = 0,
+    behind: bool = False,
+) -> int:
+    """Most word pieces that a text drawn from a record's captions and further texts can have.
+
+    Args:
+        processor: has the tokenizer.
+        captions: drawn alone.
+        further: drawn alone too.
+        listed: how many of ``further`` may be joined by ", ".
+        behind: the list stands behind a caption instead of alone.
+    """
+    alone = processor.lengths([*captions, *further])
+    if not further or not listed:
+        return max(alone, default=0)
+    # Words are cut into pieces one by one, so a list has as many pieces as its items with their commas.
+    with_comma = processor.lengths([f"{text}," for text in (*captions, *further)])
+    most = [max(pair) for pair in zip(alone, with_comma, strict=True)]
+    items = sum(sorted(most[len(captions) :])[-listed:])
+    return max(*alone, items + (max(most[: len(captions)], default=0) if behind else 0))
 
 
 def choose(items: Sequence[str], rng: np.random.Generator) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record
-from mmbert.tasks.base import Task, choose, choose_languages
+from mmbert.tasks.base import Task, choose, choose_languages, longest_text
 from mmbert.text.masking import mask_whole_words
 
 OBJECTIVES = ("mlm", "mvrc", "mvfr")
@@ -49,15 +49,19 @@ class PreTrainingTask(Task):
         self.processor = processor
         self.objectives = set(objectives)
         self.region_objective = next((n for n in ("mvrc", "mvfr") if n in self.objectives), None)
-        self.vocabulary = (len(processor.tokenizer.all_special_ids), len(processor.tokenizer))
+        self.vocabulary = np.setdiff1d(np.arange(len(processor.tokenizer)), processor.tokenizer.all_special_ids)
 
     def cost(self, record: Record) -> int:
         languages = choose_languages(record, self.options.languages)
         if not languages:
             return 0
-        longest = max(len(caption) for language in languages for caption in record.captions[language])
-        text = min(self.processor.max_text_tokens, 3 + self.options.languages_per_example * (longest // 2))
+        lengths = sorted(self._longest(record, language) for language in languages)
+        text = self.processor.sequence_length(*lengths[-self.options.languages_per_example :])
         return text + 1 + (self.processor.regions_per_image if record.image is not None else 0)
+
+    def _longest(self, record: Record, language: str) -> int:
+        further = record.texts.get(language, ()) if self.options.keywords else ()
+        return longest_text(self.processor, record.captions[language], further, listed=len(further), behind=True)
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         encoded = self.processor.encode(*self._texts(record, rng))
@@ -66,7 +70,8 @@ class PreTrainingTask(Task):
         labels: dict[str, Label] = {}
         segments: np.ndarray | int = 0
         if self.options.second_segment:
-            segments = np.array([int(s == 1) for s in encoded.sequence_ids()], dtype=np.int64)
+            second = [int(s == 1) for s in encoded.sequence_ids()]
+            segments = np.maximum.accumulate(np.array(second, dtype=np.int64))  # its [SEP] too, as in BERT
         if "mlm" in self.objectives:
             mask_id = int(self.processor.tokenizer.mask_token_id)
             ids, places, values = mask_whole_words(

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record
-from mmbert.tasks.base import Task, choose, choose_languages, group_number
+from mmbert.tasks.base import Task, choose, choose_languages, group_number, longest_text
 
 OBJECTIVES = ("itc", "itm_hard", "proxy", "ttc")
+LONGEST_LIST = 4
+"""Further texts in a list of them, at most."""
 
 
 class Options(BaseModel):
@@ -49,10 +51,14 @@ class RetrievalTask(Task):
         languages = choose_languages(record, self.options.languages)
         if not languages:
             return 0
-        longest = max(len(caption) for language in languages for caption in record.captions[language])
-        text = min(self.processor.max_text_tokens, 3 + longest // 2) + 1
-        image = 3 + self.processor.regions_per_image if record.image is not None else 0
-        return image + self.options.texts_per_record * text
+        text = self.processor.sequence_length(max(self._longest(record, language) for language in languages)) + 1
+        image = len(self.processor.image_ids()) + self.processor.regions_per_image + 1
+        return self.options.texts_per_record * text + (image if record.image is not None else 0)
+
+    def _longest(self, record: Record, language: str) -> int:
+        further = record.texts.get(language, ()) if self.options.keyword_rate else ()
+        listed = LONGEST_LIST if self.options.keyword_list_rate else 0
+        return longest_text(self.processor, record.captions[language], further, listed=listed)
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         group = group_number(record.group)
@@ -79,7 +85,7 @@ class RetrievalTask(Task):
             return choose(record.captions[language], rng)
         if rng.random() >= self.options.keyword_list_rate:
             return choose(further, rng)
-        count = int(rng.integers(2, 5))
+        count = int(rng.integers(2, LONGEST_LIST + 1))
         return ", ".join(further[i] for i in rng.permutation(len(further))[:count])
 
     def _labels(self, group: int, *, is_image: bool) -> dict[str, Label]:

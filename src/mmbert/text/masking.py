@@ -15,7 +15,7 @@ def mask_whole_words(
     *,
     rate: float,
     mask_id: int,
-    vocabulary: tuple[int, int],
+    vocabulary: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hide a share of the words of one text.
@@ -29,7 +29,7 @@ def mask_whole_words(
         word_ids: [n] word number of each piece, None for special tokens (which are never hidden).
         rate: chance of each word.
         mask_id: id of the mask token.
-        vocabulary: first and one-past-last id that random tokens are drawn from.
+        vocabulary: [v] ids that random tokens are drawn from.
         rng: source of randomness.
 
     Returns:
@@ -54,6 +54,6 @@ def mask_whole_words(
         if treatment < MASK_SHARE:
             fed[positions] = mask_id
         elif treatment < MASK_SHARE + RANDOM_SHARE:
-            fed[positions] = rng.integers(*vocabulary, size=len(positions))
+            fed[positions] = vocabulary[rng.integers(len(vocabulary), size=len(positions))]
     where = np.asarray(sorted(hidden), dtype=np.int64)
     return fed, where, token_ids[where].astype(np.int64)
