@@ -5,6 +5,7 @@ Stands between records (which only name images) and collation (which needs a reg
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ class OpenedImage:
 
     image: Image.Image
     key: str
+
+
+def identity(image: ImageRef | OpenedImage) -> str:
+    """What makes two references the same image: the file they name, else their key (else the encoded bytes).
+
+    A key alone would not do: pictures of two folders may have the same name.
+    """
+    if isinstance(image, OpenedImage):
+        return f"key:{image.key or id(image.image)}"
+    if image.path is not None:
+        return f"path:{image.path}"
+    return f"key:{image.key}" if image.key else f"data:{hashlib.blake2b(image.data or b'').hexdigest()}"
 
 
 class PixelInput:
@@ -74,15 +87,16 @@ class PixelInput:
         return (colour * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
 
     def _load(self, image: ImageRef | OpenedImage) -> tuple[Tensor, tuple[int, int]]:
-        found = self._cache.get(image.key)
+        name = identity(image)
+        found = self._cache.get(name)
         if found is not None:
-            self._cache.move_to_end(image.key)
+            self._cache.move_to_end(name)
             return found
         opened = load_image(image.image if isinstance(image, OpenedImage) else image, keep_alpha=True)
         made = (self.encoder.prepare(opened), opened.size)
         if not self.cache_bytes:
             return made
-        self._cache[image.key] = made
+        self._cache[name] = made
         self._held += made[0].nbytes
         while self._held > self.cache_bytes and len(self._cache) > 1:
             _, (dropped, _) = self._cache.popitem(last=False)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.data.images import ImageInput, OpenedImage
+from mmbert.data.images import ImageInput, OpenedImage, identity
 from mmbert.data.records import ImageRef
 from mmbert.errors import DataError
 from mmbert.model.packed import NO_IMAGE, PackedBatch, RegionTable, SequenceSpec, Target, pack
@@ -78,7 +78,10 @@ def collate(
     Raises:
         DataError: an example has an image but ``images`` is missing.
     """
-    refs: dict[str, ImageRef | OpenedImage] = {e.image.key: e.image for e in examples if e.image is not None}
+    refs: dict[str, ImageRef | OpenedImage] = {}
+    for example in examples:
+        if example.image is not None:
+            refs.setdefault(identity(example.image), example.image)
     if refs and images is None:
         raise DataError("examples have images, but there is no vision encoder and no region store")
     first_rows: list[int] = [0]
@@ -95,7 +98,7 @@ def collate(
             specs.append(SequenceSpec(example.token_ids, example.segments, NO_IMAGE))
             base_rows.append(None)
             continue
-        i = number[example.image.key]
+        i = number[identity(example.image)]
         spec, base = _with_image(example, np.arange(first_rows[i], first_rows[i + 1]), extension)
         specs.append(spec)
         base_rows.append(base)
