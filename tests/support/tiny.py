@@ -16,6 +16,7 @@ from mmbert.data.records import ImageRef
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import RegionTable
+from mmbert.vision.encoders.base import VisionEncoder
 from mmbert.vision.regions import Regions
 
 FEATURES, CLASSES = 6, 5
@@ -107,6 +108,22 @@ class KnownRegions:
         self.asked.append([image.key for image in images])
         first_rows, table = regions_table([self.pictures[image.key].regions for image in images])
         return first_rows, table, None
+
+
+class Quarters(VisionEncoder):
+    """The whole image and its four quarters; features are mean colours."""
+
+    image_size, feature_size, regions_per_image = 8, 3, 5
+
+    def boxes(self, width: int, height: int) -> np.ndarray:
+        w, h = width / 2, height / 2
+        quarters = [(x, y, x + w, y + h) for y in (0, h) for x in (0, w)]
+        return np.array([(0, 0, width, height), *quarters], dtype=np.float32)
+
+    def forward(self, pixels: Tensor, table: RegionTable) -> tuple[Tensor, Tensor | None]:
+        scaled = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+        cells = scaled.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).flatten(2).transpose(1, 2)
+        return torch.cat([cells.mean(1, keepdim=True), cells], 1).flatten(0, 1), None
 
 
 def random_example(rng: np.random.Generator, pictures: Sequence[Picture], vocabulary: int = 60) -> Example:
