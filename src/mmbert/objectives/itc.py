@@ -74,5 +74,5 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     to_image = soft_contrast(logits, positive, options.label_smoothing) / texts.clamp(min=1)
     to_text = soft_contrast(logits.T, positive.T, options.label_smoothing) / images.clamp(min=1)
     count = torch.stack([texts, images]).float().sum()
-    hits = positive.gather(1, logits.argmax(1, keepdim=True)).sum()
+    hits = positive.gather(1, logits.argmax(1, keepdim=True)).sum() if len(found.images) else positive.sum()
     return LossTerm((to_image + to_text) / 2 * count, count, {"text_to_image": (hits, texts.float())})
