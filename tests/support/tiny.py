@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mmbert.data.images import OpenedImage
-from mmbert.data.packing import Example, regions_table
+from mmbert.data.packing import Example, collate, regions_table
 from mmbert.data.records import ImageRef
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import RegionTable
+from mmbert.objectives.base import StepContext
 from mmbert.vision.encoders.base import VisionEncoder
 from mmbert.vision.regions import Regions
 
@@ -146,3 +147,17 @@ def random_example(rng: np.random.Generator, pictures: Sequence[Picture], vocabu
     if rng.random() < 0.4:
         example = replace(example, ties=rng.choice(numbers, len(example.token_ids)))
     return example
+
+
+def step_of(
+    model: MMBertForPreTraining, examples: Sequence[Example], images: KnownRegions | None = None
+) -> StepContext:
+    """What an objective gets: the examples packed and encoded together."""
+    batch = collate(examples, images)
+    return StepContext(model, batch, model(batch))
+
+
+def states_alone(model: MMBertForPreTraining, example: Example, images: KnownRegions | None = None) -> Tensor:
+    """[length, H] last states of one example encoded by itself."""
+    with torch.no_grad():
+        return model(collate([example], images)).last_hidden_state
