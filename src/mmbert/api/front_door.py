@@ -177,7 +177,7 @@ class MMBert:
         texts = [texts] if isinstance(texts, str) else list(texts)
         pairs = np.stack(np.meshgrid(np.arange(len(refs)), np.arange(len(texts)), indexing="ij"), -1).reshape(-1, 2)
         logits = self.match_pairs(refs, texts, pairs, progress=progress)
-        return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32).reshape(len(refs), len(texts))
+        return torch.sigmoid(torch.from_numpy(logits)).numpy().reshape(len(refs), len(texts))
 
     def match_pairs(
         self,
