@@ -9,14 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import FEATURES, KnownRegions, Picture, picture, random_example, tiny_network
+from tiny import KnownRegions, Picture, picture, random_example, tiny_network
 
 from mmbert.data.images import OpenedImage
 from mmbert.data.packing import Example, Label, collate, regions_table
 from mmbert.data.records import ImageRef
 from mmbert.errors import DataError
 from mmbert.model.packed import NO_IMAGE, TEXT, PackedBatch
-from mmbert.vision.regions import Regions
 
 torch.set_num_threads(1)
 MODEL = tiny_network()
@@ -208,30 +207,3 @@ def test_classes_stand_in_the_table_only_if_every_image_has_them() -> None:
     np.testing.assert_array_equal(table.classes.numpy(), np.concatenate([one.classes, two.classes]))
     assert table.sizes.tolist() == [list(one.size)] * 3 + [list(two.size)] * 2
     assert regions_table([one, replace(two, classes=None)])[1].classes is None
-
-
-def test_the_whole_image_stands_before_detected_regions() -> None:
-    boxes = np.array([[0, 0, 5, 5], [2, 2, 9, 7]], dtype=np.float64)
-    features = np.arange(2 * FEATURES).reshape(2, FEATURES)
-    found = Regions.with_whole_image(boxes, features, (10, 8), classes=np.array([[0.2, 0.8], [1, 0]]))
-    assert found.boxes.tolist() == [[0, 0, 9, 7], [0, 0, 5, 5], [2, 2, 9, 7]]
-    np.testing.assert_array_equal(found.features[0], features.mean(0))
-    assert found.classes[0].sum() == 0
-    assert found.features.dtype == found.boxes.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("boxes", "features", "classes", "message"),
-    [
-        (np.zeros((0, 4)), np.zeros((0, 3)), None, "n > 0"),
-        (np.zeros((2, 5)), np.zeros((2, 3)), None, "boxes must be"),
-        (np.zeros((2, 4)), np.zeros((3, 3)), None, "2 boxes but features"),
-        (np.zeros((2, 4)), np.zeros((2, 3)), np.zeros((1, 7)), "2 boxes but classes"),
-        (np.zeros((2, 4)), np.full((2, 3), np.nan), None, "not finite"),
-    ],
-)
-def test_regions_that_do_not_fit_together_are_refused(
-    boxes: np.ndarray, features: np.ndarray, classes: np.ndarray | None, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        Regions(boxes, features, (10, 10), classes)

@@ -22,6 +22,11 @@ from mmbert.vision.regions import Regions
 
 FEATURES, CLASSES = 6, 5
 
+SENTENCES = [
+    "ein Elefant", "un éléphant dans la neige", "a dog", "двое собак бегут по снегу", "狗", "สุนัขวิ่งอยู่บนหิมะ", "",
+    "a dog and two children with a red ball in the deep snow", "كلب",
+]  # fmt: skip
+
 
 def tiny_config(**changes: Any) -> MMBertConfig:
     """Two layers of 16; no dropout; vision enters with full strength."""
