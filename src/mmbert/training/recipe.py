@@ -173,7 +173,11 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r} is not key=value")
-        _set(content, key.strip().split("."), yaml.safe_load(value))
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r} is not valid YAML") from error
+        _set(content, key.strip().split("."), read)
     return check_recipe(content, where=name_or_path)
 
 
@@ -210,10 +214,11 @@ def _known_keys(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    path = RECIPES / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
+    """The content of a shipped recipe, of a file beside the recipe that extends it, or of a file."""
+    beside = [Path(seen[-1]).parent / name_or_path] if seen else []
+    places = [RECIPES / f"{name_or_path}.yaml", *beside, Path(name_or_path)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         close = nearest(name_or_path, recipe_names())
         raise ConfigError(
             f"no recipe {name_or_path!r}",
