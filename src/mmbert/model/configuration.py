@@ -1,6 +1,6 @@
 """Configuration of the network: every size and option of the VL-BERT / MM-BERT family."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: `strict` checks values by the annotations themselves.
 
 from typing import Any
 
@@ -58,8 +58,8 @@ class MMBertConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.1
     max_position_embeddings: int = 512
     type_vocab_size: int = 3
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-12
     pad_token_id: int | None = 0
     position_padding_idx: int = -1
     visual_size: int = 768
