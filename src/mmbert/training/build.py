@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
+from mmbert.data.images import identity
 from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.sources import open_data
@@ -29,6 +30,9 @@ from mmbert.vision.encoders.grid import GridEncoder, load_backbone_weights
 
 CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout", "rerank_weight")
 """Configuration keys that may differ from the model that training starts from."""
+
+HELD_OUT = ("validation", "test")
+"""Splits that a run's own data is never trained on."""
 
 
 def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, Source]:
@@ -56,7 +60,28 @@ def _open_train(data: str | dict[str, Any], report: BadRecords | None) -> Source
     splits = {whole[i].split for i in range(len(whole))}
     if "train" in splits and len(splits) > 1:
         return open_data(data, report=report, split="train")
-    return whole
+    return _Part(whole, [i for i in range(len(whole)) if whole[i].split not in HELD_OUT])
+
+
+class _Part:
+    """Some records of a source.
+
+    Args:
+        whole: the source.
+        kept: numbers of the records.
+    """
+
+    def __init__(self, whole: Source, kept: list[int]) -> None:
+        self.name = whole.name
+        self.whole = whole
+        self.kept = kept
+        self.languages = tuple(dict.fromkeys(lang for i in kept for lang in whole[i].languages))
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.whole[self.kept[index]]
 
 
 def evaluation_records(recipe: Recipe) -> list[Record]:
@@ -165,7 +190,7 @@ def corpus_texts(sources: dict[str, Source]) -> Iterator[str]:
 def corpus_images(sources: dict[str, Source]) -> list[ImageRef]:
     """Every distinct image of the sources, in order."""
     records = (source[i] for source in sources.values() for i in range(len(source)))
-    return list({record.image.key: record.image for record in records if record.image is not None}.values())
+    return list({identity(record.image): record.image for record in records if record.image is not None}.values())
 
 
 def _weights_file(description: str) -> Path:

@@ -64,7 +64,7 @@ class PackedTrainer(Trainer):
         loss = outputs["loss"]
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}",
+                f"the loss is {float(loss.detach())} at step {self.state.global_step + 1}",
                 where=self.args.output_dir,
                 hint="the last checkpoint is intact; lower optimizer.lr or use precision=fp32",
             )
