@@ -64,7 +64,7 @@ def test_rows_that_stay_trainable_start_as_copies_of_the_frozen_ones() -> None:
 
 
 def test_the_contrast_starts_at_the_configured_scale() -> None:
-    assert float(fresh(logit_scale_init=math.log(20)).embedding_head.scale) == pytest.approx(20, rel=1e-5)
+    assert fresh(logit_scale_init=math.log(20)).embedding_head.scale.item() == pytest.approx(20, rel=1e-5)
 
 
 def test_the_seed_decides_every_weight() -> None:

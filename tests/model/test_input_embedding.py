@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import KnownRegions, Picture, picture, random_example, tiny_config, tiny_network
@@ -230,3 +231,23 @@ def test_frozen_positions_are_not_trained() -> None:
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config(**changes)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": "wide"},
+        {"num_hidden_layers": 2.5},
+        {"visual_ln": "yes"},
+        {"vision": "grid"},
+        {"vocab_size": None},
+    ],
+    ids=str,
+)
+def test_values_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(wrong))):
+        tiny_config(**wrong)
+
+
+def test_whole_numbers_are_fractions_too() -> None:
+    assert tiny_config(hidden_dropout_prob=0, visual_scale_text_init=1, initializer_range=1).visual_scale_text_init == 1

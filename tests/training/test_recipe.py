@@ -1,0 +1,191 @@
+"""Recipes: every key is checked, recipes build on each other, and errors say what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmbert.errors import ConfigError
+from mmbert.training.recipe import RECIPES, Recipe, check_recipe, load_recipe, recipe_names
+
+SMALLEST: dict[str, Any] = {
+    "name": "smallest",
+    "steps": 10,
+    "components": {"main": {"data": "photos", "task": "retrieval", "objectives": {"itc": {"weight": 2.0}}}},
+}
+
+
+def written(path: Path, content: Any) -> str:
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return written(tmp_path / "smallest.yaml", SMALLEST)
+
+
+def test_a_file_is_read_and_the_rest_has_defaults(file: str) -> None:
+    recipe = load_recipe(file)
+    assert recipe.name == "smallest"
+    assert recipe.components["main"].objectives == {"itc": {"weight": 2.0}}
+    assert recipe.optimizer.lr == 5e-4
+    assert recipe.precision == "fp32"
+    assert recipe.model.init is None
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_valid_and_described(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description.endswith(".")
+    assert len(recipe.description) < 120
+    assert load_recipe(str(RECIPES / f"{name}.yaml")) == recipe
+
+
+def test_a_resolved_recipe_reads_back_as_itself(file: str) -> None:
+    recipe = load_recipe(file, ["optimizer.vision_lr=1e-5", "augment={rotate: 3}"])
+    content = yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert check_recipe(content, where="x") == recipe
+
+
+UNKNOWN = [
+    ({"stepz": 3}, "stepz", "steps"),
+    ({"optimizer": {"learning": 1, "lr": 1e-3, "warmpu": 0.1}}, "optimizer.learning", None),
+    ({"optimizer": {"warmpu": 0.1}}, "optimizer.warmpu", "warmup"),
+    ({"model": {"confg": {}}}, "model.confg", "config"),
+    ({"model": {"tokenizer": {"vocabsize": 500}}}, "model.tokenizer.vocabsize", "vocab_size"),
+    ({"components": {"main": {"taks": "retrieval"}}}, "components.main.taks", "task"),
+    ({"evaluation": {"evry": 3}}, "evaluation.evry", "every"),
+]
+
+
+@pytest.mark.parametrize(("change", "key", "close"), UNKNOWN, ids=[u[1] for u in UNKNOWN])
+def test_unknown_keys_at_every_level_name_the_nearest(
+    tmp_path: Path, change: dict[str, Any], key: str, close: str | None
+) -> None:
+    content = SMALLEST | change
+    if "components" in change:
+        content = SMALLEST | {"components": {"main": SMALLEST["components"]["main"] | change["components"]["main"]}}
+    path = written(tmp_path / "r.yaml", content)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert f"unknown key {key!r}" in str(caught.value)
+    assert path in str(caught.value)
+    assert (f"did you mean {close!r}" if close else "known: ") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=0", "steps: "),
+        ("steps=many", "steps: "),
+        ("optimizer.lr=-1", "optimizer.lr: "),
+        ("optimizer.schedule=cosin", "optimizer.schedule: "),
+        ("components={}", "components: "),
+        ("epochs=3", "either steps or epochs"),
+        ("steps=null", "either steps or epochs"),
+        ("components.main.objectives=[itc]", "components.main.objectives: "),
+    ],
+)
+def test_values_that_cannot_be_are_named(file: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file, [override])
+    assert message in str(caught.value)
+
+
+def test_a_recipe_extends_another_section_by_section(tmp_path: Path, file: str) -> None:
+    child = {
+        "extends": file, "name": "child", "optimizer": {"lr": 1e-3},
+        "components": {"main": {"tokens": 99}, "more": SMALLEST["components"]["main"]},
+    }  # fmt: skip
+    recipe = load_recipe(written(tmp_path / "child.yaml", child))
+    assert recipe.name == "child"
+    assert recipe.steps == 10
+    assert recipe.components["main"].tokens == 99
+    assert recipe.components["main"].task == "retrieval"
+    assert set(recipe.components) == {"main", "more"}
+    grandchild = load_recipe(written(tmp_path / "g.yaml", {"extends": str(tmp_path / "child.yaml"), "steps": 3}))
+    assert (grandchild.steps, grandchild.optimizer.lr) == (3, 1e-3)
+
+
+def test_a_shipped_recipe_can_be_extended_by_name(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path / "mine.yaml", {"extends": "retrieval", "name": "mine", "min_steps": 7}))
+    assert recipe.model_dump() == load_recipe("retrieval").model_dump() | {"name": "mine", "min_steps": 7}
+
+
+def test_a_recipe_beside_the_file_can_be_extended_from_anywhere(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "child.yaml", {"extends": "smallest.yaml", "steps": 4})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_recipe(path).steps == 4
+
+
+def test_recipes_that_extend_each_other_are_an_error(tmp_path: Path) -> None:
+    written(tmp_path / "a.yaml", {"extends": str(tmp_path / "b.yaml")})
+    written(tmp_path / "b.yaml", {"extends": str(tmp_path / "a.yaml")})
+    with pytest.raises(ConfigError, match=r"extends itself: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        load_recipe(str(tmp_path / "a.yaml"))
+
+
+def test_a_missing_parent_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no recipe 'retrievl'.*did you mean 'retrieval'"):
+        load_recipe(written(tmp_path / "a.yaml", {"extends": "retrievl"}))
+
+
+def test_overrides_are_yaml_at_any_depth(file: str) -> None:
+    recipe = load_recipe(
+        file,
+        [
+            "steps=7", "optimizer.ema=0.9", "components.main.options.languages=[de, fr]", "augment={}",
+            "model.config.vision.image_size=96", "components.main.objectives.itc.weight=3", "description=a = b",
+        ],
+    )  # fmt: skip
+    assert recipe.steps == 7
+    assert recipe.optimizer.ema == 0.9
+    assert recipe.components["main"].options == {"languages": ["de", "fr"]}
+    assert recipe.components["main"].objectives == {"itc": {"weight": 3}}
+    assert recipe.model.config == {"vision": {"image_size": 96}}
+    assert recipe.augment == {}
+    assert recipe.description == "a = b"
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", "", "optimizer.lr"])
+def test_an_override_without_a_value_is_an_error(file: str, override: str) -> None:
+    with pytest.raises(ConfigError, match="not key=value"):
+        load_recipe(file, [override])
+
+
+def test_an_override_that_is_not_yaml_is_an_error(file: str) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.betas=\[1"):
+        load_recipe(file, ["optimizer.betas=[1"])
+
+
+def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "broken.yaml", "name: x\nsteps: 3\ncomponents: {main: [}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert f"{path}:3" in str(caught.value)
+    assert "YAML" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just words"])
+def test_a_file_without_keys_is_no_recipe(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ConfigError, match="mapping"):
+        load_recipe(written(tmp_path / "x.yaml", content))
+
+
+def test_an_unknown_name_lists_or_suggests() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'starter'"):
+        load_recipe("startr")
+    with pytest.raises(ConfigError, match=r"shipped: .*starter"):
+        load_recipe("zzzzzz")
+
+
+def test_sections_are_typed() -> None:
+    assert Recipe.model_validate(SMALLEST | {"optimizer": {"lr": "1e-3"}}).optimizer.lr == 1e-3

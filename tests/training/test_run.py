@@ -1,0 +1,425 @@
+"""A run from recipe to model folder: it learns, repeats itself bit by bit, goes on where it stopped, fails clearly."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from colours import save_picture
+from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+import mmbert.training.run
+from mmbert import MMBert
+from mmbert.data.sources import open_data
+from mmbert.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mmbert.evaluation.retrieval import evaluate_retrieval
+from mmbert.objectives import itc
+from mmbert.training.callbacks import ProgressLine
+from mmbert.training.recipe import Recipe, load_recipe
+from mmbert.training.run import TrainingResult, train
+
+torch.set_num_threads(1)
+MakeRecipe = Callable[..., Recipe]
+CHANCE = 1 / 12
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(level)
+
+
+def log_of(result: TrainingResult) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+
+
+def losses(result: TrainingResult) -> list[dict[str, Any]]:
+    """What was logged at each step, without the clock."""
+    timeless = [{k: v for k, v in line.items() if k != "time"} for line in log_of(result)]
+    return [line for line in timeless if "loss" in line]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def learned(recipe_of: MakeRecipe, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """Sixty steps, measured at 20, 40 and 60."""
+    recipe = recipe_of(
+        steps=60,
+        model={"config": {"hidden_dropout_prob": 0.0}},
+        components={"main": {"records": 12}},
+        evaluation={"data": str(photos), "every": 20},
+        save_dtype="fp16",
+    )
+    return train(recipe, tmp_path_factory.mktemp("run") / "out")
+
+
+def test_it_learns(learned: TrainingResult) -> None:
+    measured = learned.metrics["evaluation"]
+    for direction in ("text_to_image", "image_to_text"):
+        for language in ("mean", "en", "de", "fr"):
+            assert measured[direction][language]["R@1"] > 6 * CHANCE, (direction, language)
+
+
+def test_losses_fall_and_are_logged_by_component_and_objective(learned: TrainingResult) -> None:
+    found = losses(learned)
+    assert [line["step"] for line in found] == list(range(1, 61))
+    for name in ("main/itc", "main/proxy", "main/itm_hard", "masked/mlm", "masked/mvfr"):
+        early, late = (np.mean([line[name] for line in part]) for part in (found[:10], found[-10:]))
+        assert late < early, name
+    assert all(0 <= line["main/itc/text_to_image"] <= 1 for line in found)
+
+
+def test_the_best_checkpoint_is_kept(learned: TrainingResult) -> None:
+    measured = [line["eval_R@1"] for line in log_of(learned) if "eval_R@1" in line]
+    assert len(measured) == 3
+    assert learned.model == learned.folder / "best"
+    assert learned.metrics["evaluation"]["text_to_image"]["mean"]["R@1"] == max(measured)
+
+
+def test_what_is_saved_is_what_was_measured(learned: TrainingResult, photos: Path) -> None:
+    source = open_data(str(photos))
+    records = [source[i] for i in range(len(source))]
+    for folder in ("best", "last"):
+        model = MMBert.from_pretrained(learned.folder / folder, device="cpu")
+        again = evaluate_retrieval(model, records, mode="embed")
+        stated = json.loads((learned.folder / folder / "metrics.json").read_text())["evaluation"]
+        assert again["text_to_image"]["mean"]["R@1"] == pytest.approx(stated["text_to_image"]["mean"]["R@1"], abs=0.03)
+
+
+def test_a_model_folder_says_where_it_comes_from(learned: TrainingResult) -> None:
+    for folder in (learned.folder / "best", learned.folder / "last"):
+        recipe = load_recipe(str(folder / "recipe.yaml"))
+        assert (recipe.name, recipe.steps) == ("colours", 60)
+        versions = json.loads((folder / "versions.json").read_text())
+        assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+        assert versions["transformers"] == transformers.__version__
+        assert "mm-bert" in versions
+        card = (folder / "README.md").read_text()
+        assert card.startswith("---\n")
+        assert "# colours" in card
+        assert "Knows six colours." in card
+        share = json.loads((folder / "metrics.json").read_text())["evaluation"]["text_to_image"]["de"]["R@1"]
+        assert f"| de | {100 * share:.1f} |" in card
+    written = json.loads((learned.folder / "metrics.json").read_text())
+    assert written == learned.metrics
+    assert written["seconds"] > 0
+    assert not list(learned.folder.glob("tmp*")), "a folder that was written aside was left behind"
+
+
+def test_the_stored_precision_is_the_recipes(learned: TrainingResult) -> None:
+    stored = weights(learned.model)
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    assert MMBert.from_pretrained(learned.model, device="cpu").model.dtype == torch.float32
+
+
+def test_proxies_are_not_part_of_the_model(learned: TrainingResult) -> None:
+    assert not [k for k in weights(learned.model) if "prox" in k or "states" in k]
+
+
+def test_the_same_recipe_gives_the_same_weights_bit_by_bit(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    recipe = recipe_of(augment={}, optimizer={"clip": 0.5})
+    torch.manual_seed(99)
+    first = train(recipe, tmp_path / "first")
+    torch.manual_seed(1)
+    np.random.seed(1)
+    second = train(recipe, tmp_path / "second")
+    assert same(weights(first.model), weights(second.model))
+    assert losses(first) == losses(second)
+    other = train(recipe_of(augment={}, seed=4), tmp_path / "other")
+    assert not same(weights(first.model), weights(other.model))
+
+
+class Interruption(Exception):
+    pass
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pull the plug at the end of ``step``."""
+
+    class Stopping(ProgressLine):
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
+            if state.global_step == step:
+                raise Interruption
+
+    monkeypatch.setattr(mmbert.training.run, "ProgressLine", Stopping)
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulation": 2}], ids=["plain", "accumulating"])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    changes: dict[str, Any], recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, their average, the optimiser, the data and every random number go on."""
+    recipe = recipe_of(
+        save_every=3,
+        augment={},
+        evaluation={"data": str(photos), "every": 4},
+        model={"config": {"hidden_dropout_prob": 0.3}},
+        **changes,
+    )
+    undisturbed = train(recipe, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(Interruption):
+            train(recipe, tmp_path / "interrupted")
+    assert (tmp_path / "interrupted" / "state" / "checkpoint-3").is_dir()
+    torch.manual_seed(12345)
+    resumed = train(recipe, tmp_path / "interrupted")
+    assert same(weights(resumed.folder / "last"), weights(undisturbed.folder / "last"))
+    assert same(weights(resumed.folder / "best"), weights(undisturbed.folder / "best"))
+    average = Path("state", "checkpoint-6", "average.safetensors")
+    assert same(load_file(resumed.folder / average), load_file(undisturbed.folder / average))
+    last_steps = [line for line in losses(resumed) if line["step"] > 5]
+    assert last_steps == [line for line in losses(undisturbed) if line["step"] > 5]
+    assert resumed.metrics["evaluation"] == undisturbed.metrics["evaluation"]
+
+
+def test_a_run_of_another_recipe_is_not_continued(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        with pytest.raises(Interruption):
+            train(recipe_of(save_every=2), tmp_path / "out")
+    with pytest.raises(TrainingError, match=r"another recipe.*--no-resume"):
+        train(recipe_of(save_every=2, optimizer={"lr": 0.005}), tmp_path / "out")
+    fresh = train(recipe_of(save_every=2, optimizer={"lr": 0.005}), tmp_path / "out", resume=False)
+    assert same(
+        weights(fresh.model), weights(train(recipe_of(save_every=2, optimizer={"lr": 0.005}), tmp_path / "b").model)
+    )
+    assert [line["step"] for line in losses(fresh)] == list(range(1, 9))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, calls = itc.compute, []
+
+    def breaking(*arguments: Any) -> Any:
+        term = compute(*arguments)
+        calls.append(term)
+        if len(calls) == 4:
+            term.total = term.total * math.nan
+        return term
+
+    monkeypatch.setattr(itc, "compute", breaking)
+    with pytest.raises(TrainingError, match="the loss is nan at step 4"):
+        train(recipe_of(save_every=3), tmp_path / "out")
+    state = tmp_path / "out" / "state" / "checkpoint-3"
+    assert all(torch.isfinite(t).all() for t in load_file(state / "average.safetensors").values())
+
+
+def test_without_evaluation_the_last_model_is_the_result(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    result = train(recipe_of(steps=2), tmp_path / "out")
+    assert result.model == tmp_path / "out" / "last"
+    assert result.metrics["evaluation"] == {}
+    assert result.skipped == []
+
+
+def test_an_evaluation_at_the_end_only(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
+    result = train(recipe_of(steps=2, evaluation={"data": str(photos)}), tmp_path / "out")
+    assert 0 <= result.metrics["evaluation"]["text_to_image"]["mean"]["R@1"] <= 1
+    assert not (tmp_path / "out" / "best").exists()
+
+
+def test_accumulated_gradients_are_the_mean_of_their_batches(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    """The gradient norm of a first step of two batches, against both batches' own gradients."""
+    changes = {
+        "model": {"config": dict.fromkeys(DROPOUTS, 0.0)},
+        "components": {"main": {"objectives": {"itm_hard": {"weight": 0.0}}}},
+    }
+    recipe = recipe_of(steps=1, accumulation=2, **changes)
+    logged = losses(train(recipe, tmp_path / "out"))[0]
+
+    from mmbert.data.mixture import StepDataset
+    from mmbert.training import build
+    from mmbert.training.module import TrainingModule
+
+    transformers.set_seed(recipe.seed)
+    sources = build.open_sources(recipe)
+    bert = build.build_model(recipe.model, sources, recipe.seed)
+    components = build.build_components(recipe, sources, bert.processor)
+    images = bert.processor.augmented_images(None)
+    dataset = StepDataset(components, batches=2, images=images, seed=recipe.seed)
+    module = TrainingModule(bert.model.train(), build.objective_options(recipe), build.group_numbers(components))
+    total = sum(module(dataset[number])["loss"] / 2 for number in (0, 1))
+    total.backward()
+    norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
+    assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    assert logged["loss"] == pytest.approx(total.item(), rel=1e-4)
+
+
+def test_bf16_trains_too(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    result = train(recipe_of(steps=2, precision="bf16"), tmp_path / "out")
+    assert all(torch.isfinite(t).all() for t in weights(result.model).values())
+    assert MMBert.from_pretrained(result.model, device="cpu").encode_text("rot").shape == (1, 16)
+
+
+def test_training_goes_on_from_a_saved_model(recipe_of: MakeRecipe, learned: TrainingResult, tmp_path: Path) -> None:
+    recipe = recipe_of(steps=1).model_dump()
+    recipe["model"] = {"init": str(learned.model), "config": {"hidden_dropout_prob": 0.2, "rerank_weight": 0.5}}
+    recipe["optimizer"] |= {"lr": 1e-9, "ema": 0.0, "weight_decay": 0.0}
+    result = train(Recipe.model_validate(recipe), tmp_path / "out")
+    before, after = (
+        MMBert.from_pretrained(learned.model, device="cpu"),
+        MMBert.from_pretrained(result.model, device="cpu"),
+    )
+    assert after.config.hidden_dropout_prob == 0.2
+    assert after.rerank_weight == 0.5
+    np.testing.assert_allclose(after.encode_text("dark red"), before.encode_text("dark red"), atol=1e-4)
+    frozen = {n for n, p in after.model.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, _ in after.model.named_parameters() if ".vision." in n}
+
+
+def test_sizes_of_a_saved_model_cannot_change(recipe_of: MakeRecipe, learned: TrainingResult, tmp_path: Path) -> None:
+    recipe = recipe_of().model_dump()
+    recipe["model"] = {"init": str(learned.model), "config": {"hidden_size": 32}}
+    with pytest.raises(ConfigError, match=r"model\.config\.hidden_size cannot change"):
+        train(Recipe.model_validate(recipe), tmp_path / "out")
+    recipe["model"] = {"init": "nothing-here"}
+    with pytest.raises(CheckpointError, match="nothing-here"):
+        train(Recipe.model_validate(recipe), tmp_path / "out")
+
+
+@pytest.mark.parametrize("vision_lr", [0, 1e-3, None])
+def test_the_vision_encoder_has_its_own_rate(vision_lr: float | None, recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    changes = {"model": {"config": {"vision": {"trainable": True}}}, "optimizer": {"vision_lr": vision_lr}}
+    one, two = (train(recipe_of(steps=n, **changes), tmp_path / str(n)) for n in (1, 2))
+    first, second = weights(one.model), weights(two.model)
+    vision = [k for k in first if ".vision." in k]
+    assert vision
+    assert all(torch.equal(first[k], second[k]) for k in vision) == (vision_lr == 0)
+    assert not torch.equal(first["match_head.weight"], second["match_head.weight"])
+
+
+CONFIG_ERRORS = [
+    ({"components": {"main": {"task": "retreival"}}}, "did you mean 'retrieval'"),
+    ({"components": {"main": {"objectives": {"mlm": {}}}}}, "makes no labels for objective 'mlm'"),
+    ({"components": {"main": {"objectives": {"itm_hrd": {}}}}}, "did you mean 'itm_hard'"),
+    ({"components": {"main": {"objectives": {"itc": {"wieght": 2}}}}}, "unknown key 'wieght'.*did you mean 'weight'"),
+    ({"components": {"main": {"options": {"text_per_record": 2}}}}, "did you mean 'texts_per_record'"),
+    ({"model": {"config": {"hiden_size": 2}}}, "did you mean 'hidden_size'"),
+    ({"model": {"config": {"hidden_size": 65}}}, "multiple of num_attention_heads"),
+    ({"model": {"config": {"hidden_size": "wide"}}}, "hidden_size"),
+    ({"model": {"config": {"vision": {"backbone": "test_vitt"}}}}, "did you mean 'test_vit'"),
+    ({"augment": {"rotat": 2}}, "did you mean 'rotate'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), CONFIG_ERRORS, ids=[m for _, m in CONFIG_ERRORS])
+def test_wrong_names_are_config_errors(
+    changes: dict[str, Any], message: str, recipe_of: MakeRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(recipe_of(**changes), tmp_path / "out")
+
+
+def copy_of(photos: Path, folder: Path, **columns: Callable[[int], str]) -> Path:
+    """The folder again, with further metadata columns."""
+    shutil.copytree(photos, folder)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows = [row | {name: value(i) for name, value in columns.items()} for i, row in enumerate(rows)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_bad_records_are_errors_or_counted(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
+    folder = copy_of(photos, tmp_path / "data")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write('\n{"file_name": "nowhere.png", "caption_en": "nothing"}')
+    recipe = recipe_of(steps=2, components={name: {"data": str(folder)} for name in ("main", "masked")})
+    with pytest.raises(DataError, match=r"metadata\.jsonl:13"):
+        train(recipe, tmp_path / "out")
+    result = train(recipe, tmp_path / "out", skip_bad=True)
+    assert len(result.skipped) == 1
+    assert "metadata.jsonl:13" in result.skipped[0][0]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="cannot write"):
+        train(recipe_of(), tmp_path / "file")
+
+
+def test_epochs_are_passes_over_the_longest_component(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    """Twelve records in batches of five are three batches."""
+    recipe = recipe_of(steps=None, epochs=1.5, components={"masked": {"records": 12, "tokens": 9999}})
+    assert [line["step"] for line in losses(train(recipe, tmp_path / "out"))] == [1, 2, 3, 4, 5]
+    shorter = recipe_of(steps=None, epochs=0.1, min_steps=2, components={"masked": {"records": 12, "tokens": 9999}})
+    assert len(losses(train(shorter, tmp_path / "short"))) == 2
+
+
+def own_data(recipe_of: MakeRecipe, folder: Path, **changes: Any) -> Recipe:
+    parts = {"main": {"data": None}, "masked": {"data": None}}
+    return recipe_of(steps=3, data=str(folder), components=parts, evaluation={"every": 3}, **changes)
+
+
+def test_own_data_is_trained_on_its_train_split_and_judged_on_its_validation_split(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path
+) -> None:
+    splits = ["train"] * 8 + ["validation"] * 3 + ["test"]
+    folder = copy_of(photos, tmp_path / "data", split=lambda i: splits[i])
+    used: list[str] = []
+
+    from mmbert.tasks.retrieval import RetrievalTask
+
+    examples = RetrievalTask.examples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RetrievalTask, "examples", lambda s, r, g: used.append(r.split) or examples(s, r, g))
+        result = train(own_data(recipe_of, folder), tmp_path / "out")
+    assert set(used) == {"train"}
+    assert result.model.name == "best"
+    assert result.metrics["evaluation"]["text_to_image"]["mean"]["R@5"] == 1.0, "three pictures to choose from"
+
+
+def test_validation_and_test_splits_are_never_trained_on(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
+    """Also where the rest of the folder carries no name of a split."""
+    folder = tmp_path / "data"
+    copy_of(photos, folder)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    for row in rows[8:]:
+        row["split"] = "validation"
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    from mmbert.training.build import open_sources
+
+    for source in open_sources(own_data(recipe_of, folder)).values():
+        assert {source[i].split for i in range(len(source))} == {None}
+        assert len(source) == 8
+
+
+def test_a_component_without_data_is_an_error(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"components\.main needs data"):
+        train(recipe_of(components={"main": {"data": None}}), tmp_path / "out")
+
+
+def test_pictures_of_two_folders_with_the_same_names_are_not_mixed_up(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path
+) -> None:
+    other = copy_of(photos, tmp_path / "other")
+    for path in other.glob("*.png"):
+        save_picture(path, "white")
+    one, two = (
+        train(recipe_of(steps=1, components={"masked": {"data": str(folder)}}), tmp_path / folder.name)
+        for folder in (photos, other)
+    )
+    assert losses(one)[0]["masked/mvfr"] != losses(two)[0]["masked/mvfr"]
