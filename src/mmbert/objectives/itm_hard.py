@@ -37,7 +37,7 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     chosen = _choose(found, options)
     if chosen is None:
         zero = found.texts.sum() * 0
-        return LossTerm(zero, torch.ones_like(zero))
+        return LossTerm(zero, zero.detach())
     texts, images, labels = chosen
     sequences = step.batch.sequences
     text_numbers, image_numbers = found.text_sequences.tolist(), found.image_sequences.tolist()

@@ -82,7 +82,7 @@ class TrainingModule(nn.Module):
 def _global_mean_divisor(count: Tensor) -> Tensor:
     """Divisor that makes the average over ranks of (local sum / divisor) the mean over all places."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        count = count.detach().clone()
+        count = count.detach().to(torch.float32, copy=True)  # one type on all ranks, whatever made the count
         dist.all_reduce(count)
         count = count / dist.get_world_size()
     return count.clamp(min=1e-6) if torch.is_floating_point(count) else count.clamp(min=1)
