@@ -161,16 +161,15 @@ def test_similar_ones_are_chosen_more_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "images"),
-    [([1, 1], [1]), ([1, 2], [3]), ([1], [1]), ([1, 2], [1]), ([1], [1, 2])],
+    ("texts", "images", "weight"),
+    [([1, 1], [1], 0), ([1, 2], [3], 0), ([1], [1], 0), ([1, 2], [1], 3), ([1], [1, 2], 3)],
     ids=["all right", "none right", "one pair", "one image", "one text"],
 )
-def test_steps_with_little_choice_work(texts: list[int], images: list[int]) -> None:
-    model = tiny_network(5)
-    step = hard_step(model, texts, images)
-    term = hard(step)
+def test_steps_with_little_choice_work(texts: list[int], images: list[int], weight: float) -> None:
+    """A right pair weighs 2; it brings a wrong image or a wrong text where there is one, and else counts nothing."""
+    term = hard(hard_step(tiny_network(5), texts, images))
     assert torch.isfinite(term.total)
-    assert term.count.item() > 0
+    assert term.count.item() == weight
     term.total.backward()
 
 

@@ -1,0 +1,101 @@
+"""The closed-form start: region vectors as whitened principal components of the images' own features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import SENTENCES, tiny_config
+
+from mmbert import MMBert, MMBertForPreTraining, MMBertProcessor
+from mmbert.data.records import ImageRef
+from mmbert.errors import ConfigError
+from mmbert.model.modeling import build_vision
+from mmbert.text.tokenizer import train_tokenizer
+from mmbert.training.alignment import whiten_regions
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRef]:
+    folder, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+    refs = []
+    for i in range(70):
+        cells = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((40, 40), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+        refs.append(ImageRef(path=str(folder / f"{i}.png")))
+    return refs
+
+
+def fresh(visual_size: int = 32, **vision: object) -> MMBert:
+    tokenizer = train_tokenizer(SENTENCES, vocab_size=100)
+    options = {"kind": "grid", "backbone": "test_efficientnet", "image_size": 64} | vision
+    config = tiny_config(
+        vocab_size=len(tokenizer), visual_size=visual_size, vision=options, embedding_size=16,
+        region_feature_size=build_vision(options).feature_size,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MMBertForPreTraining(config)
+    return MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision))
+
+
+@torch.no_grad()
+def whole_images(bert: MMBert, images: list[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of each whole image, and what the encoder's input gets of it (coordinates left out)."""
+    trunk = bert.model.trunk
+    _, table, pixels = bert.processor.images.table(images)
+    features = trunk.vision(pixels, table)[0][:: trunk.vision.regions_per_image].double()
+    projection = trunk.region_embedding.projection
+    weight = projection.weight[:, -features.shape[1] :].double()
+    vectors = torch.relu(features @ weight.T + projection.bias)
+    return features, vectors @ trunk.embeddings.object_visual.projection.weight.double().T
+
+
+@pytest.mark.parametrize("levels", [None, [2]])
+def test_fully_whitened_vectors_are_uncorrelated_and_equally_spread(
+    levels: list[int] | None, images: list[ImageRef]
+) -> None:
+    bert = fresh(levels=levels)
+    whiten_regions(bert, images, power=1.0)
+    _, vectors = whole_images(bert, images)
+    assert vectors.mean(0).abs().max() < 1e-3
+    covariance = (vectors - vectors.mean(0)).T @ (vectors - vectors.mean(0))
+    spread = covariance.diagonal()
+    assert spread.max() / spread.min() < 1.05
+    assert (covariance - torch.diag(spread)).abs().max() < 0.02 * spread.max()
+    assert (vectors.norm(dim=1) / 4).mean().item() == pytest.approx(1, abs=0.01), "typical length sqrt(hidden size)"
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_less_power_keeps_more_of_the_components_own_spread(power: float, images: list[ImageRef]) -> None:
+    bert = fresh()
+    whiten_regions(bert, images, power=power)
+    features, vectors = whole_images(bert, images)
+    centred = features - features.mean(0)
+    own = torch.linalg.svdvals(centred)[:16]
+    found = (vectors - vectors.mean(0)).norm(dim=0)
+    expected = own ** (1 - power)
+    torch.testing.assert_close(found / found[0], expected / expected[0], atol=0.02, rtol=0.02)
+
+
+def test_text_and_regions_start_with_the_same_visual_vectors(images: list[ImageRef]) -> None:
+    bert = fresh()
+    whiten_regions(bert, images)
+    embeddings = bert.model.trunk.embeddings
+    assert torch.equal(embeddings.text_visual.projection.weight, embeddings.object_visual.projection.weight)
+    assert torch.equal(bert.model.embedding_head.image.weight, torch.eye(16))
+
+
+def test_other_sizes_are_refused(images: list[ImageRef]) -> None:
+    with pytest.raises(ConfigError, match="2 x hidden_size"):
+        whiten_regions(fresh(visual_size=16), images)
+
+
+def test_one_image_file_is_enough_to_start(images: list[ImageRef], tmp_path: Path) -> None:
+    bert = fresh()
+    whiten_regions(bert, images[:2])
+    assert all(torch.isfinite(p).all() for p in bert.model.parameters())

@@ -1,0 +1,70 @@
+"""The schedule, the parameter groups, and which checkpoint is gone on with."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_network
+
+from mmbert.training.recipe import OptimizerRecipe
+from mmbert.training.trainer import last_checkpoint, parameter_groups, schedule
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_rates_climb_in_a_line_and_then_follow_the_schedule(kind: str) -> None:
+    factor = schedule(OptimizerRecipe(schedule=kind, warmup=0.2), 100)
+    assert [factor(s) for s in range(20)] == pytest.approx([(s + 1) / 20 for s in range(20)])
+    assert factor(20) == pytest.approx(1.0)
+    for step in (20, 40, 60, 99, 100):
+        done = (step - 20) / 80
+        expected = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[kind]
+        assert factor(step) == pytest.approx(expected)
+    rates = [factor(s) for s in range(20, 101)]
+    assert rates == sorted(rates, reverse=True)
+    assert factor(1000) == (1.0 if kind == "constant" else 0.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.9])
+def test_runs_of_few_steps_have_a_rate_too(steps: int, warmup: float) -> None:
+    factor = schedule(OptimizerRecipe(warmup=warmup), steps)
+    assert all(0 < factor(step) <= 1 for step in range(steps))
+
+
+def test_every_trained_parameter_is_in_one_group() -> None:
+    model = tiny_network(
+        vision={"kind": "grid", "backbone": "test_efficientnet", "image_size": 64, "trainable": True},
+        region_feature_size=256, word_embedding_frozen=True, num_special_words=20,
+    )  # fmt: skip
+    groups = parameter_groups(model, OptimizerRecipe(lr=1e-3, vision_lr=1e-5, weight_decay=0.1))
+    grouped = [id(p) for group in groups for p in group["params"]]
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert sorted(grouped) == sorted(id(p) for p in trained.values())
+    assert id(model.trunk.embeddings.words.weight) not in grouped
+    settings = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    for name, parameter in trained.items():
+        rate, decay = settings[id(parameter)]
+        assert rate == (1e-5 if ".vision." in name else 1e-3), name
+        single = parameter.dim() < 2  # biases, norms, scales, the [IMG] and [END] vectors ...
+        assert decay == (0.0 if single else 0.1), name
+
+
+@pytest.mark.parametrize(("given", "rate"), [(None, 3e-4), (0.0, 0.0), (2e-5, 2e-5)])
+def test_vision_takes_the_common_rate_unless_given_its_own(given: float | None, rate: float) -> None:
+    model = torch.nn.ModuleDict({"trunk": torch.nn.ModuleDict({"vision": torch.nn.Linear(2, 2)})})
+    wrapped = torch.nn.ModuleDict({"model": model})
+    groups = parameter_groups(wrapped, OptimizerRecipe(lr=3e-4, vision_lr=given))
+    assert {g["lr"] for g in groups} == {rate}
+
+
+def test_the_newest_complete_checkpoint_is_taken(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    for step, complete in ((5, True), (9, True), (10, True), (100, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if complete:
+            (folder / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
