@@ -134,8 +134,8 @@ class MMBert:
         with tqdm(total=len(texts), desc="texts", disable=not progress, unit="text") as bar, torch.inference_mode():
             for chosen in _by_budget(order, [len(e.token_ids) + 1 for e in examples], batch_tokens):
                 batch = collate([examples[i] for i in chosen]).to(self.device)
-                hidden = self.model(batch).last_hidden_state
-                vectors[chosen] = head.embed_text(hidden.index_select(0, batch.starts)).cpu().numpy()
+                first = self.model(batch, positions=batch.starts).last_hidden_state
+                vectors[chosen] = head.embed_text(first).cpu().numpy()
                 bar.update(len(chosen))
         return vectors
 
@@ -161,8 +161,8 @@ class MMBert:
         with torch.inference_mode():
             for chosen in _chunks(len(refs), batch_size, progress, "images"):
                 batch = self._image_batch([refs[i] for i in chosen])
-                hidden = self.model(batch).last_hidden_state
-                vectors[chosen] = head.embed_image(hidden.index_select(0, batch.starts)).cpu().numpy()
+                first = self.model(batch, positions=batch.starts).last_hidden_state
+                vectors[chosen] = head.embed_image(first).cpu().numpy()
         return vectors
 
     def match(
@@ -245,7 +245,7 @@ class MMBert:
         used = vectors.index_select(0, torch.from_numpy(rows).to(vectors.device))
         nothing = torch.zeros(len(rows), 4)
         batch = pack(local, regions=RegionTable(nothing, nothing[:, :2]), device=self.device)
-        pooled = self.model(batch, region_vectors=used).pooled
+        pooled = self.model(batch, positions=batch.starts, region_vectors=used).pooled
         return self.model.match_logits(pooled).float().cpu().numpy()
 
     def _image_batch(self, refs: Sequence[Any]) -> Any:

@@ -7,6 +7,7 @@ than padding, nested tensors and the fused kernel (`benchmarks/attention.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -58,6 +59,27 @@ def plan_attention(lengths: list[int], cu_seqlens: Tensor) -> AttentionPlan:
     inverse[order] = torch.arange(total, device=device)
     groups = [(len(list(run)), length) for length, run in groupby(lengths[i] for i in by_length)]
     return AttentionPlan(groups, order, inverse, new_starts.int(), max(lengths))
+
+
+def cut_plan(plan: AttentionPlan, limit: int) -> Iterator[tuple[int, int, AttentionPlan]]:
+    """Cut a plan into parts of whole sequences.
+
+    Args:
+        plan: of the whole batch.
+        limit: positions per part; a longer sequence is a part by itself.
+
+    Yields:
+        first position, end and plan of each part, in the order of the sorted stream.
+    """
+    lengths = [length for count, length in plan.groups for _ in range(count)]
+    start = size = first = 0
+    for number, length in enumerate([*lengths, 0]):
+        if size and (size + length > limit or number == len(lengths)):
+            groups = [(len(list(run)), each) for each, run in groupby(lengths[first:number])]
+            bounds = plan.cu_seqlens[first : number + 1] - start
+            yield start, start + size, AttentionPlan(groups, None, None, bounds, max(lengths[first:number]))
+            start, size, first = start + size, 0, number
+        size += length
 
 
 def _grouped_attention(

@@ -7,11 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, GELUActivation
 
-from mmbert.model.attention import AttentionPlan, PackedSelfAttention, plan_attention
+from mmbert.model.attention import AttentionPlan, PackedSelfAttention, cut_plan, plan_attention
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
+
+NUMBERS_PER_THREAD = 1 << 20
+"""Size of the widest tensor per thread when a batch is run by parts on a CPU (4 MB in fp32)."""
 
 
 class EncoderLayer(nn.Module):
@@ -31,12 +34,25 @@ class EncoderLayer(nn.Module):
         self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, plan: AttentionPlan, keep_weights: list[Tensor] | None = None) -> Tensor:
-        """[P, H] to [P, H]."""
-        mixed = self.dropout(self.attention_output(self.attention(hidden, plan, keep_weights)))
-        hidden = self.attention_norm(mixed + hidden)
-        expanded = self.activation(self.intermediate(hidden))
+    def forward(
+        self,
+        hidden: Tensor,
+        plan: AttentionPlan,
+        keep_weights: list[Tensor] | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """[P, H] to [P, H], or to [R, H] where only the states of the R positions ``rows`` are wanted."""
+        mixed = self.attention(hidden, plan, keep_weights)
+        if rows is not None:
+            mixed, hidden = mixed.index_select(0, rows), hidden.index_select(0, rows)
+        hidden = self.attention_norm(self.dropout(self.attention_output(mixed)) + hidden)
+        expanded = self._activate(self.intermediate(hidden))
         return self.output_norm(self.dropout(self.output(expanded)) + hidden)
+
+    def _activate(self, values: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not isinstance(self.activation, GELUActivation):
+            return self.activation(values)
+        return torch.ops.aten.gelu_(values)  # in place, which nn.functional has not
 
 
 class Encoder(nn.Module):
@@ -45,6 +61,7 @@ class Encoder(nn.Module):
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.widest = max(3 * config.hidden_size, config.intermediate_size)
         self.gradient_checkpointing = False  # set, with the function, by transformers' `gradient_checkpointing_enable`
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
@@ -54,6 +71,7 @@ class Encoder(nn.Module):
         lengths: list[int],
         cu_seqlens: Tensor,
         *,
+        rows: Tensor | None = None,
         all_states: list[Tensor] | None = None,
         attentions: list[list[Tensor]] | None = None,
     ) -> Tensor:
@@ -62,28 +80,72 @@ class Encoder(nn.Module):
         Args:
             hidden: [P, H] embedded positions.
             lengths, cu_seqlens: of the B sequences.
+            rows: [R] positions whose last states are wanted; the last layer does most of its work on these only.
             all_states: receives the states before the first and after each layer, [P, H] in stream order.
             attentions: receives per layer a list of B weights [heads, length, length], in batch order.
 
         Returns:
-            [P, H] last states, in stream order.
+            [P, H] last states in stream order, or [R, H] those of ``rows``.
         """
         plan = plan_attention(lengths, cu_seqlens)
         if plan.order is not None:
             hidden = hidden.index_select(0, plan.order)
+        if rows is not None and plan.inverse is not None:
+            rows = plan.inverse.index_select(0, rows)
+        observed = all_states is not None or attentions is not None
+        if torch.is_grad_enabled() or observed or hidden.device.type != "cpu":
+            hidden = self._run(hidden, plan, rows, all_states, attentions)
+        else:
+            hidden = self._run_by_parts(hidden, plan, rows)
         if all_states is not None:
-            all_states.append(self._restore(hidden, plan))
+            all_states[:-1] = [self._restore(states, plan) for states in all_states[:-1]]
+            all_states[-1] = hidden if rows is not None else self._restore(hidden, plan)
+        if attentions is not None:
+            attentions[:] = [self._batch_order(kept, lengths) for kept in attentions]
+        return hidden if rows is not None else self._restore(hidden, plan)
+
+    def _run(
+        self,
+        hidden: Tensor,
+        plan: AttentionPlan,
+        rows: Tensor | None,
+        all_states: list[Tensor] | None = None,
+        attentions: list[list[Tensor]] | None = None,
+    ) -> Tensor:
+        """All layers on all sequences; everything in the plan's order."""
+        if all_states is not None:
+            all_states.append(hidden)
         for layer in self.layers:
+            wanted = rows if layer is self.layers[-1] else None
             kept: list[Tensor] | None = [] if attentions is not None else None
             if self.gradient_checkpointing and self.training:
-                hidden = self._gradient_checkpointing_func(layer.__call__, hidden, plan, kept)
+                hidden = self._gradient_checkpointing_func(layer.__call__, hidden, plan, kept, wanted)
             else:
-                hidden = layer(hidden, plan, kept)
+                hidden = layer(hidden, plan, kept, wanted)
             if all_states is not None:
-                all_states.append(self._restore(hidden, plan))
+                all_states.append(hidden)
             if attentions is not None and kept is not None:
-                attentions.append(self._batch_order(kept, lengths))
-        return self._restore(hidden, plan)
+                attentions.append(kept)
+        return hidden
+
+    def _run_by_parts(self, hidden: Tensor, plan: AttentionPlan, rows: Tensor | None) -> Tensor:
+        """All layers on a part of the sequences, then on the next, so that what is in between stays in the cache.
+
+        Tensors as large as a large batch would get fresh memory from the system at every layer, which makes a position
+        dearer the more there are.
+        """
+        limit = torch.get_num_threads() * NUMBERS_PER_THREAD // self.widest
+        results, places = [], []
+        for start, end, part in cut_plan(plan, limit):
+            here = None
+            if rows is not None:
+                places.append(((rows >= start) & (rows < end)).nonzero().squeeze(1))
+                here = rows[places[-1]] - start
+            results.append(self._run(hidden[start:end], part, here))
+        result = torch.cat(results) if len(results) > 1 else results[0]
+        if rows is None or len(results) == 1:
+            return result
+        return torch.empty_like(result).index_copy_(0, torch.cat(places), result)
 
     @staticmethod
     def _restore(hidden: Tensor, plan: AttentionPlan) -> Tensor:

@@ -29,7 +29,7 @@ class MMBertOutput(ModelOutput):
     """What the trunk returns.
 
     Attributes:
-        last_hidden_state: [P, H].
+        last_hidden_state: [P, H], or [S, H] where only the states of S positions were asked for.
         pooled: [B, H], or None in a model without pooler.
         regions: the batch's region table with features filled in.
         region_vectors: [N', V] embedded extended table; hand it to a second pass over the same images.
@@ -147,6 +147,7 @@ class MMBertModel(MMBertPreTrainedModel):
         self,
         batch: PackedBatch,
         *,
+        positions: Tensor | None = None,
         region_vectors: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -155,6 +156,8 @@ class MMBertModel(MMBertPreTrainedModel):
 
         Args:
             batch: the sequences.
+            positions: [S] flat positions whose last states are wanted, for heads that read no others: the last layer
+                then does little else. None gives all.
             region_vectors: the extended region table, embedded by an earlier pass over the same images.
             output_hidden_states, output_attentions: also return each layer's states and weights.
         """
@@ -167,10 +170,15 @@ class MMBertModel(MMBertPreTrainedModel):
             self.embeddings(batch, region_vectors),
             batch.lengths,
             batch.cu_seqlens,
+            rows=None if positions is None else torch.cat([batch.starts, positions]),
             all_states=states,
             attentions=attentions,
         )
-        pooled = self.pooler(hidden.index_select(0, batch.starts)) if self.pooler is not None else None
+        if positions is None:
+            first = hidden.index_select(0, batch.starts)
+        else:
+            first, hidden = hidden.split([batch.num_sequences, len(positions)])
+        pooled = self.pooler(first) if self.pooler is not None else None
         return MMBertOutput(
             last_hidden_state=hidden,
             pooled=pooled,

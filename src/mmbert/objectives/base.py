@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmbert.model.modeling import MMBertForPreTraining, MMBertOutput
@@ -20,6 +21,7 @@ class StepContext:
         model: trunk and heads.
         batch: what was encoded.
         output: the trunk's output.
+        positions: [S] sorted flat positions whose states the output has; None: it has all.
         shared: results that one objective leaves for another (keyed by target name).
         states_of_objectives: parameters that an objective owns, by its name.
     """
@@ -27,13 +29,23 @@ class StepContext:
     model: MMBertForPreTraining
     batch: PackedBatch
     output: MMBertOutput
+    positions: Tensor | None = None
     shared: dict[str, Any] = field(default_factory=dict)
     states_of_objectives: Mapping[str, Any] = field(default_factory=dict)
 
     def states(self, positions: Tensor) -> Tensor:
-        """[M] flat positions to [M, H] last states."""
+        """[M] flat positions to [M, H] last states.
+
+        Raises:
+            ValueError: the step did not compute one of them (``READS`` of the objective is wrong).
+        """
         assert self.output.last_hidden_state is not None
-        return self.output.last_hidden_state.index_select(0, positions)
+        rows = positions
+        if self.positions is not None and len(positions):
+            rows = torch.searchsorted(self.positions, positions)
+            if not torch.equal(self.positions[rows.clamp(max=len(self.positions) - 1)], positions):
+                raise ValueError("an objective reads states of positions that are not its targets'; see READS")
+        return self.output.last_hidden_state.index_select(0, rows)
 
     def first_states(self, sequences: Tensor) -> Tensor:
         """[n] sequence numbers to [n, H] states of their first token."""

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 
+READS = "sequences"
+
 
 class Options(BaseModel):
     """``weight`` of the loss; ``label_smoothing`` spreads that share of each label evenly."""

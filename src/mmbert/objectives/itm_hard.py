@@ -16,6 +16,8 @@ from mmbert.model.packed import Target, pack, paired
 from mmbert.objectives.base import LossTerm, StepContext
 from mmbert.objectives.itc import Embedded
 
+READS = "sequences"
+
 
 class Options(BaseModel):
     """``weight``; ``pairs``: matching pairs per step; ``negatives``: wrong images (and wrong texts) for each."""
@@ -46,7 +48,7 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
         for t, i in zip(texts.tolist(), images.tolist(), strict=True)
     ]
     joint = pack(specs, regions=step.batch.regions, device=step.batch.device)
-    pooled = step.model(joint, region_vectors=step.output.region_vectors).pooled
+    pooled = step.model(joint, positions=joint.starts, region_vectors=step.output.region_vectors).pooled
     logits = step.model.match_logits(pooled).float()
     weights = torch.where(labels > 0.5, float(2 * options.negatives), 1.0)  # right pairs weigh as much as wrong ones
     total = F.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 
+READS = "positions"
+
 
 class Options(BaseModel):
     """``weight`` of the loss."""

@@ -16,6 +16,8 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 from mmbert.objectives.itc import embed
 
+READS = "sequences"
+
 
 class Options(BaseModel):
     """``weight``; ``image_weight``: of images against texts; ``scale``: inverse temperature; ``label_smoothing``."""

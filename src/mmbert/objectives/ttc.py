@@ -9,6 +9,8 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 from mmbert.objectives.itc import soft_contrast
 
+READS = "sequences"
+
 
 class Options(BaseModel):
     """``weight`` of the loss."""

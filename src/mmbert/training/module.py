@@ -61,7 +61,9 @@ class TrainingModule(nn.Module):
         Returns:
             ``loss`` (scalar) and ``terms``: name to (sum, count), detached, for the log.
         """
-        step = StepContext(self.model, batch, self.model(batch), states_of_objectives=self.states)
+        positions = self._positions(batch)
+        output = self.model(batch, positions=positions)
+        step = StepContext(self.model, batch, output, positions, states_of_objectives=self.states)
         loss: Tensor | float = 0.0
         terms: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (module, options) in self.objectives.items():
@@ -71,6 +73,18 @@ class TrainingModule(nn.Module):
             terms[name] = (term.total.detach(), term.count.detach())
             terms.update({f"{name}/{metric}": values for metric, values in term.metrics.items()})
         return {"loss": loss, "terms": terms}
+
+    def _positions(self, batch: PackedBatch) -> Tensor | None:
+        """[S] sorted positions whose states the batch's objectives read, or None where one of them may read any."""
+        found = [batch.starts]
+        for name, (module, _) in self.objectives.items():
+            target = batch.targets.get(name)
+            reads = getattr(module, "READS", None)
+            if target is not None and reads is None:
+                return None
+            if target is not None and reads == "positions":
+                found.append(target.positions)
+        return torch.cat(found).unique()
 
     @staticmethod
     def _nothing(step: StepContext) -> LossTerm:
