@@ -87,6 +87,15 @@ def test_a_pair_of_languages_costs_what_it_makes(processor: MMBertProcessor) -> 
     assert task.cost(record) == positions(task.examples(record, np.random.default_rng(0)), processor)
 
 
+@pytest.mark.parametrize("module", [retrieval, pretraining])
+def test_lists_of_keywords_cost_their_longest_choice(module: Any, processor: MMBertProcessor) -> None:
+    record = Record("r", None, {"en": ("a",)}, {"en": ("dog", "snow", "ball", "red dog", "a")})
+    chosen = {"keyword_rate": 1.0, "keyword_list_rate": 1.0} if module is retrieval else {"keywords": True}
+    task = module.build(module.Options(**chosen), processor, ("mlm", "itc"))
+    made = [positions(task.examples(record, np.random.default_rng(seed)), processor) for seed in range(200)]
+    assert max(made) <= task.cost(record) <= max(made) + 1  # the last item has no comma
+
+
 def test_nothing_costs_more_than_the_text_limit_allows(processor: MMBertProcessor) -> None:
     record = Record("r", ImageRef(path="a.png"), {"de": ("lang " * 500,), "en": ("long " * 500,)})
     task = pretraining.build(pretraining.Options(languages_per_example=2), processor, ("mlm",))
