@@ -83,6 +83,20 @@ def test_packed_gradients_are_the_sums_of_those_of_each_sequence_alone(seed: int
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_asking_for_some_positions_gives_their_states_and_the_same_pooled_vectors(
+    seed: int, data: st.DataObject
+) -> None:
+    examples, images = random_examples(seed, 6)
+    batch = collate(examples, images)
+    wanted = torch.tensor(data.draw(st.lists(st.integers(0, batch.num_positions - 1), max_size=12)), dtype=torch.long)
+    with torch.no_grad():
+        whole, some = MODEL(batch), MODEL(batch, positions=wanted)
+    torch.testing.assert_close(some.last_hidden_state, whole.last_hidden_state[wanted], atol=1e-5, rtol=0)
+    torch.testing.assert_close(some.pooled, whole.pooled, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_the_order_of_the_batch_changes_nothing(seed: int, data: st.DataObject) -> None:
     examples, images = random_examples(seed, 7)
     order = data.draw(st.permutations(range(7)))
