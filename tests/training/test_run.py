@@ -19,11 +19,15 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import mmbert.training.run
 from mmbert import MMBert
+from mmbert.data.mixture import StepDataset
 from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mmbert.evaluation.retrieval import evaluate_retrieval
 from mmbert.objectives import itc
+from mmbert.tasks.retrieval import RetrievalTask
+from mmbert.training import build
 from mmbert.training.callbacks import ProgressLine
+from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import TrainingResult, train
 
@@ -244,24 +248,17 @@ def test_an_evaluation_at_the_end_only(recipe_of: MakeRecipe, photos: Path, tmp_
 
 def test_accumulated_gradients_are_the_mean_of_their_batches(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     """The gradient norm of a first step of two batches, against both batches' own gradients."""
-    changes = {
-        "model": {"config": dict.fromkeys(DROPOUTS, 0.0)},
-        "components": {"main": {"objectives": {"itm_hard": {"weight": 0.0}}}},
-    }
-    recipe = recipe_of(steps=1, accumulation=2, **changes)
+    content = recipe_of(steps=1, accumulation=2, model={"config": dict.fromkeys(DROPOUTS, 0.0)}).model_dump()
+    content["components"]["main"]["objectives"] = {"itc": {}}
+    recipe = Recipe.model_validate(content)
     logged = losses(train(recipe, tmp_path / "out"))[0]
 
-    from mmbert.data.mixture import StepDataset
-    from mmbert.training import build
-    from mmbert.training.module import TrainingModule
-
-    transformers.set_seed(recipe.seed)
     sources = build.open_sources(recipe)
     bert = build.build_model(recipe.model, sources, recipe.seed)
     components = build.build_components(recipe, sources, bert.processor)
     images = bert.processor.augmented_images(None)
     dataset = StepDataset(components, batches=2, images=images, seed=recipe.seed)
-    module = TrainingModule(bert.model.train(), build.objective_options(recipe), build.group_numbers(components))
+    module = TrainingModule(bert.model.train(), build.objective_options(recipe))
     total = sum(module(dataset[number])["loss"] / 2 for number in (0, 1))
     total.backward()
     norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
@@ -381,8 +378,6 @@ def test_own_data_is_trained_on_its_train_split_and_judged_on_its_validation_spl
     folder = copy_of(photos, tmp_path / "data", split=lambda i: splits[i])
     used: list[str] = []
 
-    from mmbert.tasks.retrieval import RetrievalTask
-
     examples = RetrievalTask.examples
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RetrievalTask, "examples", lambda s, r, g: used.append(r.split) or examples(s, r, g))
@@ -400,9 +395,7 @@ def test_validation_and_test_splits_are_never_trained_on(recipe_of: MakeRecipe, 
     for row in rows[8:]:
         row["split"] = "validation"
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    from mmbert.training.build import open_sources
-
-    for source in open_sources(own_data(recipe_of, folder)).values():
+    for source in build.open_sources(own_data(recipe_of, folder)).values():
         assert {source[i].split for i in range(len(source))} == {None}
         assert len(source) == 8
 
