@@ -7,6 +7,8 @@ rest. For corpora of some thousand groups with many texts each; the table is not
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -46,6 +48,13 @@ class Proxies(nn.Module):
     def forward(self, vectors: Tensor, scale: float) -> Tensor:
         """[n, D] unit vectors to [n, G] logits."""
         return scale * vectors @ F.normalize(self.table, dim=1).T
+
+    @torch.no_grad()
+    def start(self, means: Mapping[int, Tensor]) -> None:
+        """Begin groups that have a mean embedding there instead of at random."""
+        for row, group in enumerate(self.groups.tolist()):
+            if group in means:
+                self.table[row] = means[group]
 
     def rows(self, groups: Tensor) -> Tensor:
         """Rows of group numbers."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.api.front_door import MMBert
-from mmbert.data.records import ImageRef
+from mmbert.data.records import ImageRef, Record
 from mmbert.errors import ConfigError
+from mmbert.tasks.base import group_number
 
 
 @torch.no_grad()
@@ -57,6 +58,73 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
     head = bert.model.embedding_head
     if head is not None:
         nn.init.eye_(head.image.weight)
+
+
+@torch.no_grad()
+def start_as_mean_of_words(bert: MMBert, *, word_std: float = 0.2) -> None:
+    """Let the first layer begin as the mean over a sequence's positions, so that a text starts as a bag of its words.
+
+    Values and output of the first attention become the identity (queries and keys stay small and random, so attention
+    starts near uniform), and word vectors get the standard deviation ``word_std``: next to the visual vector that
+    every position carries they would otherwise be too small to be told apart.
+    """
+    layer = bert.model.trunk.encoder.layers[0]
+    hidden = bert.config.hidden_size
+    layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
+    nn.init.eye_(layer.attention_output.weight)
+    words = bert.model.trunk.embeddings.words
+    words.weight.mul_(word_std / bert.config.initializer_range)
+    if bert.model.embedding_head is not None:
+        nn.init.eye_(bert.model.embedding_head.text.weight)
+
+
+@torch.no_grad()
+def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
+    """Mean embedding of the images of each group, as unit vectors: where proxies start."""
+    pictured = [record for record in records if record.image is not None]
+    vectors = torch.from_numpy(bert.encode_images([record.image for record in pictured]))
+    sums: dict[int, Tensor] = {}
+    for record, vector in zip(pictured, vectors, strict=True):
+        number = group_number(record.group)
+        sums[number] = sums[number] + vector if number in sums else vector
+    return {number: nn.functional.normalize(vector, dim=0) for number, vector in sums.items()}
+
+
+@torch.no_grad()
+def align_texts(bert: MMBert, records: Sequence[Record], *, ridge: float = 1e-2, most: int = 12000, seed: int = 0) -> None:
+    """Set the text projection by ridge regression of the texts' first states onto their groups' mean image embeddings.
+
+    Fresh texts all come out nearly alike, and contrast then has next to no gradient; centred and regressed they differ
+    from the first step on.
+
+    Args:
+        bert: a fresh model.
+        records: with images and captions.
+        ridge: relative to the mean variance of the states.
+        most: captions used, drawn at random.
+        seed: of the draw.
+    """
+    head = bert.model.embedding_head
+    assert head is not None
+    means = group_means(bert, records)
+    pairs = [
+        (caption, means[group_number(record.group)])
+        for record in records
+        if record.image is not None
+        for captions in record.captions.values()
+        for caption in captions
+    ]
+    drawn = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:most].tolist()
+    states = torch.from_numpy(bert.first_states([pairs[i][0] for i in drawn]))
+    wanted = torch.stack([pairs[i][1] for i in drawn])
+    centre, middle = states.mean(0), wanted.mean(0)
+    centred = states - centre
+    gram = centred.T @ centred
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
+    weight = torch.linalg.solve(gram, centred.T @ (wanted - middle)).T
+    typical = (centred @ weight.T).norm(dim=1).mean()
+    head.text.weight.copy_(weight / typical)
+    head.text.bias.copy_(-(weight @ centre) / typical)
 
 
 def _whole_image_features(bert: MMBert, images: Sequence[ImageRef]) -> tuple[Tensor, list[range]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.plugins import load, nearest
 from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
-from mmbert.training.alignment import whiten_regions
+from mmbert.training.alignment import align_texts, start_as_mean_of_words, whiten_regions
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
 from mmbert.vision.encoders.grid import GridEncoder, load_backbone_weights
 
@@ -136,6 +136,10 @@ def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int) -> M
     bert = MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision))
     if recipe.whiten_regions:
         whiten_regions(bert, corpus_images(sources))
+    if recipe.mean_of_words is not None:
+        start_as_mean_of_words(bert, word_std=recipe.mean_of_words)
+    if recipe.align_texts:
+        align_texts(bert, list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values()))
     return bert
 
 
@@ -248,7 +252,16 @@ def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items(), key=lambda item: item[0].endswith("itm_hard")))
 
 
-def group_numbers(components: list[Component]) -> torch.Tensor:
-    """[G] sorted distinct group numbers of the mixture."""
-    records = (component.source[i] for component in components for i in range(len(component.source)))
-    return torch.tensor(sorted({group_number(record.group) for record in records}))
+def grouped_records(recipe: Recipe, sources: dict[str, Source]) -> list[Record]:
+    """Records of the components with an objective that keeps something per group."""
+    named = [
+        name
+        for name, component in recipe.components.items()
+        if any(hasattr(load("mmbert.objectives", objective), "build_state") for objective in component.objectives)
+    ]
+    return [sources[name][i] for name in named for i in range(len(sources[name]))]
+
+
+def group_numbers(records: Iterable[Record]) -> torch.Tensor:
+    """[G] sorted distinct group numbers."""
+    return torch.tensor(sorted({group_number(record.group) for record in records}), dtype=torch.long)

@@ -37,12 +37,16 @@ class ModelRecipe(_Section):
         tokenizer: for fresh models.
         whiten_regions: start region vectors as whitened principal components of the training images' features
             (needs ``visual_size`` = 2 x ``hidden_size``).
+        align_texts: start the text projection by regression onto the images' embeddings.
+        mean_of_words: start the first layer as the mean over words of this standard deviation.
     """
 
     init: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     backbone_weights: str | None = None
     whiten_regions: bool = False
+    mean_of_words: float | None = Field(default=None, gt=0)
+    align_texts: bool = False
     tokenizer: TokenizerRecipe = Field(default_factory=TokenizerRecipe)
 
 
@@ -73,6 +77,7 @@ class OptimizerRecipe(_Section):
     Attributes:
         lr: peak rate of the trunk and heads (effective, not per sample).
         vision_lr: peak rate of the vision encoder; None takes ``lr``, 0 freezes it.
+        table_lr: peak rate of the word table and of tables that objectives own; None takes ``lr``.
         weight_decay: not applied to biases, norms and single vectors.
         schedule: after the warm-up.
         warmup: share of all steps.
@@ -82,6 +87,7 @@ class OptimizerRecipe(_Section):
 
     lr: float = Field(default=5e-4, gt=0)
     vision_lr: float | None = Field(default=None, ge=0)
+    table_lr: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

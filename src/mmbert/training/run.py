@@ -29,11 +29,13 @@ from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import TrainingError
 from mmbert.evaluation.retrieval import evaluate_retrieval
+from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
     build_model,
     evaluation_records,
     group_numbers,
+    grouped_records,
     objective_options,
     open_sources,
     step_count,
@@ -102,7 +104,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     )
     run = _Run(recipe, out, bert, records)
     trainer = PackedTrainer(
-        TrainingModule(bert.model, objective_options(recipe), group_numbers(components)),
+        _module(recipe, bert, grouped_records(recipe, sources)),
         args,
         optimizer_recipe=recipe.optimizer,
         measure=run.measure if records else None,
@@ -155,6 +157,18 @@ def _versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "transformers", "accelerate", "tokenizers", "timm", "numpy", "pillow")
     found = {name: version(name) for name in packages}
     return {"mm-bert": mmbert.__version__, "python": platform.python_version(), **found}
+
+
+def _module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModule:
+    """The model with its objectives; what they keep per group starts from the group's images."""
+    module = TrainingModule(bert.model, objective_options(recipe), group_numbers(grouped))
+    if module.states:
+        bert.model.eval()
+        means = group_means(bert, grouped)
+        bert.model.train()
+        for state in module.states.values():
+            state.start(means)  # type: ignore[operator]
+    return module
 
 
 def world_size() -> int:

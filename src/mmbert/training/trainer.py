@@ -19,6 +19,7 @@ from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import OptimizerRecipe
 
 NO_DECAY_NAMES = ("bias", "norm", "scale")
+TABLE_NAMES = ("embeddings.words.weight", ".table")
 
 
 class PackedTrainer(Trainer):
@@ -127,20 +128,20 @@ def _only(batches: list[PackedBatch]) -> PackedBatch:
 
 
 def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str, Any]]:
-    """Trainable parameters by (vision or not, decayed or not)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Trainable parameters by rate (vision, tables, the rest) and by whether they decay."""
+    rates = {"vision": recipe.vision_lr, "table": recipe.table_lr}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.dim() > 1 and not any(part in name for part in NO_DECAY_NAMES)
-            groups.setdefault((".vision." in name, decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": recipe.vision_lr if vision and recipe.vision_lr is not None else recipe.lr,
-            "weight_decay": recipe.weight_decay if decayed else 0.0,
-        }
-        for (vision, decayed), parameters in groups.items()
-    ]
+            part = "vision" if ".vision." in name else "table" if name.endswith(TABLE_NAMES) else "rest"
+            decayed = parameter.dim() > 1 and part != "table" and not any(p in name for p in NO_DECAY_NAMES)
+            groups.setdefault((part, decayed), []).append(parameter)
+    found = []
+    for (part, decayed), parameters in groups.items():
+        rate = rates.get(part)
+        decay = recipe.weight_decay if decayed else 0.0
+        found.append({"params": parameters, "lr": recipe.lr if rate is None else rate, "weight_decay": decay})
+    return found
 
 
 def schedule(recipe: OptimizerRecipe, steps: int) -> Callable[[int], float]:
