@@ -117,3 +117,39 @@ def test_if_no_word_is_drawn_each_is_as_likely_to_be_the_one() -> None:
         assert len(places) == 1
         counts[places[0]] += 1
     assert counts.min() > 400
+
+
+class Scripted:
+    """A generator whose draws are written down."""
+
+    def __init__(self, words: list[float], treatments: list[float], tokens: list[list[int]]) -> None:
+        self.words, self.treatments, self.tokens = words, iter(treatments), iter(tokens)
+
+    def random(self, size: int | None = None) -> np.ndarray | float:
+        if size is None:
+            return next(self.treatments)
+        assert size == len(self.words)
+        return np.array(self.words)
+
+    def integers(self, high: int, size: int) -> np.ndarray:
+        drawn = next(self.tokens)
+        assert (high, size) == (VOCABULARY[1] - VOCABULARY[0], len(drawn))
+        return np.array(drawn)
+
+
+def test_by_hand() -> None:
+    """Five words of 1, 2, 2, 1 and 1 pieces; all but the third are drawn: masked, replaced, kept, masked."""
+    ids = np.array([2, 70, 71, 72, 73, 74, 75, 76, 3])
+    words = [None, 0, 1, 1, 2, 2, 3, 4, None]
+    draws = Scripted([0.1, 0.0, 0.15, 0.149, 0.05], [0.79, 0.81, 0.91, 0.0], [[10, 995 - 1]])
+    fed, places, labels = mask_whole_words(
+        ids,
+        words,
+        rate=0.15,
+        mask_id=MASK,
+        vocabulary=np.arange(*VOCABULARY),
+        rng=draws,  # type: ignore[arg-type]
+    )
+    assert fed.tolist() == [2, MASK, 15, 999, 73, 74, 75, MASK, 3]
+    assert places.tolist() == [1, 2, 3, 6, 7]
+    assert labels.tolist() == [70, 71, 72, 75, 76]
