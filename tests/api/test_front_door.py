@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import SENTENCES, tiny_network
+from tiny import SENTENCES, projected, tiny_network
 
 from mmbert import MMBert, MMBertProcessor
 from mmbert.data.images import OpenedImage, PixelInput
@@ -24,8 +24,7 @@ def one_text(bert: MMBert, text: str) -> np.ndarray:
     ids = bert.processor.tokenizer(text, truncation=True, max_length=24)["input_ids"]
     with torch.no_grad():
         state = bert.model(collate([Example(np.array(ids))])).last_hidden_state[0]
-        vector = bert.model.embedding_head.text.weight @ state
-    return (vector / vector.norm()).numpy()
+    return projected(bert.model.embedding_head.text, state)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 7, 40, 8192])
@@ -75,8 +74,7 @@ def one_image(bert: MMBert, path: Path) -> np.ndarray:
     batch = collate([Example(ids, image=ImageRef(path=str(path)))], images)
     with torch.no_grad():
         assert batch.num_positions == 2 + 17 + 1
-        vector = bert.model.embedding_head.image.weight @ bert.model(batch).last_hidden_state[0]
-    return (vector / vector.norm()).numpy()
+        return projected(bert.model.embedding_head.image, bert.model(batch).last_hidden_state[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import KnownRegions, picture, states_alone, step_of, tiny_network
+from tiny import KnownRegions, picture, projected, states_alone, step_of, tiny_network
 
 from mmbert.data.packing import Example, Label
 from mmbert.objectives import itc, proxy, ttc
@@ -51,9 +51,8 @@ def vectors(examples: list[Example]) -> list[tuple[int, bool, np.ndarray]]:
     for e in examples:
         for label in e.labels.values():
             is_image = bool(label.extra["is_image"][0])
-            weight = (MODEL.embedding_head.image if is_image else MODEL.embedding_head.text).weight
-            projected = weight.detach().double().numpy() @ states_alone(MODEL, e, IMAGES)[0].double().numpy()
-            found.append((int(label.values[0]), is_image, projected / np.linalg.norm(projected)))
+            layer = MODEL.embedding_head.image if is_image else MODEL.embedding_head.text
+            found.append((int(label.values[0]), is_image, projected(layer, states_alone(MODEL, e, IMAGES)[0])))
             break
     return found
 

@@ -166,3 +166,11 @@ def states_alone(model: MMBertForPreTraining, example: Example, images: KnownReg
     """[length, H] last states of one example encoded by itself."""
     with torch.no_grad():
         return model(collate([example], images)).last_hidden_state
+
+
+def projected(layer: torch.nn.Linear, state: Tensor) -> np.ndarray:
+    """A unit vector by hand: weight times state, plus the bias where there is one, divided by its length."""
+    vector = layer.weight.detach().double().numpy() @ state.detach().double().numpy()
+    if layer.bias is not None:
+        vector = vector + layer.bias.detach().double().numpy()
+    return vector / np.linalg.norm(vector)
