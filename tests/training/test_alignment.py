@@ -1,4 +1,4 @@
-"""The closed-form start: region vectors as whitened principal components of the images' own features."""
+"""Closed-form starts: whitened regions, texts as the mean of their words, proxies at their images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from PIL import Image
 from tiny import SENTENCES, tiny_config
 
 from mmbert import MMBert, MMBertForPreTraining, MMBertProcessor
-from mmbert.data.records import ImageRef
+from mmbert.data.packing import collate
+from mmbert.data.records import ImageRef, Record
 from mmbert.errors import ConfigError
+from mmbert.model.attention import plan_attention
 from mmbert.model.modeling import build_vision
+from mmbert.objectives.proxy import build_state
+from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
-from mmbert.training.alignment import whiten_regions
+from mmbert.training.alignment import group_means, start_as_mean_of_words, whiten_regions
 
 torch.set_num_threads(1)
 
@@ -99,3 +103,37 @@ def test_one_image_file_is_enough_to_start(images: list[ImageRef], tmp_path: Pat
     bert = fresh()
     whiten_regions(bert, images[:2])
     assert all(torch.isfinite(p).all() for p in bert.model.parameters())
+
+
+def test_the_first_layer_starts_as_the_mean_over_each_sequence() -> None:
+    bert = fresh()
+    start_as_mean_of_words(bert, word_std=0.3)
+    assert bert.model.trunk.embeddings.words.weight[1:].std().item() == pytest.approx(0.3, rel=0.1)
+    batch = collate(bert.processor.text_examples(SENTENCES))
+    layer = bert.model.trunk.encoder.layers[0]
+    with torch.no_grad():
+        hidden = bert.model.trunk.embeddings(batch, None)
+        plan = plan_attention(batch.lengths, batch.cu_seqlens)
+        ordered = hidden if plan.order is None else hidden[plan.order]
+        mixed = layer.attention_output(layer.attention(ordered, plan))
+        mixed = mixed if plan.inverse is None else mixed[plan.inverse]
+    for found, own in zip(mixed.split(batch.lengths), hidden.split(batch.lengths), strict=True):
+        torch.testing.assert_close(found, own.mean(0).expand_as(found), atol=0.1, rtol=0)
+
+
+def test_proxies_start_at_the_mean_of_their_groups_images(images: list[ImageRef]) -> None:
+    bert = fresh()
+    records = [Record(str(i), image, {"en": ("a dog",)}, group=f"g{i % 3}") for i, image in enumerate(images[:8])]
+    records.append(Record("text alone", None, {"en": ("a dog",)}, group="g9"))
+    means = group_means(bert, records)
+    vectors = bert.encode_images([r.image for r in records[:8]])
+    assert set(means) == {group_number(f"g{k}") for k in range(3)}
+    for k in range(3):
+        total = vectors[k::3].sum(0)
+        np.testing.assert_allclose(means[group_number(f"g{k}")].numpy(), total / np.linalg.norm(total), atol=1e-5)
+    groups = torch.tensor(sorted({*means, group_number("g9")}))
+    proxies = build_state(groups, 16)
+    before = proxies.table.detach().clone()
+    proxies.start(means)
+    for row, group in enumerate(groups.tolist()):
+        assert torch.equal(proxies.table[row], means.get(group, before[row]))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import tiny_network
 
+from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import OptimizerRecipe
 from mmbert.training.trainer import last_checkpoint, parameter_groups, schedule
 
@@ -58,6 +59,17 @@ def test_vision_takes_the_common_rate_unless_given_its_own(given: float | None, 
     wrapped = torch.nn.ModuleDict({"model": model})
     groups = parameter_groups(wrapped, OptimizerRecipe(lr=3e-4, vision_lr=given))
     assert {g["lr"] for g in groups} == {rate}
+
+
+def test_tables_have_a_rate_of_their_own_and_do_not_decay() -> None:
+    """A row of them sees few steps: its word or group has to be in the batch."""
+    module = TrainingModule(tiny_network(), {"m/proxy": {}}, torch.tensor([1, 2, 3]))
+    groups = parameter_groups(module, OptimizerRecipe(lr=1e-3, table_lr=1e-2, weight_decay=0.1))
+    settings = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert settings[id(module.model.trunk.embeddings.words.weight)] == (1e-2, 0.0)
+    assert settings[id(module.states["proxy"].table)] == (1e-2, 0.0)
+    assert settings[id(module.model.trunk.embeddings.positions.weight)] == (1e-3, 0.1)
+    assert settings[id(module.model.match_head.weight)] == (1e-3, 0.1)
 
 
 def test_the_newest_complete_checkpoint_is_taken(tmp_path: Path) -> None:
