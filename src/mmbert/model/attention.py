@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.model.dropout import dropout
+from mmbert.model.linear import Linear
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -114,7 +115,7 @@ class PackedSelfAttention(nn.Module):
         self.heads = heads
         self.head_size = hidden_size // heads
         self.dropout = dropout
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.qkv = Linear(hidden_size, 3 * hidden_size)
 
     def forward(self, hidden: Tensor, plan: AttentionPlan, keep_weights: list[Tensor] | None = None) -> Tensor:
         """Mix the positions of each sequence.

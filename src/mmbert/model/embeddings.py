@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
+from mmbert.model.linear import Linear
 from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, RegionTable
 
 
@@ -40,7 +41,7 @@ class RegionEmbedding(nn.Module):
         super().__init__()
         self.frequencies = config.coordinate_frequencies
         self.dropout = Dropout(config.region_dropout)
-        self.projection = nn.Linear(8 * config.coordinate_frequencies + config.region_feature_size, config.visual_size)
+        self.projection = Linear(8 * config.coordinate_frequencies + config.region_feature_size, config.visual_size)
         self.mask_feature = nn.Parameter(torch.zeros(config.region_feature_size))
 
     def forward(self, table: RegionTable) -> Tensor:
@@ -89,9 +90,7 @@ class VisualInput(nn.Module):
 
     def __init__(self, config: MMBertConfig, scale: float) -> None:
         super().__init__()
-        self.projection = (
-            nn.Linear(config.visual_size, config.hidden_size) if config.visual_projection else nn.Identity()
-        )
+        self.projection = Linear(config.visual_size, config.hidden_size) if config.visual_projection else nn.Identity()
         self.norm = ScaledLayerNorm(config.hidden_size, config.layer_norm_eps, scale) if config.visual_ln else None
         self.scale = None if config.visual_ln else nn.Parameter(torch.tensor(float(scale)))
         self.initial_scale = float(scale)

@@ -12,9 +12,10 @@ from transformers.activations import ACT2FN, GELUActivation
 from mmbert.model.attention import AttentionPlan, PackedSelfAttention, cut_plan, plan_attention
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
+from mmbert.model.linear import Linear
 
 NUMBERS_PER_THREAD = 1 << 20
-"""Size of the widest tensor per thread when a batch is run by parts on a CPU (4 MB in fp32)."""
+"""Size of the widest tensor, per thread (but at least for four), when a batch is run by parts: 4 MB in fp32."""
 
 
 class EncoderLayer(nn.Module):
@@ -26,11 +27,11 @@ class EncoderLayer(nn.Module):
         self.attention = PackedSelfAttention(
             hidden, config.num_attention_heads, float(config.attention_probs_dropout_prob)
         )
-        self.attention_output = nn.Linear(hidden, hidden)
+        self.attention_output = Linear(hidden, hidden)
         self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(hidden, config.intermediate_size)
+        self.intermediate = Linear(hidden, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.output = nn.Linear(config.intermediate_size, hidden)
+        self.output = Linear(config.intermediate_size, hidden)
         self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
@@ -134,7 +135,7 @@ class Encoder(nn.Module):
         Tensors as large as a large batch would get fresh memory from the system at every layer, which makes a position
         dearer the more there are.
         """
-        limit = torch.get_num_threads() * NUMBERS_PER_THREAD // self.widest
+        limit = max(4, torch.get_num_threads()) * NUMBERS_PER_THREAD // self.widest
         results, places = [], []
         for start, end, part in cut_plan(plan, limit):
             here = None
