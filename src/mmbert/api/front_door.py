@@ -41,11 +41,15 @@ class MMBert:
     Args:
         model: trunk and heads.
         processor: the tokenizer and image preparation that belong to it.
+        name_or_path: shipped name, hub id or absolute folder that it was loaded from, if it was.
     """
 
-    def __init__(self, model: MMBertForPreTraining, processor: MMBertProcessor) -> None:
+    def __init__(
+        self, model: MMBertForPreTraining, processor: MMBertProcessor, name_or_path: str | None = None
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
+        self.name_or_path = name_or_path
 
     @classmethod
     def from_pretrained(
@@ -65,7 +69,8 @@ class MMBert:
         model = load_model(folder, dtype or torch.float32)
         processor = MMBertProcessor.from_pretrained(folder, model.config, model.trunk.vision)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(chosen), processor)  # type: ignore[arg-type]
+        name = str(Path(name_or_path).resolve()) if Path(name_or_path).exists() else str(name_or_path)
+        return cls(model.to(chosen), processor, name)  # type: ignore[arg-type]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write config, weights (safetensors) and tokenizer; ``dtype`` converts the stored weights."""
@@ -128,16 +133,31 @@ class MMBert:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         head = self._embedding_head()
+        vectors = np.empty((len(texts), self.embedding_size), dtype=np.float32)
+        with torch.inference_mode():
+            for chosen, states in self._first_states(texts, batch_tokens, progress):
+                vectors[chosen] = head.embed_text(states).cpu().numpy()
+        return vectors
+
+    def first_states(self, texts: Sequence[str], *, batch_tokens: int = 8192, progress: bool = False) -> np.ndarray:
+        """Last state of each text's first token, [n, H] float32: what the projection and other heads start from."""
+        found = np.empty((len(texts), self.config.hidden_size), dtype=np.float32)
+        with torch.inference_mode():
+            for chosen, states in self._first_states(texts, batch_tokens, progress):
+                found[chosen] = states.float().cpu().numpy()
+        return found
+
+    def _first_states(
+        self, texts: Sequence[str], batch_tokens: int, progress: bool
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of some of the texts and their first states, until all are done; short ones first."""
         examples = self.processor.text_examples(texts)
         order = sorted(range(len(texts)), key=lambda i: len(examples[i].token_ids))
-        vectors = np.empty((len(texts), self.embedding_size), dtype=np.float32)
-        with tqdm(total=len(texts), desc="texts", disable=not progress, unit="text") as bar, torch.inference_mode():
+        with tqdm(total=len(texts), desc="texts", disable=not progress, unit="text") as bar:
             for chosen in _by_budget(order, [len(e.token_ids) + 1 for e in examples], batch_tokens):
                 batch = collate([examples[i] for i in chosen]).to(self.device)
-                first = self.model(batch, positions=batch.starts).last_hidden_state
-                vectors[chosen] = head.embed_text(first).cpu().numpy()
+                yield chosen, self.model(batch, positions=batch.starts).last_hidden_state
                 bar.update(len(chosen))
-        return vectors
 
     def encode_images(
         self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = 64, progress: bool = False

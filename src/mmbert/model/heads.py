@@ -56,8 +56,8 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
-        self.text = nn.Linear(config.hidden_size, config.embedding_size, bias=False)
-        self.image = nn.Linear(config.hidden_size, config.embedding_size, bias=False)
+        self.text = nn.Linear(config.hidden_size, config.embedding_size)
+        self.image = nn.Linear(config.hidden_size, config.embedding_size)
         self.log_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
 
     @property

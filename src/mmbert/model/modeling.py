@@ -215,9 +215,13 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         """The trunk's output; see :meth:`MMBertModel.forward`."""
         return self.trunk(batch, **kwargs)
 
-    def token_logits(self, states: Tensor) -> Tensor:
-        """[M, H] states of text positions to [M, K] vocabulary logits."""
-        return self._head("token_head")(states, self.get_input_embeddings().weight)
+    def token_logits(self, states: Tensor, *, train_table: bool = True) -> Tensor:
+        """[M, H] states of text positions to [M, K] vocabulary logits.
+
+        With ``train_table`` off no gradient reaches the word table from here (it does from the input side).
+        """
+        table = self.get_input_embeddings().weight
+        return self._head("token_head")(states, table if train_table else table.detach())
 
     def region_logits(self, states: Tensor) -> Tensor:
         """[M, H] states of regions to [M, C] class logits."""

@@ -13,15 +13,20 @@ READS = "positions"
 
 
 class Options(BaseModel):
-    """``weight`` of the loss."""
+    """``weight`` of the loss; ``train_table``: the tied decoder trains the word table.
+
+    Where contrast trains the table too and the corpus is small, switch it off: the softmax reaches every row at every
+    step, and Adam turns these small, alike gradients into steps of full size that make all words alike.
+    """
 
     model_config = ConfigDict(extra="forbid")
     weight: float = 1.0
+    train_table: bool = True
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Cross entropy over the vocabulary at [M] labelled positions only."""
-    logits = step.model.token_logits(step.states(target.positions)).float()
+    logits = step.model.token_logits(step.states(target.positions), train_table=options.train_table).float()
     total = F.cross_entropy(logits, target.labels, reduction="sum")
     count = torch.tensor(float(len(target.labels)), device=total.device)
     right = (logits.argmax(-1) == target.labels).sum().float()

@@ -61,21 +61,48 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
 
 
 @torch.no_grad()
-def start_as_mean_of_words(bert: MMBert, *, word_std: float = 0.2) -> None:
+def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std: float = 1.0) -> None:
     """Let the first layer begin as the mean over a sequence's positions, so that a text starts as a bag of its words.
 
     Values and output of the first attention become the identity (queries and keys stay small and random, so attention
-    starts near uniform), and word vectors get the standard deviation ``word_std``: next to the visual vector that
-    every position carries they would otherwise be too small to be told apart.
+    starts near uniform). Each word piece starts as the mean embedding of the images whose captions and further texts
+    it stands in: long where it tells images apart, short where it stands everywhere, so that rare words count most.
+
+    Args:
+        bert: a fresh model whose embeddings are as wide as its hidden states.
+        records: with images and texts.
+        word_std: standard deviation of the numbers of a word that belongs to one image alone.
     """
     layer = bert.model.trunk.encoder.layers[0]
     hidden = bert.config.hidden_size
     layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
     nn.init.eye_(layer.attention_output.weight)
     words = bert.model.trunk.embeddings.words
-    words.weight.mul_(word_std / bert.config.initializer_range)
+    words.weight.copy_(_word_vectors(bert, records) * hidden**0.5 * word_std)
+    if bert.model.token_head is not None:  # logits keep their usual spread although the tied table is larger
+        bert.model.token_head.norm.weight.fill_(bert.config.initializer_range / word_std)
     if bert.model.embedding_head is not None:
         nn.init.eye_(bert.model.embedding_head.text.weight)
+
+
+def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -> Tensor:
+    """[K, D] per vocabulary entry: sum of its images' centred mean embeddings over (count + ``prior``)."""
+    means = group_means(bert, records)
+    centre = torch.stack(list(means.values())).mean(0)
+    table = bert.model.trunk.embeddings.words.weight
+    sums, counts = torch.zeros_like(table), torch.zeros(len(table))
+    for record in {r.group: r for r in records if r.image is not None}.values():
+        texts = {t for said in (*record.captions.values(), *record.texts.values()) for t in said}
+        pieces = torch.tensor(
+            sorted({int(i) for example in bert.processor.text_examples(sorted(texts)) for i in example.token_ids})
+        )
+        sums[pieces] += means[group_number(record.group)] - centre
+        counts[pieces] += 1
+    special = bert.processor.tokenizer.all_special_ids
+    vectors = sums / (counts + prior).unsqueeze(1)
+    vectors[counts == 0] = torch.randn(int((counts == 0).sum()), table.shape[1]) * 0.1 * table.shape[1] ** -0.5
+    vectors[special] = 0.02 * table.shape[1] ** -0.5
+    return vectors
 
 
 @torch.no_grad()
@@ -91,7 +118,9 @@ def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
 
 
 @torch.no_grad()
-def align_texts(bert: MMBert, records: Sequence[Record], *, ridge: float = 1e-2, most: int = 12000, seed: int = 0) -> None:
+def align_texts(
+    bert: MMBert, records: Sequence[Record], *, ridge: float = 1e-2, most: int = 12000, seed: int = 0
+) -> None:
     """Set the text projection by ridge regression of the texts' first states onto their groups' mean image embeddings.
 
     Fresh texts all come out nearly alike, and contrast then has next to no gradient; centred and regressed they differ

@@ -136,10 +136,11 @@ def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int) -> M
     bert = MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision))
     if recipe.whiten_regions:
         whiten_regions(bert, corpus_images(sources))
+    records = list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values())
     if recipe.mean_of_words is not None:
-        start_as_mean_of_words(bert, word_std=recipe.mean_of_words)
+        start_as_mean_of_words(bert, records, word_std=recipe.mean_of_words)
     if recipe.align_texts:
-        align_texts(bert, list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values()))
+        align_texts(bert, records)
     return bert
 
 
@@ -222,9 +223,7 @@ def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBe
     ]
 
 
-def _component(
-    name: str, recipe: ComponentRecipe, source: Source, processor: MMBertProcessor, seed: int
-) -> Component:
+def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MMBertProcessor, seed: int) -> Component:
     module = load("mmbert.tasks", recipe.task)
     unknown = [o for o in recipe.objectives if o not in module.OBJECTIVES]
     if unknown:

@@ -38,7 +38,13 @@ def write_card(folder: Path, recipe: Recipe, bert: MMBert, report: dict[str, Any
         objectives = ", ".join(component.objectives)
         lines.append(f"- {name}: task {component.task}, data {_short(component.data)}, objectives {objectives}")
     if report:
-        lines += ["", "## Measured", "", f"Retrieval on {_short(recipe.evaluation.data)} ({recipe.evaluation.mode}):", ""]
+        lines += [
+            "",
+            "## Measured",
+            "",
+            f"Retrieval on {_short(recipe.evaluation.data)} ({recipe.evaluation.mode}):",
+            "",
+        ]
         lines += _table(report)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -50,7 +56,10 @@ def _short(data: Any) -> str:
 
 
 def _table(report: dict[str, Any]) -> list[str]:
-    rows = ["| language | text to image R@1 | R@5 | R@10 | image to text R@1 | R@5 | R@10 |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        "| language | text to image R@1 | R@5 | R@10 | image to text R@1 | R@5 | R@10 |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for language, to_image in report["text_to_image"].items():
         to_text = report["image_to_text"].get(language, {})
         figures = [row.get(k) for row in (to_image, to_text) for k in ("R@1", "R@5", "R@10")]

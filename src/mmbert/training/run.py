@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import yaml
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import mmbert
 from mmbert.api.front_door import MMBert
-from mmbert.api.processing import MMBertProcessor
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import TrainingError
@@ -266,4 +264,3 @@ class _Run:
         content["seconds"] = round(seconds, 1)
         (self.out / "metrics.json").write_text(json.dumps(content, indent=1), "utf-8")
         return content
-

@@ -1,0 +1,155 @@
+"""How long is one training step, and how much memory does it take, against transformers' VisualBERT?
+
+BERT-base size, vocabulary 119,547, fp32 and (where the processor is faster with it) bf16 autocast. The samples of a step:
+8 pairs of an image (37 regions with 2,048 numbers) and a text of 24 tokens, and 8 texts of 96 tokens; 15 % of the
+tokens are to be predicted. A step is forward, losses, backward, clipping and fused AdamW, with dropout 0.1. Ours packs
+all sixteen samples into one batch and also predicts the classes of 15 % of the regions; VisualBERT, which pads, gets the
+pairs and the texts as two batches, so that it pads nothing here.
+
+Each side lives in a process of its own; they step in turn. Memory is the peak of that process over its size before the
+first step (weights loaded): gradients, optimiser state, activations.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import numpy as np
+import psutil
+import torch
+from _common import (
+    CLASSES,
+    arguments,
+    base_config,
+    image_text_samples,
+    in_turn,
+    peer_batch,
+    peer_config,
+    random_tokens,
+    report,
+)
+from torch import Tensor, nn
+from transformers import VisualBertForPreTraining
+
+from mmbert.data.packing import Example, Label, collate
+from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.training.module import TrainingModule
+from mmbert.training.precision import bf16_is_faster
+
+PEER = "transformers VisualBertForPreTraining"
+REGIONS, TOKENS, TEXT_TOKENS = 37, 24, 96
+SHARE = 0.15
+MASK = 103
+
+Loss = Callable[[], Tensor]
+
+
+def samples(pairs: int, texts: int) -> tuple[list[Example], list[Example], object]:
+    """Pairs, texts and the features of the pairs' images, with labels; the same in every process."""
+    rng = np.random.default_rng(0)
+    with_image, images = image_text_samples(rng, [TOKENS] * pairs, [REGIONS] * pairs, CLASSES)
+    alone = [Example(random_tokens(rng, TEXT_TOKENS)) for _ in range(texts)]
+    for example in [*with_image, *alone]:
+        length = len(example.token_ids)
+        places = np.sort(rng.choice(length, round(SHARE * length), replace=False))
+        example.labels["step/mlm"] = Label("mlm", "token", places, example.token_ids[places].copy())
+        example.token_ids[places] = MASK
+    for example in with_image:
+        places = 1 + np.sort(rng.choice(REGIONS - 1, round(SHARE * (REGIONS - 1)), replace=False))
+        example.masked = np.isin(np.arange(REGIONS), places)
+        example.labels["step/mvrc"] = Label("mvrc", "region", places)
+    return with_image, alone, images
+
+
+def build_ours(pairs: int, texts: int) -> tuple[nn.Module, list[Loss]]:
+    """Our module, and the losses whose gradients make one step."""
+    with_image, alone, images = samples(pairs, texts)
+    batch = collate([*with_image, *alone], images)
+    module = TrainingModule(MMBertForPreTraining(base_config(match_outputs=0)), {"step/mlm": {}, "step/mvrc": {}})
+    return module, [lambda: module(batch)["loss"]]
+
+
+def build_peer(pairs: int, texts: int) -> tuple[nn.Module, list[Loss]]:
+    """VisualBERT, and its two batches' losses."""
+    with_image, alone, images = samples(pairs, texts)
+    model = VisualBertForPreTraining(peer_config())
+
+    def loss_of(examples: list[Example]) -> Loss:
+        inputs = peer_batch(examples, images)
+        longest = inputs["input_ids"].shape[1]
+        labels = torch.full((len(examples), longest + inputs["visual_embeds"].shape[1]), -100)
+        for row, example in enumerate(examples):
+            label = example.labels["step/mlm"]
+            labels[row, torch.from_numpy(label.places)] = torch.from_numpy(label.values)
+        return lambda: model(**inputs, labels=labels).loss / 2
+
+    return model, [loss_of(with_image), loss_of(alone)]
+
+
+def serve(
+    connection: Connection, build: Callable[[int, int], tuple[nn.Module, list[Loss]]], size: tuple[int, int]
+) -> None:
+    """Step when asked to: ``"fp32"`` and ``"bf16"`` are answered by seconds, ``"memory"`` by peak bytes."""
+    torch.manual_seed(0)
+    module, losses = build(*size)
+    module.train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
+    baseline = psutil.Process().memory_info().rss
+    connection.send("ready")
+    while (request := connection.recv()) != "stop":
+        if request == "memory":
+            unit = 1 if sys.platform == "darwin" else 1024
+            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - baseline)
+            continue
+        start = time.perf_counter()
+        for loss in losses:
+            with torch.autocast("cpu", torch.bfloat16, enabled=request == "bf16"):
+                value = loss()
+            value.backward()
+            del value
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        connection.send(time.perf_counter() - start)
+
+
+def main() -> None:
+    quick = arguments(__doc__, "half of the samples and fewer steps").quick
+    size, rounds = ((4, 4), 2) if quick else ((8, 8), 5)
+    context = multiprocessing.get_context("spawn")
+    sides, processes = {}, []
+    for name, build in [("ours", build_ours), ("peer", build_peer)]:
+        sides[name], theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, build, size), daemon=True)
+        process.start()
+        processes.append(process)
+    for connection in sides.values():
+        connection.recv()
+
+    def ask(name: str, request: str) -> float:
+        sides[name].send(request)
+        return float(sides[name].recv())
+
+    def compare(precision: str) -> None:
+        median = in_turn(rounds, {name: lambda name=name: ask(name, precision) for name in sides})
+        report(f"train_step_{precision}", median["ours"], "s", PEER, median["peer"])
+
+    compare("fp32")
+    peak = {name: ask(name, "memory") / 2**30 for name in sides}
+    report("train_memory", peak["ours"], "GiB", PEER, peak["peer"])
+    if bf16_is_faster():
+        compare("bf16")
+    else:
+        print("bf16 is not faster than fp32 on this processor: train_step_bf16 left out", file=sys.stderr)
+    for name, process in zip(sides, processes, strict=True):
+        sides[name].send("stop")
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
