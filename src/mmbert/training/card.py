@@ -17,6 +17,8 @@ def write_card(folder: Path, recipe: Recipe, bert: MMBert, report: dict[str, Any
     front = ["---", "library_name: mm-bert", "pipeline_tag: feature-extraction", "tags: [mm-bert, vision-language]"]
     if languages:
         front.append(f"language: [{', '.join(repr(code) for code in languages)}]")  # 'no' alone would be false
+    if recipe.license:
+        front.append(f"license: {recipe.license}")
     lines = [*front, "---", "", f"# {recipe.name}", "", recipe.description, ""]
     lines += [
         f"A single-stream vision-language encoder trained with mm-bert: {parameter_count(bert.model)} M parameters,",

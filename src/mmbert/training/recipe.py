@@ -104,8 +104,7 @@ class EvaluationRecipe(_Section):
         mode: embed, match or rerank.
         metric: key of the mean, text to image.
         every: steps between evaluations; None evaluates at the end of training only.
-        max_texts: queries per language, at most (evenly spaced); None takes all.
-        tune_rerank: choose the weight of the match logit on this data at the end.
+        tune_rerank: choose the weight of the match logit in re-ranking on this data whenever a model is saved.
     """
 
     data: str | dict[str, Any] | None = None
@@ -121,6 +120,7 @@ class Recipe(_Section):
     Attributes:
         name: what it is called.
         description: one line for lists and model cards.
+        license: of the model, for its card.
         seed: decides everything random.
         steps: optimiser steps; or
         epochs: passes over the longest component, and
@@ -136,6 +136,7 @@ class Recipe(_Section):
 
     name: str
     description: str = ""
+    license: str | None = None
     seed: int = 1
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)

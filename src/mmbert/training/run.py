@@ -27,6 +27,7 @@ from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import TrainingError
 from mmbert.evaluation.retrieval import evaluate_retrieval
+from mmbert.evaluation.tuning import best_rerank_weight
 from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
@@ -243,6 +244,9 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Write a model folder aside, then move it into place."""
+        if self.recipe.evaluation.tune_rerank and self.records:
+            with self.final_weights() as bert:
+                bert.model.config.rerank_weight, _ = best_rerank_weight(bert, self.records)
         with self.final_weights() as bert, tempfile.TemporaryDirectory(dir=self.out) as aside:
             new = Path(aside) / "model"
             bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
