@@ -83,8 +83,8 @@ def cut_plan(plan: AttentionPlan, limit: int) -> Iterator[tuple[int, int, Attent
         size += length
 
 
-def _grouped_attention(
-    qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float, keep_weights: list[Tensor] | None
+def grouped_attention(
+    qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float = 0.0, keep_weights: list[Tensor] | None = None
 ) -> Tensor:
     """Attention by groups of equal length; qkv is [P, 3 * H], the result [P, H]."""
     head_size = qkv.shape[1] // (3 * heads)
@@ -137,7 +137,7 @@ class PackedSelfAttention(nn.Module):
                 plan.longest, plan.longest,
             )  # fmt: skip
             return mixed.reshape(-1, self.heads * self.head_size)
-        return _grouped_attention(qkv, plan, self.heads, rate, keep_weights)
+        return grouped_attention(qkv, plan, self.heads, rate, keep_weights)
 
     def _varlen_fits(self, qkv: Tensor, rate: float) -> bool:
         """PyTorch's kernel takes half precision on a GPU and knows no dropout."""

@@ -43,7 +43,7 @@ class Proxies(nn.Module):
         super().__init__()
         self.groups: Tensor
         self.register_buffer("groups", groups)
-        self.table = nn.Parameter(torch.randn(len(groups), size) * size**-0.5)
+        self.table = nn.Parameter(torch.randn(len(groups), size))
 
     def forward(self, vectors: Tensor, scale: float) -> Tensor:
         """[n, D] unit vectors to [n, G] logits."""
@@ -51,10 +51,10 @@ class Proxies(nn.Module):
 
     @torch.no_grad()
     def start(self, means: Mapping[int, Tensor]) -> None:
-        """Begin groups that have a mean embedding there instead of at random."""
+        """Begin groups that have a mean embedding (a unit vector) there instead of at random, as long as those."""
         for row, group in enumerate(self.groups.tolist()):
             if group in means:
-                self.table[row] = means[group]
+                self.table[row] = means[group] * self.table.shape[1] ** 0.5
 
     def rows(self, groups: Tensor) -> Tensor:
         """Rows of group numbers."""

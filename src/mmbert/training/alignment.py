@@ -151,7 +151,8 @@ def align_texts(
     gram = centred.T @ centred
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
     weight = torch.linalg.solve(gram, centred.T @ (wanted - middle)).T
-    typical = (centred @ weight.T).norm(dim=1).mean()
+    # As long as states are, not unit length: a step of Adam then changes little of it (vectors are normalised anyway).
+    typical = (centred @ weight.T).norm(dim=1).mean() / len(gram) ** 0.5
     head.text.weight.copy_(weight / typical)
     head.text.bias.copy_(-(weight @ centre) / typical)
 
