@@ -16,6 +16,10 @@ from mmbert.errors import ConfigError
 from mmbert.tasks.base import group_number
 
 
+MEAN_GAIN = 3.0
+"""Weight of the mean over words against the first token's own, constant state."""
+
+
 @torch.no_grad()
 def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0.5) -> None:
     """Set the region embedding, the visual projections and the image projection from the images' own features.
@@ -64,7 +68,7 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
 def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std: float = 1.0) -> None:
     """Let the first layer begin as the mean over a sequence's positions, so that a text starts as a bag of its words.
 
-    Values and output of the first attention become the identity (queries and keys stay small and random, so attention
+    Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and random, so attention
     starts near uniform). Each word piece starts as the mean embedding of the images whose captions and further texts
     it stands in: long where it tells images apart, short where it stands everywhere, so that rare words count most.
 
@@ -76,7 +80,7 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
     layer = bert.model.trunk.encoder.layers[0]
     hidden = bert.config.hidden_size
     layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
-    nn.init.eye_(layer.attention_output.weight)
+    layer.attention_output.weight.copy_(torch.eye(hidden) * MEAN_GAIN)
     words = bert.model.trunk.embeddings.words
     words.weight.copy_(_word_vectors(bert, records) * hidden**0.5 * word_std)
     if bert.model.token_head is not None:  # logits keep their usual spread although the tied table is larger
@@ -119,7 +123,7 @@ def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
 
 @torch.no_grad()
 def align_texts(
-    bert: MMBert, records: Sequence[Record], *, ridge: float = 1e-2, most: int = 12000, seed: int = 0
+    bert: MMBert, records: Sequence[Record], *, ridge: float = 0.1, most: int = 12000, seed: int = 0
 ) -> None:
     """Set the text projection by ridge regression of the texts' first states onto their groups' mean image embeddings.
 
