@@ -61,10 +61,40 @@ def test_the_vocabulary_is_scored_at_labelled_positions_only(monkeypatch: pytest
     """At base size, logits at every position would cost as much as the whole encoder."""
     scored = []
     original = MODEL.token_logits
-    monkeypatch.setattr(MODEL, "token_logits", lambda states: scored.append(len(states)) or original(states))
+
+    def counted(states: Tensor, *, train_table: bool = True) -> Tensor:
+        scored.append(len(states))
+        return original(states, train_table=train_table)
+
+    monkeypatch.setattr(MODEL, "token_logits", counted)
     step = step_of(MODEL, TEXTS, KnownRegions(PICTURES))
     mlm.compute(step, step.batch.targets["m/mlm"], mlm.Options(), "m/mlm")
     assert scored == [3]
+
+
+@pytest.mark.parametrize("train_table", [True, False])
+def test_the_word_table_learns_from_the_decoder_only_where_it_may(train_table: bool) -> None:
+    """The words that stand in no text here can get a gradient from the decoder alone."""
+    model = tiny_network(1)
+    step = step_of(model, TEXTS, KnownRegions(PICTURES))
+    options = mlm.Options(train_table=train_table)
+    mlm.compute(step, step.batch.targets["m/mlm"], options, "m/mlm").total.backward()
+    gradient = model.trunk.embeddings.words.weight.grad
+    read = sorted({int(i) for example in TEXTS if example.labels for i in example.token_ids})
+    other = [i for i in range(len(gradient)) if i not in read]
+    assert gradient[read].abs().amax(1).min() > 0, "words that are read learn through the encoder either way"
+    assert (gradient[other].abs().amax(1).min() > 0) == train_table
+    assert bool(gradient[other].any()) == train_table
+    assert model.token_head.bias.grad.abs().min() > 0, "the decoder itself always learns"
+
+
+def test_the_loss_is_the_same_whether_or_not_the_table_learns() -> None:
+    step = step_of(MODEL, TEXTS, KnownRegions(PICTURES))
+    totals = [
+        mlm.compute(step, step.batch.targets["m/mlm"], mlm.Options(train_table=learns), "m/mlm").total.item()
+        for learns in (True, False)
+    ]
+    assert totals[0] == totals[1]
 
 
 def hidden(shown: Picture, masked: list[bool], places: list[int], objective: str) -> Example:

@@ -19,7 +19,7 @@ from mmbert.model.modeling import build_vision
 from mmbert.objectives.proxy import build_state
 from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
-from mmbert.training.alignment import group_means, start_as_mean_of_words, whiten_regions
+from mmbert.training.alignment import MEAN_GAIN, group_means, start_as_mean_of_words, whiten_regions
 
 torch.set_num_threads(1)
 
@@ -35,11 +35,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRef]:
     return refs
 
 
-def fresh(visual_size: int = 32, **vision: object) -> MMBert:
+def fresh(visual_size: int = 32, embedding_size: int = 16, **vision: object) -> MMBert:
     tokenizer = train_tokenizer(SENTENCES, vocab_size=100)
     options = {"kind": "grid", "backbone": "test_efficientnet", "image_size": 64} | vision
     config = tiny_config(
-        vocab_size=len(tokenizer), visual_size=visual_size, vision=options, embedding_size=16,
+        vocab_size=len(tokenizer), visual_size=visual_size, vision=options, embedding_size=embedding_size,
         region_feature_size=build_vision(options).feature_size,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -105,10 +105,24 @@ def test_one_image_file_is_enough_to_start(images: list[ImageRef], tmp_path: Pat
     assert all(torch.isfinite(p).all() for p in bert.model.parameters())
 
 
-def test_the_first_layer_starts_as_the_mean_over_each_sequence() -> None:
+def captioned(images: list[ImageRef]) -> list[Record]:
+    """Three groups of two images each, their texts alike but for the group ``dog``'s; and a text without image."""
+    said = {
+        "dog": ({"en": ("a dog", "a dog and two children"), "ru": ("двое собак",)}, {"en": ("red ball",)}),
+        "snow": ({"en": ("a dog in the deep snow",)}, {}),
+        "elephant": ({"de": ("ein Elefant",), "fr": ("un éléphant",)}, {"fr": ("la neige",)}),
+    }
+    records = [
+        Record(f"{group}{i}", images[2 * number + i], captions, texts, group=group)
+        for number, (group, (captions, texts)) in enumerate(said.items())
+        for i in range(2)
+    ]
+    return [*records, Record("alone", None, {"th": ("สุนัขวิ่งอยู่บนหิมะ",)}, group="alone")]
+
+
+def test_the_first_layer_starts_as_the_mean_over_each_sequence(images: list[ImageRef]) -> None:
     bert = fresh()
-    start_as_mean_of_words(bert, word_std=0.3)
-    assert bert.model.trunk.embeddings.words.weight[1:].std().item() == pytest.approx(0.3, rel=0.1)
+    start_as_mean_of_words(bert, captioned(images), word_std=0.3)
     batch = collate(bert.processor.text_examples(SENTENCES))
     layer = bert.model.trunk.encoder.layers[0]
     with torch.no_grad():
@@ -118,7 +132,64 @@ def test_the_first_layer_starts_as_the_mean_over_each_sequence() -> None:
         mixed = layer.attention_output(layer.attention(ordered, plan))
         mixed = mixed if plan.inverse is None else mixed[plan.inverse]
     for found, own in zip(mixed.split(batch.lengths), hidden.split(batch.lengths), strict=True):
-        torch.testing.assert_close(found, own.mean(0).expand_as(found), atol=0.1, rtol=0)
+        torch.testing.assert_close(found, MEAN_GAIN * own.mean(0).expand_as(found), atol=0.1 * MEAN_GAIN, rtol=0)
+    assert hidden.std() > 3 * 0.1, "so that the mean is told from nothing"
+
+
+def test_words_start_at_the_images_that_they_stand_beside(images: list[ImageRef]) -> None:
+    """Against plain loops over groups, texts and pieces."""
+    bert, word_std, prior = fresh(), 0.3, 0.5
+    records = captioned(images)
+    whiten_regions(bert, images)
+    words = bert.model.trunk.embeddings.words.weight
+    before = words.detach().clone()
+    start_as_mean_of_words(bert, records, word_std=word_std)
+    table = words.detach().double().numpy().copy()
+
+    with torch.no_grad():
+        words.copy_(before)  # images were seen through the new first layer and the old words
+    means = {}
+    for group in ("dog", "snow", "elephant"):
+        total = bert.encode_images([r.image for r in records if r.group == group]).astype(np.float64).sum(0)
+        means[group] = total / np.linalg.norm(total)
+    centre = sum(means.values()) / 3
+    beside: dict[int, set[str]] = {}
+    for record in records:
+        for texts in (*record.captions.values(), *record.texts.values()):
+            for text in texts:
+                for piece in bert.processor.tokenizer(text)["input_ids"]:
+                    beside.setdefault(piece, set()).update({record.group} & means.keys())
+
+    special = bert.processor.tokenizer.all_special_ids
+    seen = {piece: groups for piece, groups in beside.items() if groups and piece not in special}
+    assert {len(groups) for groups in seen.values()} >= {1, 2}
+    for piece, groups in seen.items():
+        mean = sum(means[group] - centre for group in groups) / (len(groups) + prior)
+        np.testing.assert_allclose(table[piece], mean * np.sqrt(16) * word_std, atol=1e-5)
+        assert (np.linalg.norm(table[piece]) > 1e-3) == (len(groups) < 3), "a word of all images says nothing"
+    unseen = np.array([i for i in range(len(table)) if i not in seen and i not in special])
+    assert set(beside) - set(seen) - set(special), "a text without image gives its words no place"
+    assert table[unseen].std() == pytest.approx(0.1 * word_std, rel=0.15)
+    assert len(np.unique(table[unseen].round(6), axis=0)) == len(unseen), "so that they can be told apart"
+    np.testing.assert_allclose(table[special], 0.02 * word_std, atol=1e-7)
+
+
+def test_logits_of_hidden_words_keep_their_spread_when_the_table_starts_larger(images: list[ImageRef]) -> None:
+    small, large = fresh(), fresh()
+    for bert, word_std in ((small, 0.1), (large, 1.0)):
+        torch.manual_seed(1)
+        start_as_mean_of_words(bert, captioned(images), word_std=word_std)
+    states = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = large.model.token_logits(states), small.model.token_logits(states)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_mean_of_words_needs_images_and_vectors_as_wide_as_states(images: list[ImageRef]) -> None:
+    with pytest.raises(ConfigError, match="data with images"):
+        start_as_mean_of_words(fresh(), captioned(images)[-1:])
+    with pytest.raises(ConfigError, match="embedding_size = hidden_size"):
+        start_as_mean_of_words(fresh(embedding_size=8), captioned(images))
 
 
 def test_proxies_start_at_the_mean_of_their_groups_images(images: list[ImageRef]) -> None:
@@ -136,4 +207,6 @@ def test_proxies_start_at_the_mean_of_their_groups_images(images: list[ImageRef]
     before = proxies.table.detach().clone()
     proxies.start(means)
     for row, group in enumerate(groups.tolist()):
-        assert torch.equal(proxies.table[row], means.get(group, before[row]))
+        expected = means[group] * 4 if group in means else before[row]
+        torch.testing.assert_close(proxies.table[row].detach(), expected)
+    assert proxies.table.norm(dim=1).detach().numpy() == pytest.approx([4] * 3 + [4], rel=0.5), "length sqrt(D) all"

@@ -15,7 +15,6 @@ from mmbert.data.records import ImageRef, Record
 from mmbert.errors import ConfigError
 from mmbert.tasks.base import group_number
 
-
 MEAN_GAIN = 3.0
 """Weight of the mean over words against the first token's own, constant state."""
 
@@ -68,15 +67,23 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
 def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std: float = 1.0) -> None:
     """Let the first layer begin as the mean over a sequence's positions, so that a text starts as a bag of its words.
 
-    Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and random, so attention
-    starts near uniform). Each word piece starts as the mean embedding of the images whose captions and further texts
-    it stands in: long where it tells images apart, short where it stands everywhere, so that rare words count most.
+    Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and
+    random, so attention starts near uniform). Each word piece starts as the mean embedding of the images whose captions
+    and further texts it stands in: long where it tells images apart, short where it stands everywhere, so that rare
+    words count most.
 
     Args:
         bert: a fresh model whose embeddings are as wide as its hidden states.
         records: with images and texts.
         word_std: standard deviation of the numbers of a word that belongs to one image alone.
+
+    Raises:
+        ConfigError: the sizes do not allow it, or no record has an image.
     """
+    if bert.config.embedding_size != bert.config.hidden_size:
+        raise ConfigError("model.mean_of_words needs embedding_size = hidden_size")
+    if all(record.image is None for record in records):
+        raise ConfigError("model.mean_of_words needs data with images")
     layer = bert.model.trunk.encoder.layers[0]
     hidden = bert.config.hidden_size
     layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
@@ -90,7 +97,11 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
 
 
 def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -> Tensor:
-    """[K, D] per vocabulary entry: sum of its images' centred mean embeddings over (count + ``prior``)."""
+    """[K, D] per vocabulary entry: sum of its images' centred mean embeddings over (count + ``prior``).
+
+    An "image" is the mean of a group here, and the texts are those of the group's last record with an image. Entries in
+    no text start small and at random, special tokens small and alike.
+    """
     means = group_means(bert, records)
     centre = torch.stack(list(means.values())).mean(0)
     table = bert.model.trunk.embeddings.words.weight
@@ -112,11 +123,10 @@ def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -
 @torch.no_grad()
 def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
     """Mean embedding of the images of each group, as unit vectors: where proxies start."""
-    pictured = [record for record in records if record.image is not None]
-    vectors = torch.from_numpy(bert.encode_images([record.image for record in pictured]))
+    pictured = [(group_number(record.group), record.image) for record in records if record.image is not None]
+    vectors = torch.from_numpy(bert.encode_images([image for _, image in pictured]))
     sums: dict[int, Tensor] = {}
-    for record, vector in zip(pictured, vectors, strict=True):
-        number = group_number(record.group)
+    for (number, _), vector in zip(pictured, vectors, strict=True):
         sums[number] = sums[number] + vector if number in sums else vector
     return {number: nn.functional.normalize(vector, dim=0) for number, vector in sums.items()}
 
