@@ -1,9 +1,9 @@
 """Which way to compute attention over sequences of different lengths is quickest on a CPU?
 
 Forward and backward of 12 heads of 64, ours (dense products over groups of equal length, `mmbert/model/attention.py`)
-against PyTorch's fused `scaled_dot_product_attention`, sequence by sequence and on a padded batch with a mask (whose input
-is padded already, as it would be in a padded network). Two batches of 16 sequences: `mixed` of 20 to 100 positions,
-`equal` of 62 each; fp32, and bf16 where the processor is faster with it.
+against PyTorch's fused `scaled_dot_product_attention`, sequence by sequence and on a padded batch with a mask (whose
+input is padded already, as it would be in a padded network). Two batches of 16 sequences: `mixed` of 20 to 100
+positions, `equal` of 62 each; fp32, and bf16 where the processor is faster with it.
 """
 
 from __future__ import annotations

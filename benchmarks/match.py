@@ -1,8 +1,8 @@
 """How many pairs of image and text are judged per second, against transformers' VisualBERT with a linear head?
 
 BERT-base size, fp32, batches of 16 pairs, regions embedded from 2,048 numbers each. `match_equal`: 37 regions and 24
-tokens in every pair. `match_mixed`: 6 to 40 tokens and 10 to 100 regions; VisualBERT pads each batch to its longest text
-and its longest image, ours packs.
+tokens in every pair. `match_mixed`: 6 to 40 tokens and 10 to 100 regions; VisualBERT pads each batch to its longest
+text and its longest image, ours packs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Does the time per position stay the same, however many positions a batch has?
 
-A stream of text batches of 1,000, 4,000, 16,000 and 64,000 packed positions, in sequences of 16 to 140, through a trunk of
-middle size (hidden 256, 4 layers): forward (`packed_linear`), and forward with backward (`packed_linear_train`). Every
-size gets the same 64,000 positions per round. The value is the time per position of the worst size over that of the
-best: 1 is exactly linear. The times of each size come before it, each against the best.
+A stream of text batches of 1,000, 4,000, 16,000 and 64,000 packed positions, in sequences of 16 to 140, through a trunk
+of middle size (hidden 256, 4 layers): forward (`packed_linear`), and forward with backward (`packed_linear_train`).
+Every size gets the same 64,000 positions per round. The value is the time per position of the worst size over that of
+the best: 1 is exactly linear. The times of each size come before it, each against the best.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How long is one training step, and how much memory does it take, against transformers' VisualBERT?
 
-BERT-base size, vocabulary 119,547, fp32 and (where the processor is faster with it) bf16 autocast. The samples of a step:
-8 pairs of an image (37 regions with 2,048 numbers) and a text of 24 tokens, and 8 texts of 96 tokens; 15 % of the
+BERT-base size, vocabulary 119,547, fp32 and (where the processor is faster with it) bf16 autocast. The samples of a
+step: 8 pairs of an image (37 regions with 2,048 numbers) and a text of 24 tokens, and 8 texts of 96 tokens; 15 % of the
 tokens are to be predicted. A step is forward, losses, backward, clipping and fused AdamW, with dropout 0.1. Ours packs
-all sixteen samples into one batch and also predicts the classes of 15 % of the regions; VisualBERT, which pads, gets the
-pairs and the texts as two batches, so that it pads nothing here.
+all sixteen samples into one batch and also predicts the classes of 15 % of the regions; VisualBERT, which pads, gets
+the pairs and the texts as two batches, so that it pads nothing here.
 
 Each side lives in a process of its own; they step in turn. Memory is the peak of that process over its size before the
 first step (weights loaded): gradients, optimiser state, activations.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -168,7 +168,7 @@ def _print_recall(before: Report, after: Report) -> None:
     print_table(title, ["language", "R@1 %", "R@5 %", "R@10 %"], rows)
 
 
-def _print_queries(found: list[Mapping[str, Any]]) -> None:
+def _print_queries(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [q["query"], q["language"], q["english"] or "", str(q["place"] or "> 10"), ", ".join(q["found"])] for q in found
     ]

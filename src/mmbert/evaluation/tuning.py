@@ -27,12 +27,12 @@ def best_rerank_weight(
     Returns:
         The smallest best weight among ``WEIGHTS``, and R@1 of each.
     """
-    pictured = [record for record in records if record.image is not None]
-    queries = [(text, r.group) for r in pictured for texts in r.captions.values() for text in texts]
+    pictured = [(record.image, record) for record in records if record.image is not None]
+    queries = [(text, r.group) for _, r in pictured for texts in r.captions.values() for text in texts]
     drawn = np.random.default_rng(seed).permutation(len(queries))[:most]
     queries = [queries[i] for i in drawn]
-    images = [record.image for record in pictured]
-    image_group = np.array([record.group for record in pictured], dtype=object)
+    images = [image for image, _ in pictured]
+    image_group = np.array([record.group for _, record in pictured], dtype=object)
     text_group = np.array([group for _, group in queries], dtype=object)
     cosine = model.encode_text([text for text, _ in queries]) @ model.encode_images(images).T
     best = np.argsort(-cosine, axis=1, kind="stable")[:, :rerank]

@@ -104,14 +104,8 @@ class LogLines(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_log(  # type: ignore[override]
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] | None = kwargs.get("logs")
         if state.is_world_process_zero and logs:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, "time": round(time.time(), 1), **logs}) + "\n")
@@ -134,14 +128,8 @@ class ProgressLine(TrainerCallback):
         if self.bar is not None:
             self.bar.update(1)
 
-    def on_log(  # type: ignore[override]
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] | None = kwargs.get("logs")
         if self.bar is not None and logs:
             shown = {
                 k.removeprefix("eval_"): f"{v:.3g}"

@@ -63,7 +63,7 @@ class TrainingModule(nn.Module):
         """
         positions = self._positions(batch)
         output = self.model(batch, positions=positions)
-        step = StepContext(self.model, batch, output, positions, states_of_objectives=self.states)
+        step = StepContext(self.model, batch, output, positions, states_of_objectives=dict(self.states.items()))
         loss: Tensor | float = 0.0
         terms: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (module, options) in self.objectives.items():

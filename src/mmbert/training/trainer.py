@@ -110,6 +110,7 @@ class PackedTrainer(Trainer):
         """AdamW, with the vision encoder's own rate and no decay of biases, norms and single vectors."""
         if self.optimizer is None:
             recipe = self.optimizer_recipe
+            assert isinstance(self.model, nn.Module)
             groups = parameter_groups(self.model, recipe)
             self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
         return self.optimizer
@@ -118,11 +119,13 @@ class PackedTrainer(Trainer):
         """Linear warm-up, then the recipe's decay, to zero."""
         if self.lr_scheduler is None:
             shape = schedule(self.optimizer_recipe, num_training_steps)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, shape)
+            chosen = optimizer or self.optimizer
+            assert chosen is not None
+            self.lr_scheduler = LambdaLR(chosen, shape)
         return self.lr_scheduler
 
 
-def _only(batches: list[PackedBatch]) -> PackedBatch:
+def _only(batches: list[Any]) -> Any:
     """Collation is done: the dataset's items are batches."""
     return batches[0]
 
