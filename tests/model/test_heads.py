@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import projected, tiny_network
+from tiny import projected, random_examples, tiny_network
 from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
+
+from mmbert.data.packing import collate
 
 torch.set_num_threads(1)
 
@@ -112,3 +114,37 @@ def test_the_scale_of_the_contrast_is_at_most_100() -> None:
         for log_scale, scale in ((0.0, 1.0), (math.log(14.0), 14.0), (9.0, 100.0)):
             head.log_scale.fill_(log_scale)
             assert float(head.scale) == pytest.approx(scale, rel=1e-4)
+
+
+def test_the_product_pooler_multiplies_unit_vectors_of_the_first_and_the_whole_images_state() -> None:
+    ours = tiny_network(5, pooling="product")
+    pooler = ours.trunk.pooler
+    first, image = states(), states().flip(0)
+    sides = []
+    for linear, given in ((pooler.text, first), (pooler.image, image)):
+        weight, bias = (p.detach().double().numpy() for p in (linear.weight, linear.bias))
+        side = given.double().numpy() @ weight.T + bias
+        sides.append(side / np.linalg.norm(side, axis=1, keepdims=True))
+    with torch.no_grad():
+        np.testing.assert_allclose(pooler(first, image).numpy(), sides[0] * sides[1] * 4.0, atol=1e-5)
+
+
+def test_the_product_is_of_the_first_token_and_the_first_region() -> None:
+    ours = tiny_network(5, pooling="product")
+    examples, images = random_examples(3, 7)
+    batch = collate(examples, images)
+    with torch.no_grad():
+        output = ours(batch)
+        for row, (spec, start) in enumerate(zip(batch.sequences, batch.starts.tolist(), strict=True)):
+            after = start + len(spec.token_ids)  # the whole image, or [END] where there is none
+            found = output.last_hidden_state[[start, after]]
+            torch.testing.assert_close(output.pooled[row], ours.trunk.pooler(found[:1], found[1:])[0])
+        some = torch.tensor([1, 0, 4])
+        chosen = ours(batch, positions=some)
+    torch.testing.assert_close(chosen.pooled, output.pooled, atol=1e-5, rtol=0)
+    torch.testing.assert_close(chosen.last_hidden_state, output.last_hidden_state[some], atol=1e-5, rtol=0)
+
+
+def test_other_poolings_are_refused() -> None:
+    with pytest.raises(Exception, match="first or product"):
+        tiny_network(5, pooling="mean")

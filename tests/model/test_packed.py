@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import KnownRegions, picture, random_example, tiny_network
+from tiny import KnownRegions, picture, random_examples, tiny_network
 from torch import Tensor
 
 from mmbert.data.packing import Example, collate
@@ -28,12 +28,6 @@ from mmbert.model.packed import (
 
 torch.set_num_threads(1)
 MODEL = tiny_network()
-
-
-def random_examples(seed: int, count: int) -> tuple[list[Example], KnownRegions]:
-    rng = np.random.default_rng(seed)
-    pictures = [picture(f"p{i}", int(rng.integers(2, 7)), rng) for i in range(3)]
-    return [random_example(rng, pictures) for _ in range(count)], KnownRegions(pictures)
 
 
 def split(states: Tensor, batch: PackedBatch) -> list[Tensor]:
@@ -220,12 +214,13 @@ def test_region_vectors_of_another_table_are_refused() -> None:
         MODEL(batch, region_vectors=vectors[:, :-1])
 
 
-def test_blank_regions_are_zero_vectors_that_still_take_a_place() -> None:
+def test_blank_regions_are_zero_features_that_still_take_a_place() -> None:
     batch = pack([SequenceSpec(np.array([3, 4]), text_rows=NO_IMAGE, region_rows=np.array([BLANK, BLANK]))])
     with torch.no_grad():
         embedded = MODEL.trunk.embeddings(batch, None)
         parts = MODEL.trunk.embeddings
-        expected = parts.norm(parts.positions.weight[2] + parts.segments.weight[2])
+        nothing = parts.object_visual(torch.zeros(1, MODEL.config.visual_size))[0]  # a LayerNorm's bias, for one
+        expected = parts.norm(parts.positions.weight[2] + parts.segments.weight[2] + nothing)
     torch.testing.assert_close(embedded[2], expected)
     torch.testing.assert_close(embedded[3], expected)
     assert batch.lengths == [5]

@@ -187,3 +187,29 @@ def test_proxies_of_one_kind_alone_count_that_kind() -> None:
     term = proxy.compute(step, step.batch.targets["m/proxy"], proxy.Options(), "m/proxy")
     assert set(term.metrics) == {"text"}
     assert torch.isfinite(term.total)
+
+
+def group_of(example: Example) -> int:
+    (label,) = example.labels.values()
+    assert label.values is not None
+    return int(label.values[0])
+
+
+def test_texts_of_groups_without_a_proxy_do_not_count() -> None:
+    texts = [e for e in mixed("proxy") if e.image is None and e.labels]
+    groups = sorted({group_of(e) for e in texts})
+    known = [e for e in texts if group_of(e) != groups[0]]
+    proxies = proxy.build_state(torch.tensor(groups[1:]), 8)
+    losses = []
+    for chosen in (texts, known):
+        step = step_of(MODEL, chosen)
+        step.states_of_objectives = {"proxy": proxies}
+        term = proxy.compute(step, step.batch.targets["m/proxy"], proxy.Options(), "m/proxy")
+        losses.append((term.total / term.count).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert proxies.rows(torch.tensor([groups[0], *groups[1:], 2**62 + 1])).tolist() == [
+        -1,
+        *range(len(groups) - 1),
+        -1,
+    ]
+    assert proxy.build_state(torch.tensor([], dtype=torch.long), 8).rows(torch.tensor([3])).tolist() == [-1]

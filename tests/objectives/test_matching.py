@@ -191,3 +191,13 @@ def test_gradients_reach_the_trunk_through_the_second_pass_and_the_regions() -> 
     for name in ("match_head.weight", "trunk.region_embedding.projection.weight", "trunk.embeddings.words.weight"):
         assert model.get_parameter(name).grad.abs().sum() > 0, name
     assert model.embedding_head.text.weight.grad is None, "choosing is not differentiated"
+
+
+def test_an_even_share_of_wrong_ones_ignores_similarity() -> None:
+    similarity = torch.tensor([[50.0, 0.0, 0.0, 9.0]]).expand(4000, 4)
+    positive = torch.tensor([[False, False, False, True]]).expand(4000, 4)
+    for even, expected in ((0.0, [1.0, 0.0, 0.0, 0.0]), (0.6, [0.6, 0.2, 0.2, 0.0]), (1.0, [1 / 3, 1 / 3, 1 / 3, 0.0])):
+        torch.manual_seed(0)
+        drawn = itm_hard._draw(similarity, positive, itm_hard.Options(even=even))
+        shares = torch.bincount(drawn.flatten(), minlength=4) / 4000
+        assert shares.tolist() == pytest.approx(expected, abs=0.03)

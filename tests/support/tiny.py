@@ -154,6 +154,13 @@ def random_example(rng: np.random.Generator, pictures: Sequence[Picture], vocabu
     return example
 
 
+def random_examples(seed: int, count: int) -> tuple[list[Example], KnownRegions]:
+    """``count`` of them over three pictures."""
+    rng = np.random.default_rng(seed)
+    pictures = [picture(f"p{i}", int(rng.integers(2, 7)), rng) for i in range(3)]
+    return [random_example(rng, pictures) for _ in range(count)], KnownRegions(pictures)
+
+
 def step_of(
     model: MMBertForPreTraining, examples: Sequence[Example], images: KnownRegions | None = None
 ) -> StepContext:

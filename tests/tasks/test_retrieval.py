@@ -54,6 +54,15 @@ def test_texts_alone_give_no_image(processor: MMBertProcessor) -> None:
     assert all(e.image is None for e in made)
 
 
+def test_images_can_be_left_out(processor: MMBertProcessor) -> None:
+    made = examples(processor, texts_per_record=3, images=False)
+    assert [e.image is None for e in made] == [True, True, True]
+    with_images, without = (
+        retrieval.build(retrieval.Options(images=images), processor, ("itc",)).cost(RECORD) for images in (True, False)
+    )
+    assert with_images - without == len(processor.image_ids()) + processor.regions_per_image + 1
+
+
 @pytest.mark.parametrize("count", [1, 3, 4, 6, 9])
 def test_languages_are_used_up_before_one_comes_again(processor: MMBertProcessor, count: int) -> None:
     language = {t: lang for lang, captions in CAPTIONS.items() for t in ids(processor, *captions)}

@@ -19,7 +19,14 @@ from mmbert.model.modeling import build_vision
 from mmbert.objectives.proxy import build_state
 from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
-from mmbert.training.alignment import MEAN_GAIN, group_means, start_as_mean_of_words, whiten_regions
+from mmbert.training.alignment import (
+    MATCH_GAIN,
+    MEAN_GAIN,
+    align_texts,
+    group_means,
+    start_as_mean_of_words,
+    whiten_regions,
+)
 
 torch.set_num_threads(1)
 
@@ -35,12 +42,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[ImageRef]:
     return refs
 
 
-def fresh(visual_size: int = 32, embedding_size: int = 16, **vision: object) -> MMBert:
+def fresh(visual_size: int = 32, embedding_size: int = 16, pooling: str = "first", **vision: object) -> MMBert:
     tokenizer = train_tokenizer(SENTENCES, vocab_size=100)
     options = {"kind": "grid", "backbone": "test_efficientnet", "image_size": 64} | vision
     config = tiny_config(
         vocab_size=len(tokenizer), visual_size=visual_size, vision=options, embedding_size=embedding_size,
-        region_feature_size=build_vision(options).feature_size,
+        region_feature_size=build_vision(options).feature_size, pooling=pooling,
     )  # fmt: skip
     torch.manual_seed(0)
     model = MMBertForPreTraining(config)
@@ -210,3 +217,32 @@ def test_proxies_start_at_the_mean_of_their_groups_images(images: list[ImageRef]
         expected = means[group] * 4 if group in means else before[row]
         torch.testing.assert_close(proxies.table[row].detach(), expected)
     assert proxies.table.norm(dim=1).detach().numpy() == pytest.approx([4] * 3 + [4], rel=0.5), "length sqrt(D) all"
+
+
+def test_texts_start_at_the_ridge_regression_onto_their_images(images: list[ImageRef]) -> None:
+    """Against least squares on rows that stand for the penalty; then the match logit starts from the same vectors."""
+    bert, ridge = fresh(pooling="product"), 0.3
+    records = captioned(images)
+    whiten_regions(bert, images)
+    start_as_mean_of_words(bert, records, word_std=1.0)
+    align_texts(bert, records, ridge=ridge)
+    means = group_means(bert, records)
+    pairs = [
+        (t, means[group_number(r.group)]) for r in records if r.image for said in r.captions.values() for t in said
+    ]
+    states = bert.first_states([text for text, _ in pairs]).astype(np.float64)
+    wanted = np.stack([mean.numpy() for _, mean in pairs]).astype(np.float64)
+    x, y = states - states.mean(0), wanted - wanted.mean(0)
+    penalty = np.sqrt(ridge * np.trace(x.T @ x) / x.shape[1])
+    solved, *_ = np.linalg.lstsq(
+        np.vstack([x, penalty * np.eye(x.shape[1])]), np.vstack([y, np.zeros((x.shape[1], y.shape[1]))]), rcond=None
+    )
+    expected = x @ solved
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(bert.encode_text([text for text, _ in pairs]), expected, atol=1e-4)
+
+    pooler, match = bert.model.trunk.pooler, bert.model.match_head
+    text, image = (torch.from_numpy(states[:4].astype(np.float32)), torch.randn(4, 16))
+    with torch.no_grad():
+        cosine = (bert.model.embedding_head.embed_text(text) * bert.model.embedding_head.embed_image(image)).sum(1)
+        torch.testing.assert_close(match(pooler(text, image))[:, 0] - match.bias, MATCH_GAIN * 4 * cosine)

@@ -30,19 +30,30 @@ class MMBertConfig(PreTrainedConfig):
         coordinate_frequencies: sines and cosines per box coordinate; the coordinate vector has
             ``4 * 2 * coordinate_frequencies`` numbers (2,048 in the published networks).
         region_dropout: dropout before the region embedding's linear layer.
+        text_only_visual: text without an image has a learned visual vector; else the zero vector.
+        text_only_visual_size: width of that vector where it is not ``visual_size`` (such a network cannot read text
+            alone).
+        ignore_regions: regions stay in the sequence as zero vectors, and text has the visual vector of text alone
+            ("no vision" of MM-BERT's matching and lexical translation: only the number of regions matters).
+        region_mask_feature: masked regions get a learned feature.
         num_region_classes: columns of the region classification head; 0 leaves the head out.
         region_regression: predict the masked region's feature (where there are no classes).
         object_mask_word_embedding: masked regions get a linguistic vector of their own.
         word_embedding_frozen: the word table is not trained, but for its first ``num_special_words`` rows.
         num_special_words: rows kept trainable by ``word_embedding_frozen``.
         position_embedding_frozen: position rows are not trained.
-        with_pooler: tanh(Linear(first state)) for the match head.
+        with_pooler: a vector of the whole sequence, for the match head.
+        pooling: ``first``: tanh(Linear(first state)), as in BERT; ``product``: of the first state with the whole
+            image's (see :class:`~mmbert.model.heads.ProductPooler`).
         with_mlm_head: masked-token head, decoder tied to the word embedding.
         match_outputs: columns of the image-text match head: 1 (MM-BERT), 2 (VL-BERT) or 0 for none.
+        heads: further heads by name with their options, ``{"answer": {"kind": "linear", "outputs": 3129}}``; see
+            :mod:`mmbert.model.heads`.
         embedding_size: width of the unit vectors of text and image; 0 leaves the projections out.
         logit_scale_init: initial value of log(1 / temperature) of the contrastive loss.
         rerank_weight: weight of the match logit when it is added to ``exp(logit_scale) * cosine``.
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
+        mask_token_id: the ``[MASK]`` at which answers and translations are read, where the model has such a head.
         max_text_tokens: longest text, special tokens included, that the processor makes.
     """
 
@@ -71,17 +82,24 @@ class MMBertConfig(PreTrainedConfig):
     region_dropout: float | int = 0.1
     num_region_classes: int = 1601
     region_regression: bool = False
+    text_only_visual: bool = True
+    text_only_visual_size: int | None = None
+    ignore_regions: bool = False
+    region_mask_feature: bool = True
     object_mask_word_embedding: bool = True
     word_embedding_frozen: bool = False
     num_special_words: int = 1000
     position_embedding_frozen: bool = False
     with_pooler: bool = True
+    pooling: str = "first"
     with_mlm_head: bool = True
     match_outputs: int = 1
+    heads: dict[str, Any] | None = None
     embedding_size: int = 0
     logit_scale_init: float | int = 2.6593
     rerank_weight: float | int = 1.0
     vision: dict[str, Any] | None = None
+    mask_token_id: int | None = None
     max_text_tokens: int = 64
     tie_word_embeddings: bool = True
 
@@ -91,6 +109,8 @@ class MMBertConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+        if self.pooling not in ("first", "product"):
+            raise ValueError(f"pooling is first or product, not {self.pooling!r}")
         if self.match_outputs not in (0, 1, 2):
             raise ValueError(f"match_outputs is 0, 1 or 2, not {self.match_outputs}")
         if self.match_outputs and not self.with_pooler:

@@ -42,7 +42,9 @@ class RegionEmbedding(nn.Module):
         self.frequencies = config.coordinate_frequencies
         self.dropout = Dropout(config.region_dropout)
         self.projection = Linear(8 * config.coordinate_frequencies + config.region_feature_size, config.visual_size)
-        self.mask_feature = nn.Parameter(torch.zeros(config.region_feature_size))
+        self.mask_feature = (
+            nn.Parameter(torch.zeros(config.region_feature_size)) if config.region_mask_feature else None
+        )
 
     def forward(self, table: RegionTable) -> Tensor:
         """Embed a table with features; returns [N + K + Q, V]."""
@@ -52,6 +54,8 @@ class RegionEmbedding(nn.Module):
         features = table.features.to(dtype)
         parts, box_rows = [features], []
         if table.masked_rows is not None and len(table.masked_rows):
+            if self.mask_feature is None:
+                raise ValueError("this model cannot mask regions; its configuration has no region_mask_feature")
             parts.append(self.mask_feature.expand(len(table.masked_rows), -1))
             box_rows.append(table.masked_rows)
         if table.pooled_box_rows is not None and len(table.pooled_box_rows):
@@ -114,7 +118,9 @@ class Embeddings(nn.Module):
         self.region_word = nn.Parameter(torch.empty(hidden))
         self.masked_region_word = nn.Parameter(torch.empty(hidden)) if config.object_mask_word_embedding else None
         self.end_word = nn.Parameter(torch.empty(hidden))
-        self.text_only_visual = nn.Parameter(torch.zeros(config.visual_size))
+        text_only = config.text_only_visual_size or config.visual_size
+        self.text_only_visual = nn.Parameter(torch.zeros(text_only)) if config.text_only_visual else None
+        self.visual_size = config.visual_size
         self.text_visual = VisualInput(config, float(config.visual_scale_text_init))
         self.object_visual = VisualInput(config, float(config.visual_scale_object_init))
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
@@ -157,13 +163,13 @@ class Embeddings(nn.Module):
         return torch.cat([self.word_vectors(batch.token_ids), markers]).index_select(0, batch.linguistic_index)
 
     def _visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
-        expected = [0 if batch.regions is None else batch.regions.extended_length, self.text_only_visual.shape[0]]
+        expected = [0 if batch.regions is None else batch.regions.extended_length, self.visual_size]
         if region_vectors is not None and list(region_vectors.shape) != expected:
             raise ValueError(
                 f"region vectors are {list(region_vectors.shape)}, but the batch's extended table and visual_size "
                 f"make them {expected}"
             )
-        learned = torch.stack([self.text_only_visual, torch.zeros_like(self.text_only_visual)])
+        learned = self._text_only(batch)
         source = learned if region_vectors is None else torch.cat([region_vectors, learned.to(region_vectors.dtype)])
         rows, table = batch.text_visual_rows, source.shape[0] - 2
         rows = torch.where(rows == NO_IMAGE, table, torch.where(rows == BLANK, table + 1, rows))
@@ -171,4 +177,17 @@ class Embeddings(nn.Module):
         if region_vectors is not None:
             parts.append(self.object_visual(region_vectors))
         parts.append(parts[0].new_zeros(1, parts[0].shape[1]))
+        if batch.blank_regions:
+            parts.append(self.object_visual(source.new_zeros(1, self.visual_size)))
         return torch.cat(parts).index_select(0, batch.visual_index)
+
+    def _text_only(self, batch: PackedBatch) -> Tensor:
+        """[2, V]: the visual vector of text without an image, and zeros."""
+        vector = self.text_only_visual
+        if vector is None:
+            return self.norm.weight.new_zeros(2, self.visual_size)
+        if len(vector) != self.visual_size:
+            if bool((batch.text_visual_rows == NO_IMAGE).any()):
+                raise ValueError(f"text alone has a vector of {len(vector)}, not of visual_size {self.visual_size}")
+            return vector.new_zeros(2, self.visual_size)
+        return torch.stack([vector, torch.zeros_like(vector)])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
+from mmbert.model.dropout import Dropout
 
 
 class MaskedTokenHead(nn.Module):
@@ -51,6 +55,25 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(first_states))
 
 
+class ProductPooler(nn.Module):
+    """Elementwise product of two unit vectors, one made of the first state and one of the whole image's state.
+
+    A linear head on it sees how far text and image agree from the first step on, which one on the first state alone
+    takes long to learn (Lu et al., 2019, ViLBERT, multiply the same two states).
+    """
+
+    def __init__(self, config: MMBertConfig) -> None:
+        super().__init__()
+        self.text = nn.Linear(config.hidden_size, config.hidden_size)
+        self.image = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first_states: Tensor, image_states: Tensor) -> Tensor:
+        """[B, H] first states and [B, H] states of the first region to [B, H], times sqrt(H)."""
+        text = nn.functional.normalize(self.text(first_states).float(), dim=-1)
+        image = nn.functional.normalize(self.image(image_states).float(), dim=-1)
+        return text * image * text.shape[1] ** 0.5
+
+
 class EmbeddingHead(nn.Module):
     """Unit vectors of texts and of images from their first states, and the contrastive loss's logit scale."""
 
@@ -72,3 +95,70 @@ class EmbeddingHead(nn.Module):
     def embed_image(self, first_states: Tensor) -> Tensor:
         """[n, H] to [n, D] unit rows."""
         return nn.functional.normalize(self.image(first_states).float(), dim=-1)
+
+
+class LinearHead(nn.Module):
+    """Dropout, linear."""
+
+    def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.predictor = nn.Linear(config.hidden_size, outputs)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[M, H] to [M, outputs]."""
+        return self.predictor(self.dropout(states))
+
+
+class TwoLayerHead(nn.Module):
+    """Dropout, linear, ReLU, dropout, linear (VL-BERT's "2fc")."""
+
+    def __init__(self, config: MMBertConfig, outputs: int, hidden_size: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.dense = nn.Linear(config.hidden_size, hidden_size)
+        self.predictor = nn.Linear(hidden_size, outputs)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[M, H] to [M, outputs]."""
+        return self.predictor(self.dropout(torch.relu(self.dense(self.dropout(states)))))
+
+
+class TransformHead(nn.Module):
+    """Dense, activation, LayerNorm where ``norm`` says so, dropout, linear: as the pre-training heads are."""
+
+    def __init__(self, config: MMBertConfig, outputs: int, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if norm else nn.Identity()
+        self.dropout = Dropout(dropout)
+        self.predictor = nn.Linear(config.hidden_size, outputs)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[M, H] to [M, outputs]."""
+        return self.predictor(self.dropout(self.norm(self.activation(self.dense(states)))))
+
+
+HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
+    "linear": LinearHead,
+    "two_layer": TwoLayerHead,
+    "transform": TransformHead,
+}
+"""What ``kind`` may be in the options of a named head."""
+
+
+def build_head(config: MMBertConfig, name: str) -> nn.Module:
+    """Make the head that ``config.heads`` calls ``name``.
+
+    Raises:
+        ConfigError: no kind, an unknown one, or options that it does not take.
+    """
+    options = dict((config.heads or {})[name])
+    kind = options.pop("kind", None)
+    if kind not in HEAD_KINDS:
+        raise ConfigError(f"head {name!r}: unknown kind {kind!r}", hint=f"kind is one of: {', '.join(HEAD_KINDS)}")
+    try:
+        return HEAD_KINDS[kind](config, **options)
+    except TypeError as error:
+        raise ConfigError(f"head {name!r}: {error}") from error

@@ -14,8 +14,8 @@ from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
 from mmbert.model.encoder import Encoder
-from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, RegionHead
-from mmbert.model.packed import PackedBatch, RegionTable
+from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
+from mmbert.model.packed import PackedBatch, RegionTable, without_regions
 from mmbert.plugins import load, names
 
 if TYPE_CHECKING:
@@ -85,13 +85,15 @@ class MMBertPreTrainedModel(PreTrainedModel):
             for vector in (module.region_word, module.masked_region_word, module.end_word):
                 if vector is not None:
                     nn.init.normal_(vector, std=spread)
-            nn.init.normal_(module.text_only_visual, std=spread)  # zeros would meet a LayerNorm whose gradient explodes
+            if module.text_only_visual is not None:  # zeros would meet a LayerNorm whose gradient explodes
+                nn.init.normal_(module.text_only_visual, std=spread)
             special = module.special_words
             if special is not None and not getattr(special.weight, "_is_hf_initialized", False):
                 known = min(len(special.weight), len(module.words.weight))
                 special.weight[:known] = module.words.weight[:known]
         elif isinstance(module, RegionEmbedding):
-            nn.init.zeros_(module.mask_feature)
+            if module.mask_feature is not None:
+                nn.init.zeros_(module.mask_feature)
         elif isinstance(module, MaskedTokenHead):
             nn.init.zeros_(module.bias)
         elif isinstance(module, EmbeddingHead):
@@ -110,7 +112,9 @@ class MMBertModel(MMBertPreTrainedModel):
         self.region_embedding = RegionEmbedding(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.pooler = Pooler(config) if config.with_pooler else None
+        self.pooler: Pooler | ProductPooler | None = None
+        if config.with_pooler:
+            self.pooler = ProductPooler(config) if config.pooling == "product" else Pooler(config)
         self.post_init()
         self.freeze()
 
@@ -162,23 +166,28 @@ class MMBertModel(MMBertPreTrainedModel):
             output_hidden_states, output_attentions: also return each layer's states and weights.
         """
         table = batch.regions
-        if region_vectors is None:
+        if self.config.ignore_regions:
+            batch, region_vectors = without_regions(batch), None
+        elif region_vectors is None:
             table, region_vectors = self.embed_regions(batch)
         states: list[Tensor] | None = [] if output_hidden_states else None
         attentions: list[list[Tensor]] | None = [] if output_attentions else None
+        pooled_from = [batch.starts]
+        if isinstance(self.pooler, ProductPooler):
+            pooled_from.append(batch.after_text)
         hidden = self.encoder(
             self.embeddings(batch, region_vectors),
             batch.lengths,
             batch.cu_seqlens,
-            rows=None if positions is None else torch.cat([batch.starts, positions]),
+            rows=None if positions is None else torch.cat([*pooled_from, positions]),
             all_states=states,
             attentions=attentions,
         )
         if positions is None:
-            first = hidden.index_select(0, batch.starts)
+            pooled_states = [hidden.index_select(0, rows) for rows in pooled_from]
         else:
-            first, hidden = hidden.split([batch.num_sequences, len(positions)])
-        pooled = self.pooler(first) if self.pooler is not None else None
+            *pooled_states, hidden = hidden.split([*(len(rows) for rows in pooled_from), len(positions)])
+        pooled = self.pooler(*pooled_states) if self.pooler is not None else None
         return MMBertOutput(
             last_hidden_state=hidden,
             pooled=pooled,
@@ -190,7 +199,8 @@ class MMBertModel(MMBertPreTrainedModel):
 
 
 class MMBertForPreTraining(MMBertPreTrainedModel):
-    """Trunk with the heads that the configuration asks for: masked tokens, masked regions, match, embeddings.
+    """Trunk with the heads that the configuration asks for: masked tokens, masked regions, match, embeddings, and the
+    named heads of tasks. All classes with heads name their weights alike, so each loads what another has saved.
 
     The heads are methods on selected states; objectives (losses) live in ``mmbert.objectives``.
     """
@@ -203,6 +213,7 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         self.feature_head = RegionHead(config, config.region_feature_size) if config.region_regression else None
         self.match_head = nn.Linear(config.hidden_size, config.match_outputs) if config.match_outputs else None
         self.embedding_head = EmbeddingHead(config) if config.embedding_size else None
+        self.heads = nn.ModuleDict({name: build_head(config, name) for name in config.heads or {}})
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -236,8 +247,20 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
 
         A two-output head (VL-BERT) gives the difference of its columns, the log odds of "match".
         """
-        logits = self._head("match_head")(pooled)
+        logits = self.match_columns(pooled)
         return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+    def match_columns(self, pooled: Tensor) -> Tensor:
+        """[B, H] pooled vectors to [B, 1] or [B, 2] outputs of the match head as it is."""
+        return self._head("match_head")(pooled)
+
+    def head_logits(self, name: str, states: Tensor) -> Tensor:
+        """[M, H] states to the [M, outputs] of the head that the configuration calls ``name``."""
+        if name not in self.heads:
+            raise ValueError(
+                f"this model has no head {name!r}; its configuration names: {', '.join(self.heads) or '-'}"
+            )
+        return self.heads[name](states)
 
     def _head(self, name: str) -> nn.Module:
         head = getattr(self, name)

@@ -37,7 +37,7 @@ class SequenceSpec:
         segments: [n] segment ids, or one id for all.
         text_rows: [n] table row that each token's visual part comes from, or one row for all
             (``NO_IMAGE``: the text-only vector, ``BLANK``: zeros).
-        region_rows: [m] table rows of the regions.
+        region_rows: [m] table rows of the regions (``BLANK``: zeros in the place of both vectors of a region).
         region_masked: [m] True where the region is masked; None for none.
         end: whether ``[END]`` closes the sequence.
     """
@@ -127,11 +127,12 @@ class PackedBatch:
         token_ids: [T] ids of all text positions, in stream order.
         linguistic_index: [P] row of each position in ``[T tokens | region | masked region | end | zero]``.
         text_visual_rows: [U] distinct extended-table rows (or NO_IMAGE / BLANK) that text is tied to.
-        visual_index: [P] row of each position in ``[U text rows | extended region table | zero]``.
+        visual_index: [P] row of each position in ``[U text rows | extended region table | zero | blank region]``.
         position_ids, segment_ids: [P].
         kinds: [P] int8, TEXT, REGION, MASKED_REGION or END.
         regions: the region table, or None in a batch of texts.
         pixels: [I, 3, S, S] images for the vision encoder, or None when features are given.
+        blank_regions: whether a sequence has regions without content (row ``BLANK``).
         targets: labelled positions by name.
         sequences: the specs it was packed from (host side), for building further sequences of the same parts.
     """
@@ -147,6 +148,7 @@ class PackedBatch:
     kinds: Tensor
     regions: RegionTable | None = None
     pixels: Tensor | None = None
+    blank_regions: bool = False
     targets: dict[str, Target] = field(default_factory=dict)
     sequences: list[SequenceSpec] = field(default_factory=list)
 
@@ -162,6 +164,15 @@ class PackedBatch:
     def starts(self) -> Tensor:
         """[B] flat position of each sequence's first token."""
         return self.cu_seqlens[:-1].long()
+
+    @property
+    def after_text(self) -> Tensor:
+        """[B] flat position after each sequence's text: its first region (the whole image), or else ``[END]``.
+
+        In a text without ``[END]`` it is the last token.
+        """
+        lengths = [min(len(spec.token_ids), len(spec) - 1) for spec in self.sequences]
+        return self.starts + torch.tensor(lengths, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -215,7 +226,7 @@ def pack(
     segment_ids = np.full(total, REGION_SEGMENT, dtype=np.int64)
     kinds = np.full(total, END, dtype=np.int8)
     is_text = np.zeros(total, dtype=bool)
-    token_at = 0
+    token_at, any_blank = 0, False
     for spec, start, length in zip(sequences, cu_seqlens[:-1].tolist(), lengths, strict=True):
         n, m = len(spec.token_ids), len(spec.region_rows)
         text, region = slice(start, start + n), slice(start + n, start + n + m)
@@ -233,7 +244,8 @@ def pack(
             linguistic[region] = token_count if masked is None else token_count + np.asarray(masked, dtype=np.int64)
             blank = spec.region_rows == BLANK
             linguistic[region][blank] = token_count + 3
-            visual[region] = np.where(blank, table_rows, spec.region_rows)
+            visual[region] = np.where(blank, table_rows + 1, spec.region_rows)
+            any_blank |= bool(blank.any())
             position_ids[region] = n
         if spec.end:
             last = start + length - 1
@@ -260,12 +272,32 @@ def pack(
         position_ids=tensor(position_ids),
         segment_ids=tensor(segment_ids),
         kinds=tensor(kinds),
+        blank_regions=any_blank,
         targets=targets or {},
         sequences=list(sequences),
     )
     if device is not None:
         batch = batch.to(device)
     return replace(batch, regions=regions, pixels=pixels)
+
+
+def without_regions(batch: PackedBatch) -> PackedBatch:
+    """The same sequences for a network that does not see the image.
+
+    Regions keep their positions as zero vectors; text has the visual vector of text alone.
+    """
+    region = (batch.kinds == REGION) | (batch.kinds == MASKED_REGION)
+    tokens, text_rows = len(batch.token_ids), len(batch.text_visual_rows)
+    visual = torch.where(batch.kinds == END, text_rows, batch.visual_index)
+    return replace(
+        batch,
+        linguistic_index=torch.where(region, tokens + 3, batch.linguistic_index),
+        text_visual_rows=torch.full_like(batch.text_visual_rows, NO_IMAGE),
+        visual_index=torch.where(region, text_rows + 1, visual),
+        regions=None,
+        pixels=None,
+        blank_regions=True,
+    )
 
 
 def _check_rows(rows: np.ndarray, table_rows: int, *, lowest: int, also: int | None = None) -> None:

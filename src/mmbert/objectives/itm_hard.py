@@ -8,7 +8,7 @@ that re-uses the embedded regions.
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,12 +20,16 @@ READS = "sequences"
 
 
 class Options(BaseModel):
-    """``weight``; ``pairs``: matching pairs per step; ``negatives``: wrong images (and wrong texts) for each."""
+    """``weight``; ``pairs``: matching pairs per step; ``negatives``: wrong images (and wrong texts) for each.
+
+    ``even``: share of the drawing that ignores similarity, which gives a fresh head something easy to begin with.
+    """
 
     model_config = ConfigDict(extra="forbid")
     weight: float = 1.0
     pairs: int = 64
     negatives: int = 1
+    even: float = Field(default=0.0, ge=0, le=1)
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
@@ -65,12 +69,11 @@ def _choose(found: Embedded, options: Options) -> tuple[Tensor, Tensor, Tensor] 
         return None
     right = right[torch.randperm(len(right), device="cpu").to(right.device)[: options.pairs]]
     similarity = (found.texts @ found.images.T).float() * 10
-    similarity = similarity.masked_fill(positive, float("-inf"))
     texts, images = right.unbind(1)
     can_image = ~positive[texts].all(1)
     can_text = ~positive[:, images].all(0)
-    wrong_images = torch.multinomial(similarity[texts[can_image]].softmax(1), options.negatives, replacement=True)
-    wrong_texts = torch.multinomial(similarity.T[images[can_text]].softmax(1), options.negatives, replacement=True)
+    wrong_images = _draw(similarity[texts[can_image]], positive[texts[can_image]], options)
+    wrong_texts = _draw(similarity.T[images[can_text]], positive.T[images[can_text]], options)
     anchors_t = texts[can_image].repeat_interleave(options.negatives)
     anchors_i = images[can_text].repeat_interleave(options.negatives)
     all_texts = torch.cat([texts, anchors_t, wrong_texts.flatten()])
@@ -78,3 +81,11 @@ def _choose(found: Embedded, options: Options) -> tuple[Tensor, Tensor, Tensor] 
     labels = torch.zeros(len(all_texts), device=all_texts.device)
     labels[: len(texts)] = 1
     return all_texts, all_images, labels
+
+
+def _draw(similarity: Tensor, positive: Tensor, options: Options) -> Tensor:
+    """[k, negatives] columns that are not ``positive``, for each row of [k, n]."""
+    similar = similarity.masked_fill(positive, float("-inf")).softmax(1)
+    even = (~positive).float() / (~positive).sum(1, keepdim=True)
+    chances = (1 - options.even) * similar + options.even * even
+    return torch.multinomial(chances, options.negatives, replacement=True)

@@ -32,7 +32,7 @@ class Options(BaseModel):
 
 
 class Proxies(nn.Module):
-    """One learned vector per group.
+    """One learned vector per group that has images.
 
     Args:
         groups: [G] sorted distinct group numbers.
@@ -57,8 +57,11 @@ class Proxies(nn.Module):
                 self.table[row] = means[group] * self.table.shape[1] ** 0.5
 
     def rows(self, groups: Tensor) -> Tensor:
-        """Rows of group numbers."""
-        return torch.searchsorted(self.groups, groups)
+        """Rows of group numbers; -1 for groups that are not in the table."""
+        if not len(self.groups):
+            return torch.full_like(groups, -1)
+        rows = torch.searchsorted(self.groups, groups).clamp(max=len(self.groups) - 1)
+        return torch.where(self.groups[rows] == groups, rows, -1)
 
 
 def build_state(groups: Tensor, size: int) -> Proxies:
@@ -67,7 +70,10 @@ def build_state(groups: Tensor, size: int) -> Proxies:
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
-    """Cross entropy over all groups, for the texts and for the images of the step, each averaged."""
+    """Cross entropy over all groups, for the texts and for the images of the step, each averaged.
+
+    Texts of groups without images (and so without a proxy) do not count.
+    """
     proxies: Proxies = step.states_of_objectives["proxy"]
     found = embed(step, target)
     total = torch.zeros((), device=target.labels.device)
@@ -78,9 +84,11 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
         ("image", found.images, found.image_groups, options.image_weight),
     )
     for kind, vectors, groups, weight in parts:
-        if not len(groups):
+        rows = proxies.rows(groups)
+        known = rows >= 0
+        if not bool(known.any()):
             continue
-        logits, rows = proxies(vectors, options.scale), proxies.rows(groups)
+        logits, rows = proxies(vectors[known], options.scale), rows[known]
         loss = F.cross_entropy(logits, rows, label_smoothing=options.label_smoothing)
         total = total + weight * loss * count
         right = (logits.argmax(1) == rows).sum().float()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.packing import Example, Label
-from mmbert.data.records import Record
+from mmbert.data.records import ImageRef, Record
 from mmbert.tasks.base import Task, choose, choose_languages, group_number, longest_text
 
 OBJECTIVES = ("itc", "itm_hard", "proxy", "ttc")
@@ -26,6 +26,7 @@ class Options(BaseModel):
 
     Attributes:
         languages: only these; None takes all.
+        images: read images too; without, a record's captions stand alone.
         texts_per_record: captions drawn per record, in different languages as far as there are enough.
         keyword_rate: chance that a drawn text is one of the record's further texts instead of a caption.
         keyword_list_rate: chance that a further text is a list of several of them.
@@ -33,6 +34,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     languages: list[str] | None = None
+    images: bool = True
     texts_per_record: int = Field(default=1, ge=1)
     keyword_rate: float = Field(default=0.0, ge=0, le=1)
     keyword_list_rate: float = Field(default=0.0, ge=0, le=1)
@@ -53,7 +55,7 @@ class RetrievalTask(Task):
             return 0
         text = self.processor.sequence_length(max(self._longest(record, language) for language in languages)) + 1
         image = len(self.processor.image_ids()) + self.processor.regions_per_image + 1
-        return self.options.texts_per_record * text + (image if record.image is not None else 0)
+        return self.options.texts_per_record * text + (image if self._image(record) is not None else 0)
 
     def _longest(self, record: Record, language: str) -> int:
         further = record.texts.get(language, ()) if self.options.keyword_rate else ()
@@ -66,10 +68,14 @@ class RetrievalTask(Task):
             Example(self.processor.ids(text), labels=self._labels(group, is_image=False))
             for text in self._draw(record, rng)
         ]
-        if record.image is not None:
+        image = self._image(record)
+        if image is not None:
             labels = self._labels(group, is_image=True)
-            examples.append(Example(self.processor.image_ids(), image=record.image, labels=labels))
+            examples.append(Example(self.processor.image_ids(), image=image, labels=labels))
         return examples
+
+    def _image(self, record: Record) -> ImageRef | None:
+        return record.image if self.options.images else None
 
     def _draw(self, record: Record, rng: np.random.Generator) -> list[str]:
         """``texts_per_record`` texts; languages are used up before one comes again."""

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import ImageRef, Record
 from mmbert.errors import ConfigError
+from mmbert.model.heads import ProductPooler
 from mmbert.tasks.base import group_number
 
+MATCH_GAIN = 0.3
+"""Weight of each product of a :class:`ProductPooler` in the match logit at the start: cosine 1 gives 0.3 sqrt(H)."""
 MEAN_GAIN = 3.0
 """Weight of the mean over words against the first token's own, constant state."""
 
@@ -169,6 +172,11 @@ def align_texts(
     typical = (centred @ weight.T).norm(dim=1).mean() / len(gram) ** 0.5
     head.text.weight.copy_(weight / typical)
     head.text.bias.copy_(-(weight @ centre) / typical)
+    pooler = bert.model.trunk.pooler
+    if isinstance(pooler, ProductPooler) and bert.model.match_head is not None:
+        pooler.text.load_state_dict(head.text.state_dict())
+        pooler.image.load_state_dict(head.image.state_dict())
+        nn.init.constant_(bert.model.match_head.weight, MATCH_GAIN)
 
 
 def _whole_image_features(bert: MMBert, images: Sequence[ImageRef]) -> tuple[Tensor, list[range]]:

@@ -252,13 +252,16 @@ def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def grouped_records(recipe: Recipe, sources: dict[str, Source]) -> list[Record]:
-    """Records of the components with an objective that keeps something per group."""
+    """Records with images of the components with an objective that keeps something per group."""
     named = [
         name
         for name, component in recipe.components.items()
         if any(hasattr(load("mmbert.objectives", objective), "build_state") for objective in component.objectives)
     ]
-    return [sources[name][i] for name in named for i in range(len(sources[name]))]
+    records = {
+        id(record): record for name in named for record in map(sources[name].__getitem__, range(len(sources[name])))
+    }
+    return [record for record in records.values() if record.image is not None]
 
 
 def group_numbers(records: Iterable[Record]) -> torch.Tensor:

@@ -1,0 +1,132 @@
+"""The public model classes of single tasks: the trunk with its heads, and a ``forward`` that gives the task's logits.
+
+They are :class:`MMBertForPreTraining` with another ``forward``; weights have the same names in all of them. Losses are
+objectives (``mmbert.objectives``), which read states through the heads' methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbert.model.modeling import MMBertForPreTraining, MMBertOutput
+from mmbert.model.packed import MASKED_REGION, REGION, TEXT, PackedBatch
+
+
+@dataclass
+class MMBertTaskOutput(MMBertOutput):
+    """The trunk's output, and what the task's head makes of it.
+
+    Attributes:
+        logits: [M, ...], one row per place the head reads.
+        places: [M] flat positions of these places; None where the head reads the pooled vector of each sequence.
+    """
+
+    logits: Tensor | None = None
+    places: Tensor | None = None
+
+
+class _TaskModel(MMBertForPreTraining):
+    """Runs the trunk for the places that the head reads, and the head."""
+
+    def places(self, batch: PackedBatch) -> Tensor | None:
+        """[M] flat positions that the head reads, or None for the pooled vector of each sequence."""
+        return None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[M, H] states (or pooled vectors) to logits."""
+        raise NotImplementedError
+
+    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        """Logits of the task.
+
+        Args:
+            batch: the sequences.
+            positions: [S] as in the trunk: whoever gives them (training does) gets the trunk's output, without logits.
+            kwargs: as of the trunk.
+        """
+        if positions is not None:
+            return super().forward(batch, positions=positions, **kwargs)
+        places = self.places(batch)
+        read = batch.starts[:0] if places is None else places
+        output = super().forward(batch, positions=read, **kwargs)
+        states = output.pooled if places is None else output.last_hidden_state
+        assert states is not None
+        return MMBertTaskOutput(**output, logits=self.logits(states), places=places)
+
+
+class MMBertForImageTextMatching(_TaskModel):
+    """Do this text and this image (or these two texts) belong together?
+
+    ``logits`` are [B, 1] (a sigmoid gives the probability) or [B, 2] (a softmax does), as ``match_outputs`` says.
+    """
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.match_columns(states)
+
+
+class MMBertForMultimodalLexicalTranslation(_TaskModel):
+    """Which translation does an ambiguous word have here? ``logits`` [B, words] over the list of target words."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.head_logits("lexical", states)
+
+
+class MMBertForQuestionAnswering(_TaskModel):
+    """Answers a question about an image: ``logits`` [B, answers], read at the ``[MASK]`` of each sequence."""
+
+    def places(self, batch: PackedBatch) -> Tensor | None:
+        return mask_places(batch, self.config.mask_token_id)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.head_logits("answer", states)
+
+
+class MMBertForReferringExpressions(_TaskModel):
+    """Which region does an expression mean? ``logits`` [M], one per region; a sigmoid gives the probability."""
+
+    def places(self, batch: PackedBatch) -> Tensor | None:
+        return region_places(batch)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.head_logits("grounding", states).squeeze(1)
+
+    @torch.no_grad()
+    def best_regions(self, output: MMBertTaskOutput, batch: PackedBatch) -> list[int]:
+        """The number (within its sequence) of the region with the highest logit, per sequence."""
+        assert output.logits is not None
+        counts = [len(s.region_rows) for s in batch.sequences]
+        return [int(part.argmax()) for part in output.logits.split(counts)]
+
+
+class MMBertForTranslation(_TaskModel):
+    """Predicts the token at ``[MASK]``: ``logits`` [M, vocabulary]. Translates (or captions) token by token.
+
+    See :func:`mmbert.model.masked_generation.generate_at_mask`.
+    """
+
+    def places(self, batch: PackedBatch) -> Tensor | None:
+        return mask_places(batch, self.config.mask_token_id)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.token_logits(states)
+
+
+def mask_places(batch: PackedBatch, mask_token_id: int | None) -> Tensor:
+    """[M] flat positions of ``[MASK]``.
+
+    Raises:
+        ValueError: the configuration does not say which token that is.
+    """
+    if mask_token_id is None:
+        raise ValueError("the configuration has no mask_token_id")
+    text = (batch.kinds == TEXT).nonzero().squeeze(1)
+    return text[batch.token_ids == mask_token_id]
+
+
+def region_places(batch: PackedBatch) -> Tensor:
+    """[M] flat positions of all regions."""
+    return ((batch.kinds == REGION) | (batch.kinds == MASKED_REGION)).nonzero().squeeze(1)
