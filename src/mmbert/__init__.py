@@ -16,6 +16,11 @@ _HOMES = {
     "MMBertConfig": "mmbert.model.configuration",
     "MMBertModel": "mmbert.model.modeling",
     "MMBertForPreTraining": "mmbert.model.modeling",
+    "MMBertForImageTextMatching": "mmbert.model.task_models",
+    "MMBertForMultimodalLexicalTranslation": "mmbert.model.task_models",
+    "MMBertForQuestionAnswering": "mmbert.model.task_models",
+    "MMBertForReferringExpressions": "mmbert.model.task_models",
+    "MMBertForTranslation": "mmbert.model.task_models",
     "Regions": "mmbert.vision.regions",
     "load_image": "mmbert.vision.images",
     "SearchIndex": "mmbert.search.index",
@@ -28,6 +33,13 @@ if TYPE_CHECKING:
     from mmbert.api.processing import MMBertProcessor
     from mmbert.model.configuration import MMBertConfig
     from mmbert.model.modeling import MMBertForPreTraining, MMBertModel
+    from mmbert.model.task_models import (
+        MMBertForImageTextMatching,
+        MMBertForMultimodalLexicalTranslation,
+        MMBertForQuestionAnswering,
+        MMBertForReferringExpressions,
+        MMBertForTranslation,
+    )
     from mmbert.search.index import SearchIndex
     from mmbert.vision.images import load_image
     from mmbert.vision.regions import Regions

@@ -65,3 +65,21 @@ class LossTerm:
     total: Tensor
     count: Tensor
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def loss_term(step: StepContext, positions: Tensor, losses: Tensor, counts: Tensor, per_sequence: bool) -> LossTerm:
+    """A loss over places.
+
+    Args:
+        positions: [M] flat positions of the places.
+        losses: [M] loss of each; 0 where it does not count.
+        counts: [M] 1 where it counts, else 0.
+        per_sequence: average within each sequence first, then over the sequences that have a place (VL-BERT's
+            ``NORM_IN_BATCH_FIRST``, which adds 1e-4 to both counts).
+    """
+    if not per_sequence:
+        return LossTerm(losses.sum(), counts.sum())
+    sequences = torch.searchsorted(step.batch.cu_seqlens.long(), positions, right=True) - 1
+    sums = losses.new_zeros(step.batch.num_sequences).index_add(0, sequences, losses)
+    places = losses.new_zeros(step.batch.num_sequences).index_add(0, sequences, counts)
+    return LossTerm((sums / (places + 1e-4)).sum(), (places > 0).sum() + 1e-4)

@@ -7,16 +7,17 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, StepContext, loss_term
 
 READS = "positions"
 
 
 class Options(BaseModel):
-    """``weight`` of the loss."""
+    """``weight`` of the loss; ``per_sequence``: average within each sequence first."""
 
     model_config = ConfigDict(extra="forbid")
     weight: float = 1.0
+    per_sequence: bool = False
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
@@ -32,7 +33,9 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     valid = (wanted.sum(-1) - 1).abs() < 0.1
     logits = step.model.region_logits(step.states(target.positions)).float()
     losses = -(wanted * F.log_softmax(logits, dim=-1)).sum(-1)
-    total = torch.where(valid, losses, torch.zeros_like(losses)).sum()
+    losses = torch.where(valid, losses, torch.zeros_like(losses))
+    term = loss_term(step, target.positions, losses, valid.to(losses.dtype), options.per_sequence)
     right = ((logits.argmax(-1) == wanted.argmax(-1)) & valid).sum().float()
     count = valid.sum().float()
-    return LossTerm(total, count, {"accuracy": (right, count)})
+    term.metrics["accuracy"] = (right, count)
+    return term

@@ -1,0 +1,325 @@
+"""Conversion of checkpoints: a ``.model`` file to one of our folders, and back.
+
+A folder holds ``config.json``, ``model.safetensors``, the tokenizer, a card (``README.md``) and ``conversion.json``:
+the original's key names and settings, by which converting back gives the same state dict bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmbert.compat.checkpoints import Checkpoint, canonical_name, first_name, read_checkpoint
+from mmbert.compat.configs import NETWORKS, NetworkPlan, plan_from_tensors, plan_from_yaml
+from mmbert.compat.keys import Rule, find, rules_for, their_tensors
+from mmbert.compat.vocabularies import load_tokenizer
+from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
+from mmbert.model import modeling, task_models
+from mmbert.model.configuration import MMBertConfig
+from mmbert.model.modeling import MMBertForPreTraining
+
+WEIGHTS, RECORD = "model.safetensors", "conversion.json"
+SHOWN = 5
+"""Names that an error lists."""
+
+
+@dataclass
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+        out: the folder or file written.
+        task: the network.
+        used: number of tensors of the checkpoint that went into the result.
+        missing: our tensors that the checkpoint has not (made at random).
+        leftover: its tensors that our network has not (left out).
+        beside: what else the file held (optimiser state and the like), left out.
+    """
+
+    out: Path
+    task: str
+    used: int
+    missing: list[str] = field(default_factory=list)
+    leftover: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+
+
+def model_class(config: MMBertConfig) -> type[MMBertForPreTraining]:
+    """The class that a configuration names as its architecture."""
+    name = (config.architectures or ["MMBertForPreTraining"])[0]
+    found = getattr(task_models, name, None) or getattr(modeling, name, None)
+    if found is None:
+        raise ConfigError(f"unknown architecture {name!r}")
+    return found
+
+
+def convert(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    task: str | None = None,
+    tokenizer: str | Path | None = None,
+    allow_partial: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> ConversionReport:
+    """Turn a ``.model`` file into one of our model folders.
+
+    Args:
+        checkpoint: VL-BERT's or MM-BERT's file.
+        out: the new folder.
+        config: the YAML file that it was trained with.
+        task: which network it is; needed without ``config``, overrules it otherwise.
+        tokenizer: folder with ``vocab.txt`` (or a whole tokenizer), or a hub id; else what ``config`` names.
+        allow_partial: missing and leftover tensors are reported instead of being an error.
+        settings: without ``config``: what shapes do not say, such as ``num_attention_heads``.
+
+    Raises:
+        CheckpointError: the file is damaged, or does not fit the configuration.
+        ConfigError: the configuration or the tokenizer is missing or unusable.
+        UsageError: ``out`` exists already, or neither ``config`` nor ``task`` is given.
+    """
+    if config is None and task is None:
+        raise UsageError("which network is it?", hint="give --config FILE.yaml or --task NAME")
+    checkpoint, out = Path(checkpoint), Path(out)
+    read = read_checkpoint(checkpoint)
+    if config is not None:
+        plan = plan_from_yaml(config, read.shapes, task)
+    else:
+        assert task is not None
+        plan = _located(lambda: plan_from_tensors(read.shapes, str(task), settings), checkpoint)
+    beside = Path(config).parent if config is not None else None
+    vocabulary = load_tokenizer(tokenizer or plan.tokenizer, beside)
+    plan.config.mask_token_id = vocabulary.mask_token_id
+    if len(vocabulary) > plan.config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {len(vocabulary)} entries, the network {plan.config.vocab_size} word rows",
+            hint="give the one it was trained with: --tokenizer",
+        )
+    tensors, report = assemble(read, plan, allow_partial=allow_partial)
+    report.out = out
+    with _new_folder(out) as folder:
+        plan.config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        plan.config.save_pretrained(folder)
+        vocabulary.save_pretrained(folder)
+        (folder / RECORD).write_text(json.dumps(_record(read, plan, report), ensure_ascii=False), "utf-8")
+        (folder / "README.md").write_text(_card(checkpoint, plan, report), "utf-8")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    return report
+
+
+def assemble(
+    read: Checkpoint, plan: NetworkPlan, *, allow_partial: bool = False
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Our tensors from a checkpoint's.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape.
+    """
+    where = str(read.path) if read.path else None
+    try:
+        with torch.device("meta"):
+            expected = model_class(plan.config)(plan.config)
+    except MMBertError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"no network can be made of this configuration: {error}", where=where) from error
+    rules = rules_for(plan.config)
+    made: dict[str, Tensor] = {}
+    missing: list[str] = []
+    used: set[str] = set()
+    for ours, shape in expected_shapes(expected).items():
+        found = find(rules, ours)
+        names = found[1] if found else (ours,)
+        absent = [name for name in names if name not in read.tensors]
+        used.update(set(names) - set(absent))
+        if found is None or absent:
+            missing += absent
+            continue
+        made[ours] = _put_together(found[0], names, read, shape, where)
+    leftover = sorted(set(read.tensors) - used)
+    if (missing or leftover) and not allow_partial:
+        parts = [f"{len(n)} {what}: {_some(n)}" for what, n in (("missing", missing), ("left over", leftover)) if n]
+        raise CheckpointError(
+            f"the checkpoint is not of this network ({plan.task}); {'; '.join(parts)}",
+            where=where,
+            hint="is it the right configuration? --allow-partial converts what fits",
+        )
+    if missing:
+        made = _with_fresh(plan.config, made)
+    return made, ConversionReport(Path(), plan.task, len(used), sorted(missing), leftover, read.beside)
+
+
+def expected_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that a model saves."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _put_together(
+    rule: Rule, names: tuple[str, ...], read: Checkpoint, shape: tuple[int, ...], where: str | None
+) -> Tensor:
+    try:
+        tensor = rule.to_ours([read.tensors[name] for name in names])
+    except ValueError as error:
+        raise CheckpointError(f"{names[0]} {error}", where=where) from error
+    if tuple(tensor.shape) != shape:
+        theirs = [list(part.shape) for part in rule.to_theirs(torch.empty(shape, device="meta"))]
+        raise CheckpointError(
+            f"{names[0]} is {list(read.tensors[names[0]].shape)} instead of {theirs[0]}",
+            where=where,
+            hint="the configuration is of another size, or of another network",
+        )
+    return tensor.contiguous()
+
+
+def _with_fresh(config: MMBertConfig, made: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a network: the converted ones, and those that are missing as a new network has them."""
+    fresh = model_class(config)(config).state_dict()
+    return {name: made.get(name, tensor) for name, tensor in fresh.items()}
+
+
+def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
+    """Write a model folder as a ``.model`` file of the originals; beside it, the YAML file where it is known.
+
+    Raises:
+        CheckpointError: no model there, or a network that the originals have not.
+        UsageError: ``out`` exists already.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="give a new file")
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}", hint="create it first")
+    record = _read_record(folder)
+    config = _read_config(folder)
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            ours = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:
+        raise CheckpointError(f"cannot read the weights: {error}", where=str(folder / WEIGHTS)) from error
+    missing = set(record.get("missing", ()))
+    try:
+        theirs = their_tensors(rules_for(config), ours)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{error.args[0]} has no counterpart in VL-BERT's networks",
+            where=str(folder),
+            hint="it cannot be written back",
+        ) from error
+    keys = record.get("keys") or _usual_keys(theirs)
+    state = {key: theirs[first_name(canonical_name(key))] for key in keys}
+    state |= {
+        n: t for n, t in theirs.items() if n not in missing and n not in {first_name(canonical_name(k)) for k in keys}
+    }
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        torch.save({"state_dict": state}, partial)
+        if record.get("settings"):
+            out.with_suffix(".yaml").write_text(yaml.safe_dump(record["settings"], sort_keys=False), "utf-8")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return ConversionReport(out, record.get("task", ""), len(ours), [], [], [])
+
+
+def _usual_keys(theirs: Mapping[str, Tensor]) -> list[str]:
+    """The keys that an original would save: every tensor, and the tied decoder by its second name."""
+    keys = []
+    for name in theirs:
+        keys.append(name)
+        if name.endswith("mlm_head.predictions.bias"):
+            keys.append(name.removesuffix("bias") + "decoder.weight")
+    return keys
+
+
+def _read_config(folder: Path) -> MMBertConfig:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError("no model here: config.json is missing", where=str(folder))
+    try:
+        return MMBertConfig.from_pretrained(folder)
+    except Exception as error:
+        raise CheckpointError(f"cannot read config.json: {error}", where=str(folder)) from error
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError("not valid JSON", where=str(path)) from error
+    return record if isinstance(record, dict) else {}
+
+
+def _record(read: Checkpoint, plan: NetworkPlan, report: ConversionReport) -> dict[str, Any]:
+    left = set(report.leftover)
+    keys = [key for key in read.original_keys if first_name(canonical_name(key)) not in left]
+    return {
+        "task": plan.task,
+        "keys": keys,
+        "missing": report.missing,
+        "leftover": report.leftover,
+        "settings": plan.settings,
+    }
+
+
+def _card(checkpoint: Path, plan: NetworkPlan, report: ConversionReport) -> str:
+    config = plan.config
+    lines = [
+        "---", "library_name: mm-bert", "tags: [mm-bert, vision-language, vl-bert]", "---", "",
+        f"# {checkpoint.stem}", "",
+        f"Converted by mm-bert from the VL-BERT / MM-BERT checkpoint `{checkpoint.name}`; the network is "
+        f"{plan.task} (`{NETWORKS[plan.task].architecture}`).",
+        f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.vocab_size} word pieces.", "",
+        "Its tokenizer lower-cases text and strips accents, as the original's did.", "",
+        "```python", f"from mmbert import {NETWORKS[plan.task].architecture}", "",
+        f'model = {NETWORKS[plan.task].architecture}.from_pretrained("PATH OF THIS FOLDER")', "```",
+    ]  # fmt: skip
+    for title, found in (("Not in the checkpoint, so made at random", report.missing), ("Left out", report.leftover)):
+        if found:
+            lines += ["", f"## {title}", "", *(f"- `{name}`" for name in found)]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``out`` when all went well, and nothing when not."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already", hint="give a new folder")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}", hint="create it first")
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _located(make: Any, path: Path) -> NetworkPlan:
+    try:
+        return make()
+    except ConfigError as error:
+        raise CheckpointError(error.message, where=error.where or str(path), hint=error.hint) from error
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,28 @@
+"""Lexical translation: which target word does the ambiguous word of this sequence have?"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.nn import functional as F
+
+from mmbert.model.packed import Target
+from mmbert.objectives.base import LossTerm, StepContext
+
+READS = "sequences"
+
+
+class Options(BaseModel):
+    """``weight`` of the loss."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = 1.0
+
+
+def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
+    """Cross entropy over the target words for the [M] sequences ``target.positions``."""
+    assert step.output.pooled is not None
+    logits = step.model.head_logits("lexical", step.output.pooled.index_select(0, target.positions)).float()
+    total = F.cross_entropy(logits, target.labels, reduction="sum")
+    count = torch.tensor(float(len(target.labels)), device=total.device)
+    return LossTerm(total, count, {"accuracy": ((logits.argmax(-1) == target.labels).sum().float(), count)})
