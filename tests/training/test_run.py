@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 from colours import save_picture
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -30,6 +32,7 @@ from mmbert.training.callbacks import ProgressLine
 from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import TrainingResult, train
+from mmbert.training.trainer import PackedTrainer
 
 torch.set_num_threads(1)
 MakeRecipe = Callable[..., Recipe]
@@ -43,6 +46,18 @@ def _quiet() -> Iterator[None]:
     transformers.logging.set_verbosity_error()
     yield
     transformers.logging.set_verbosity(level)
+
+
+class _Recorded:
+    """Makes trainers as usual and notes their folders."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
+
+    def __call__(self, *args: Any, **kwargs: Any) -> PackedTrainer:
+        made = PackedTrainer(*args, **kwargs)
+        self.folders.append(Path(made.args.output_dir))
+        return made
 
 
 def log_of(result: TrainingResult) -> list[dict[str, Any]]:
@@ -286,6 +301,34 @@ def test_training_goes_on_from_a_saved_model(recipe_of: MakeRecipe, learned: Tra
     np.testing.assert_allclose(after.encode_text("dark red"), before.encode_text("dark red"), atol=1e-4)
     frozen = {n for n, p in after.model.named_parameters() if not p.requires_grad}
     assert frozen == {n for n, _ in after.model.named_parameters() if ".vision." in n}
+
+
+def test_a_recipe_can_start_from_another_recipes_model(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stage-one.yaml"
+    path.write_text(yaml.safe_dump(recipe_of(name="stage-one", steps=2).model_dump(mode="json")))
+    second = recipe_of(steps=1).model_dump()
+    second["model"] = {"init": f"recipe:{path}"}
+    second["optimizer"] |= {"lr": 1e-9, "ema": 0.0, "weight_decay": 0.0}
+    out = tmp_path / "out"
+    result = train(Recipe.model_validate(second), out)
+    alone = train(load_recipe(str(path)), tmp_path / "alone")
+    first = out / "first" / alone.model.name
+    for name, tensor in weights(alone.model).items():
+        assert torch.equal(weights(first)[name], tensor), name
+        torch.testing.assert_close(weights(result.model)[name], tensor, atol=1e-6, rtol=1e-3)
+    assert f"Started from `recipe:{path}`" in (result.model / "README.md").read_text()
+
+    trained = []
+    monkeypatch.setattr(mmbert.training.run, "PackedTrainer", _Recorded(trained))
+    train(Recipe.model_validate(second), out)
+    assert trained == [out / "state"], "the first stage is done"
+    path.write_text(path.read_text().replace("seed: 3", "seed: 4"))
+    with contextlib.suppress(TrainingError):  # its unfinished-run check speaks first where a checkpoint is left
+        train(Recipe.model_validate(second), out)
+    train(Recipe.model_validate(second), out, resume=False)
+    assert out / "first" / "state" in trained
 
 
 def test_sizes_of_a_saved_model_cannot_change(recipe_of: MakeRecipe, learned: TrainingResult, tmp_path: Path) -> None:

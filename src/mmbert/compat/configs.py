@@ -318,10 +318,12 @@ def _config_from(settings: LegacySettings, name: str, shapes: Shapes) -> MMBertC
     lengths = [int(d["SEQ_LEN"]) for d in settings.datasets if d.get("SEQ_LEN")]
     text_only = _has_text_only_vector(settings.module)
     masks_features = network("IMAGE_FEAT_PRECOMPUTED") or not network("MASK_RAW_PIXELS")
-    names = ("hidden_size", "visual_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-             "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
-             "vocab_size", "initializer_range", "visual_scale_text_init", "visual_scale_object_init", "visual_ln",
-             "word_embedding_frozen", "position_padding_idx", "with_pooler")  # fmt: skip
+    names = (
+        "hidden_size visual_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size vocab_size "
+        "initializer_range visual_scale_text_init visual_scale_object_init visual_ln word_embedding_frozen "
+        "position_padding_idx with_pooler"
+    ).split()
     return _build(
         name,
         kind.heads(settings),

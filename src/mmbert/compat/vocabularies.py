@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -73,3 +74,8 @@ def word_pieces(path: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNK, cls_token=CLS, sep_token=SEP, mask_token=MASK
     )
+
+
+def join_pieces(pieces: Iterable[str]) -> str:
+    """Word pieces as the originals write them out: joined by blanks, continued words put together."""
+    return " ".join(pieces).replace(" ##", "")

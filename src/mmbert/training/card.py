@@ -36,6 +36,8 @@ def write_card(folder: Path, recipe: Recipe, bert: MMBert, report: dict[str, Any
         f"{recipe.steps} steps, seed {recipe.seed}; the whole recipe is in `recipe.yaml`, versions in `versions.json`.",
         "",
     ]
+    if recipe.model.init:
+        lines += [f"Started from `{recipe.model.init}`.", ""]
     for name, component in recipe.components.items():
         objectives = ", ".join(component.objectives)
         lines.append(f"- {name}: task {component.task}, data {_short(component.data)}, objectives {objectives}")

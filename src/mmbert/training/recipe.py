@@ -30,7 +30,8 @@ class ModelRecipe(_Section):
     """The model: start from ``init`` (a model folder or name), or from ``config`` with fresh weights.
 
     Attributes:
-        init: a saved model; ``config`` may then only change dropout and the like.
+        init: a saved model; ``config`` may then only change dropout and the like. ``recipe:NAME`` trains that recipe
+            first, in the folder ``first`` of the run, and starts from its best model.
         config: keys of MMBertConfig.
         backbone_weights: checkpoint of the vision backbone, or ``package:NAME`` for the file that the Python package
             of that name carries.

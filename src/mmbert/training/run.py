@@ -43,10 +43,11 @@ from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, Progre
 from mmbert.training.card import write_card
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
-from mmbert.training.recipe import Recipe
+from mmbert.training.recipe import ModelRecipe, Recipe, load_recipe
 from mmbert.training.trainer import PackedTrainer, last_checkpoint
 from mmbert.vision.augment import build_augmentation
 
+FIRST_STAGE = "recipe:"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -83,10 +84,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     """
     out = Path(out)
     checkpoint = _prepare_folder(out, recipe, resume)
+    model = _with_first_stage(recipe.model, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
     sources = open_sources(recipe, report)
-    bert = build_model(recipe.model, sources, recipe.seed)
+    bert = build_model(model, sources, recipe.seed)
     if recipe.optimizer.vision_lr == 0 and bert.model.trunk.vision is not None:
         bert.model.trunk.vision.requires_grad_(False)
     bert.model.train()
@@ -124,6 +126,20 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     return TrainingResult(out, best if best.exists() else out / "last", metrics, seconds, list(report))
 
 
+def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
+    """Where the model starts from another recipe's: run that one (or go on with it) and name its model."""
+    if recipe.init is None or not recipe.init.startswith(FIRST_STAGE):
+        return recipe
+    folder, stage = out / "first", load_recipe(recipe.init.removeprefix(FIRST_STAGE))
+    done = (folder / "metrics.json").is_file() and _written_recipe(folder) == stage.model_dump(mode="json")
+    if not (resume and done):
+        train(stage, folder, resume=resume, skip_bad=skip_bad)
+        if world_size() > 1:
+            torch.distributed.barrier()  # the first process writes the model
+    best = folder / "best"
+    return recipe.model_copy(update={"init": str(best if best.exists() else folder / "last")})
+
+
 def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     """Make the run's folder; returns the checkpoint to resume from.
 
@@ -133,7 +149,7 @@ def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     written = out / "recipe.yaml"
     content = recipe.model_dump(mode="json")
     checkpoint = last_checkpoint(out / "state") if resume else None
-    if checkpoint is not None and written.is_file() and yaml.safe_load(written.read_text("utf-8")) != content:
+    if checkpoint is not None and _written_recipe(out) not in (None, content):
         raise TrainingError(
             "this folder holds an unfinished run of another recipe",
             where=str(out),
@@ -144,12 +160,19 @@ def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path | None:
         if checkpoint is None:
             for stale in ("state", "best", "last"):
                 shutil.rmtree(out / stale, ignore_errors=True)
-            (out / "log.jsonl").unlink(missing_ok=True)
+            for stale in ("log.jsonl", "metrics.json"):
+                (out / stale).unlink(missing_ok=True)
         written.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
         (out / "versions.json").write_text(json.dumps(_versions(), indent=1), "utf-8")
     except OSError as error:
         raise TrainingError(f"cannot write: {error.strerror}", where=str(out)) from error
     return checkpoint
+
+
+def _written_recipe(folder: Path) -> Any:
+    """The resolved recipe that a run has left in its folder, or None."""
+    written = folder / "recipe.yaml"
+    return yaml.safe_load(written.read_text("utf-8")) if written.is_file() else None
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,91 @@
+"""Every name of the goldens, converted by the public converter and run through our public classes.
+
+The folder is ``MMBERT_GOLDENS`` (default: ``shared/goldens`` beside the repository). Columns that its README calls
+meaningless are left out by rule: positions past the end of a sequence (``Golden.streams``) and, for what is given to
+the encoder, text columns without a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import goldens
+from goldens import Golden, difference, metas, ours, stored_names, tolerance
+
+torch.set_num_threads(1)
+NOT_BUILT = {
+    # end to end (ResNet backbone, RoIAlign)
+    "vl_pretrain_e2e", "vl_refcoco_e2e", "vl_vcr_e2e",
+    # encoder-decoder
+    "mm_mt_encdec", "mm_mt_encdec_generate",
+}  # fmt: skip
+"""Names of networks that do not exist yet; the list is to be emptied."""
+
+pytestmark = pytest.mark.skipif(
+    not metas(), reason=f"no goldens in {goldens.FOLDER.name}: set MMBERT_GOLDENS to their folder"
+)
+COUNTS: dict[str, int] = {}
+
+
+def named(names: list[str]) -> list[object]:
+    built = pytest.mark.xfail(reason="this network is not built yet", strict=True)
+    return [pytest.param(n, marks=[built] if n in NOT_BUILT else []) for n in names]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("goldens")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def total() -> Iterator[None]:
+    yield
+    print(f"\ngoldens: {len(COUNTS)} names, {sum(COUNTS.values())} tensors compared")
+
+
+@pytest.fixture(scope="module")
+def known(work: Path) -> dict[str, Golden]:
+    return {name: Golden(name, work) for name in metas()}
+
+
+def test_every_stored_name_is_described() -> None:
+    assert stored_names() <= set(metas())
+
+
+@pytest.mark.parametrize("name", named(sorted(metas())))
+def test_the_converted_network_computes_what_the_original_does(known: dict[str, Golden], name: str) -> None:
+    golden = known[name]
+    wrong = []
+    for output, wanted in golden.outputs.items():
+        found, there = ours(golden, output, wanted)
+        apart, allowed = difference(found, wanted, there), tolerance(output, wanted)
+        if apart > allowed:
+            wrong.append(f"{output}: {apart:.2e} > {allowed:.0e}")
+    assert not wrong
+    if "generated_sentences" in golden.meta.get("text", {}):
+        assert golden.sentences() == golden.meta["text"]["generated_sentences"]
+    COUNTS[name] = len(golden.outputs) + COUNTS.get(name, 0)
+
+
+@pytest.mark.parametrize("name", named(sorted(n for n, m in metas().items() if m.get("grad_norms"))))
+def test_gradients_are_those_of_the_original(known: dict[str, Golden], name: str) -> None:
+    golden = known[name]
+    found = golden.our_gradients
+    wrong = []
+    for key, wanted in golden.gradients.items():
+        without_path = torch.zeros_like(wanted)  # where the originals multiply by zero, ours has no path at all
+        apart, allowed = difference(found.get(key, without_path), wanted), tolerance(key, wanted)
+        if apart > allowed:
+            wrong.append(f"{key}: {apart:.2e} > {allowed:.0e}")
+    for key, norm in golden.meta["grad_norms"].items():
+        if key in golden.meta["aliases"]:
+            continue
+        length = float(found[key].norm()) if key in found else 0.0
+        if (norm or 0.0) != pytest.approx(length, rel=2e-5, abs=2e-6):
+            wrong.append(f"norm of {key}: {length} instead of {norm}")
+    assert not wrong
+    COUNTS[name] = len(golden.gradients) + COUNTS.get(name, 0)
