@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmbert.cli.common import find_model
 from mmbert.cli.info import describe, read_header
 from mmbert.cli.main import run
 from mmbert.errors import CheckpointError
@@ -79,6 +80,24 @@ def test_printed_for_people_and_programs(folder: Path, capsys: pytest.CaptureFix
     assert "text to image: R@1 50.0 %, R@5 75.0 %, R@10 100.0 %, median rank 1.5\n" in out
     assert run(["info", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"]["total"] == 155
+
+
+def test_a_model_of_the_hub_comes_with_its_card(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"not wanted")
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        copy = tmp_path_factory.mktemp(name.replace("/", "-"))
+        for file in folder.iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns):
+                (copy / file.name).write_bytes(file.read_bytes())
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    fetched = find_model("someone/some-model")
+    assert describe(fetched)["license"] == "cc-by-4.0"
+    assert not (fetched / "pytorch_model.bin").exists()
 
 
 def test_the_folder_of_a_training_run_points_to_its_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny import tiny_config
 from torch import nn
 
 from mmbert.errors import ConfigError
+from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining, MMBertModel, build_vision, parameter_count
 
 
@@ -89,3 +91,13 @@ def test_an_unknown_vision_encoder_is_a_config_error() -> None:
         build_vision({"kind": "gird"})
     with pytest.raises(ConfigError, match="which kind"):
         build_vision({"backbone": "resnet18"})
+
+
+@pytest.mark.parametrize("make", [MMBertModel, MMBertForPreTraining])
+def test_regions_of_another_width_than_the_backbones_are_a_config_error(make: Callable[[MMBertConfig], object]) -> None:
+    vision = {"kind": "grid", "backbone": "test_vit", "image_size": 64}
+    width = build_vision(vision).feature_size
+    make(tiny_config(vision=vision, region_feature_size=width))
+    with pytest.raises(ConfigError, match=f"region_feature_size is {width - 1}, .* gives {width} ") as caught:
+        make(tiny_config(vision=vision, region_feature_size=width - 1))
+    assert str(width) in str(caught.value.hint)

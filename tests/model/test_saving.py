@@ -192,6 +192,11 @@ def test_impossible_sizes_are_refused(broken: Path) -> None:
     refused(broken, mentions="num_attention_heads")
 
 
+def test_regions_of_another_width_than_the_backbones_are_refused(broken: Path) -> None:
+    reconfigure(broken, region_feature_size=32)
+    refused(broken, mentions="region_feature_size is 32, but the vision encoder gives 64")
+
+
 def test_truncated_weights_are_refused(broken: Path) -> None:
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

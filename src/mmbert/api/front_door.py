@@ -31,6 +31,8 @@ from mmbert.vision.images import ImageSource, load_image
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"starter": ASSETS / "starter" / "model"}
 """Models that come with the package."""
+FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
+"""What is fetched from the hub: weights, configuration and tokenizer, and the card that `mmbert info` reads."""
 NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """Configuration keys that say how or where a model was saved, not what it computes."""
 
@@ -300,7 +302,7 @@ def find_model(name_or_path: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        return Path(snapshot_download(name, allow_patterns=FETCHED))
     except Exception as error:
         raise CheckpointError(
             f"no such folder, and the hub gave nothing: {type(error).__name__}",

@@ -25,8 +25,6 @@ from mmbert.errors import DataError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-
 
 def embed(
     images: Annotated[
@@ -114,18 +112,20 @@ def read_lines(source: str) -> list[str]:
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
-    """Image files in the order given; a folder stands for the images below it, sorted by path.
+    """Image files in the order given; a folder stands for the images that other commands find in it, sorted by path.
 
     Raises:
         DataError: a path does not exist, or a folder holds no images.
     """
+    from mmbert.data.sources.folder import list_images
+
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside = list_images(path)
             if not inside:
                 raise DataError("no images in this folder", where=str(path))
-            found.extend(inside)
+            found.extend(path / name for name in inside)
         elif path.exists():
             found.append(path)
         else:

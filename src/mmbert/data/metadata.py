@@ -77,11 +77,16 @@ def _read_jsonl(path: Path, label: str, report: BadRecords) -> Iterator[tuple[st
                 report.add(DataError(f"not UTF-8: {error.reason}", where=where, hint="save the file as UTF-8"))
             except (ValueError, RecursionError) as error:
                 hint = "one complete JSON object on each line"
-                report.add(DataError(f"not valid JSON: {error}", where=where, hint=hint))
+                report.add(DataError(f"not valid JSON: {_json_fault(error)}", where=where, hint=hint))
             except DataError as error:
                 report.add(error)
             else:
                 yield where, row
+
+
+def _json_fault(error: Exception) -> str:
+    """What is wrong, and at which character of the line (the parser alone would call every line "line 1")."""
+    return f"{error.msg} at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:

@@ -104,11 +104,20 @@ class MMBertModel(MMBertPreTrainedModel):
     """The trunk: region embedding, input embeddings, encoder, pooler.
 
     ``model(batch)`` takes a :class:`PackedBatch` and returns :class:`MMBertOutput`.
+
+    Raises:
+        ConfigError: the vision encoder cannot be made, or gives regions of another width than the configuration says.
     """
 
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__(config)
         self.vision: VisionEncoder | None = build_vision(config.vision) if config.vision else None
+        if self.vision is not None and self.vision.feature_size != config.region_feature_size:
+            raise ConfigError(
+                f"region_feature_size is {config.region_feature_size}, but the vision encoder gives "
+                f"{self.vision.feature_size} numbers per region",
+                hint=f"set region_feature_size to {self.vision.feature_size}",
+            )
         self.region_embedding = RegionEmbedding(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
