@@ -6,6 +6,7 @@ Used by evaluation and search, which both meet whole folders of other people's i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +35,16 @@ def usable_images(images: Sequence[ImageSource], where: Sequence[str], bad: BadR
             load_image(image, where=name or None)
             kept.append(position)
         except ImageError as error:
-            bad.add(error)
+            bad.add(_naming(error, image))
     return kept
+
+
+def _naming(error: ImageError, image: ImageSource) -> ImageError:
+    """The same error, its message naming the image's file where only the record's place is known."""
+    path = image if isinstance(image, str | Path) else getattr(image, "path", None)
+    if path is None or error.where is None or error.where.endswith(Path(path).name):
+        return error
+    return ImageError(f"{Path(path).name}: {error.message}", where=error.where, hint=error.hint)
 
 
 def encode_usable_images(

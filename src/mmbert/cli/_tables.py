@@ -33,7 +33,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def note_left_out(problems: Sequence[tuple[str, str]]) -> None:
-    """Say on standard error what ``--skip-bad`` left out."""
+    """Say on standard error how much ``--skip-bad`` left out, and what."""
+    if problems:
+        note(f"{human_count(len(problems))} bad record{'s' if len(problems) != 1 else ''} left out")
     for where, what in problems[:MOST_LEFT_OUT]:
         note(f"left out: {where}: {what}" if where else f"left out: {what}")
     if len(problems) > MOST_LEFT_OUT:

@@ -65,13 +65,13 @@ def check_data(
         print_json(result.as_dict())
     else:
         _print(result)
-    if result.broken and not skip_bad:
-        count = len(result.broken)
-        raise DataError(
-            f"{human_count(count)} broken record{'s' if count != 1 else ''} or image{'s' if count != 1 else ''}",
-            where=result.broken[0].where,
-            hint="mend or remove them; --skip-bad leaves them out",
-        )
+    if result.broken:
+        plural = "s" if len(result.broken) != 1 else ""
+        found = f"{human_count(len(result.broken))} broken record{plural} or image{plural}"
+        if not skip_bad:
+            hint = "mend or remove them; --skip-bad leaves them out"
+            raise DataError(found, where=result.broken[0].where, hint=hint)
+        note(f"{found}: left out by commands with --skip-bad")
     if result.duplicate_images:
         first = result.duplicate_images[0]
         raise DataError(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.common import JsonOption, SkipBadOption, note, print_json
+from mmbert.cli._tables import note_left_out
+from mmbert.cli.common import JsonOption, SkipBadOption, print_json
 
 
 def train(
@@ -61,8 +62,7 @@ def train(
             }
         )
         return
-    for where, reason in result.skipped:
-        note(f"left out: {where}: {reason}")
+    note_left_out(result.skipped)
     mean = (result.metrics.get("evaluation") or {}).get("text_to_image", {}).get("mean")
     print(f"model: {result.model}  ({result.seconds:.0f} s of training)")
     if mean:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
+from mmbert.api.usable import usable_images
 from mmbert.data.images import identity
 from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.sources import open_data
-from mmbert.errors import CheckpointError, ConfigError
+from mmbert.errors import CheckpointError, ConfigError, DataError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.plugins import load, nearest
@@ -38,9 +39,14 @@ HELD_OUT = ("validation", "test")
 def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, Source]:
     """The source of each component; equal descriptions share one.
 
+    Where ``report`` leaves bad records out, every image is opened once: batches are planned before any is read.
+
     Raises:
         ConfigError: a component names no data, and neither does the run.
+        DataError: a bad record, unless ``report`` skips it; or no record is there to train on.
     """
+    report = report if report is not None else BadRecords()
+    bad = BadRecords(skip=report.skip)
     opened: dict[str, Source] = {}
     sources = {}
     for name, component in recipe.components.items():
@@ -49,18 +55,39 @@ def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, 
             raise ConfigError(f"components.{name} needs data", hint="give --data FOLDER, or data=... in the recipe")
         key = repr(data)
         if key not in opened:
-            opened[key] = _open_train(data, report) if component.data is None else open_data(data, report=report)
+            source = _open_train(data, bad) if component.data is None else open_data(data, report=bad)
+            opened[key] = _Part(source, _with_whole_images(source, bad)) if bad.skip else source
         sources[name] = opened[key]
+    _note(bad, report)
     return sources
 
 
-def _open_train(data: str | dict[str, Any], report: BadRecords | None) -> Source:
+def _with_whole_images(records: Source | Sequence[Record], bad: BadRecords) -> list[int]:
+    """Numbers of the records without an image or with one that opens; the others go to ``bad``."""
+    everything = [records[i] for i in range(len(records))]
+    pictured = [(i, record.image) for i, record in enumerate(everything) if record.image is not None]
+    opened = usable_images([image for _, image in pictured], [everything[i].origin for i, _ in pictured], bad)
+    whole = {pictured[place][0] for place in opened}
+    return [i for i, record in enumerate(everything) if record.image is None or i in whole]
+
+
+def _note(bad: BadRecords, report: BadRecords) -> None:
+    """Add to ``report`` what is not there yet: a folder may be opened for training and again for evaluation."""
+    report.found = list(dict.fromkeys([*report.found, *bad]))
+
+
+def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
     """The run's own data: its split ``train`` where it has one, else all of it but ``validation`` and ``test``."""
-    whole = open_data(data, report=report)
-    splits = {whole[i].split for i in range(len(whole))}
-    if "train" in splits and len(splits) > 1:
-        return open_data(data, report=report, split="train")
-    return _Part(whole, [i for i in range(len(whole)) if whole[i].split not in HELD_OUT])
+    whole = open_data(data, report=bad)
+    splits = [whole[i].split for i in range(len(whole))]
+    kept = [i for i, split in enumerate(splits) if (split == "train" if "train" in splits else split not in HELD_OUT)]
+    if not kept:
+        raise DataError(
+            "every record is in a split that is not trained on",
+            where=whole.name,
+            hint=f"leave some out of {' and '.join(HELD_OUT)}, or put them into train",
+        )
+    return _Part(whole, kept)
 
 
 class _Part:
@@ -84,17 +111,25 @@ class _Part:
         return self.whole[self.kept[index]]
 
 
-def evaluation_records(recipe: Recipe) -> list[Record]:
-    """Records that decide which checkpoint is best; empty where the recipe and the run's data name none."""
-    data, options = recipe.evaluation.data, {}
-    if data is None and recipe.data is not None:
-        whole = open_data(recipe.data, report=BadRecords(skip=True))
-        if any(whole[i].split == "validation" for i in range(len(whole))):
-            data, options = recipe.data, {"split": "validation"}
+def evaluation_records(recipe: Recipe, report: BadRecords | None = None) -> list[Record]:
+    """Records that decide which checkpoint is best; empty where the recipe and the run's data name none.
+
+    Raises:
+        DataError: a bad record or image, unless ``report`` skips it. (Met in the middle of a run, it would end it.)
+    """
+    report = report if report is not None else BadRecords()
+    own = recipe.evaluation.data is None
+    data = recipe.data if own else recipe.evaluation.data
     if data is None:
         return []
-    source = open_data(data, report=BadRecords(skip=True), **options)
-    return [source[i] for i in range(len(source))]
+    bad = BadRecords(skip=report.skip)
+    source = open_data(data, report=bad)
+    records = [source[i] for i in range(len(source))]
+    if own:
+        records = [record for record in records if record.split == "validation"]
+    records = [records[i] for i in _with_whole_images(records, bad)]
+    _note(bad, report)
+    return records
 
 
 def step_count(recipe: Recipe, components: list[Component], world: int) -> int:

@@ -83,7 +83,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         MMBertError: anything wrong with recipe, data, model or the run itself.
     """
     out = Path(out)
-    checkpoint = _prepare_folder(out, recipe, resume)
+    checkpoint = _checkpoint(out, recipe) if resume else None
     model = _with_first_stage(recipe.model, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
@@ -93,7 +93,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         bert.model.trunk.vision.requires_grad_(False)
     bert.model.train()
     components = build_components(recipe, sources, bert.processor)
-    records = evaluation_records(recipe)
+    records = evaluation_records(recipe, report)
     steps = step_count(recipe, components, world_size())
     args = _arguments(recipe, out, steps, watched=bool(records))
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))
@@ -103,9 +103,12 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         images=images,
         seed=recipe.seed,
     )
+    module = _module(recipe, bert, grouped_records(recipe, sources))
+    if world_rank() == 0:
+        _prepare_folder(out, recipe, fresh=checkpoint is None)
     run = _Run(recipe, out, bert, records)
     trainer = PackedTrainer(
-        _module(recipe, bert, grouped_records(recipe, sources)),
+        module,
         args,
         optimizer_recipe=recipe.optimizer,
         measure=run.measure if records else None,
@@ -140,33 +143,40 @@ def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad:
     return recipe.model_copy(update={"init": str(best if best.exists() else folder / "last")})
 
 
-def _prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path | None:
-    """Make the run's folder; returns the checkpoint to resume from.
+def _checkpoint(out: Path, recipe: Recipe) -> Path | None:
+    """The checkpoint to go on from, if there is one.
 
     Raises:
-        TrainingError: it is not writable, or holds a run of another recipe.
+        TrainingError: the folder holds an unfinished run of another recipe.
     """
-    written = out / "recipe.yaml"
-    content = recipe.model_dump(mode="json")
-    checkpoint = last_checkpoint(out / "state") if resume else None
-    if checkpoint is not None and _written_recipe(out) not in (None, content):
+    checkpoint = last_checkpoint(out / "state")
+    if checkpoint is not None and _written_recipe(out) not in (None, recipe.model_dump(mode="json")):
         raise TrainingError(
             "this folder holds an unfinished run of another recipe",
             where=str(out),
             hint="use another --out, or --no-resume to start over",
         )
+    return checkpoint
+
+
+def _prepare_folder(out: Path, recipe: Recipe, *, fresh: bool) -> None:
+    """Make the run's folder and clear away an earlier run: late, so that wrong data or settings cost no good model.
+
+    Raises:
+        TrainingError: it is not writable.
+    """
+    content = recipe.model_dump(mode="json")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
+        if fresh:
             for stale in ("state", "best", "last"):
                 shutil.rmtree(out / stale, ignore_errors=True)
             for stale in ("log.jsonl", "metrics.json"):
                 (out / stale).unlink(missing_ok=True)
-        written.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+        (out / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
         (out / "versions.json").write_text(json.dumps(_versions(), indent=1), "utf-8")
     except OSError as error:
         raise TrainingError(f"cannot write: {error.strerror}", where=str(out)) from error
-    return checkpoint
 
 
 def _written_recipe(folder: Path) -> Any:
@@ -196,6 +206,11 @@ def _module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModu
 def world_size() -> int:
     """Processes of this run, as the launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def world_rank() -> int:
+    """Number of this process among them."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> TrainingArguments:
