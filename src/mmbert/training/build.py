@@ -18,7 +18,7 @@ from mmbert.api.usable import usable_images
 from mmbert.data.images import identity
 from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
-from mmbert.data.sources import open_data
+from mmbert.data.sources import open_data, parse_data
 from mmbert.errors import CheckpointError, ConfigError, DataError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
@@ -109,6 +109,14 @@ class _Part:
 
     def __getitem__(self, index: int) -> Record:
         return self.whole[self.kept[index]]
+
+
+def evaluation_data(recipe: Recipe) -> str | dict[str, Any] | None:
+    """Where a run measures: as the recipe says, else the split ``validation`` of the run's own data, if it has one."""
+    if recipe.evaluation.data is not None or recipe.data is None:
+        return recipe.evaluation.data
+    own = parse_data(recipe.data) if isinstance(recipe.data, str) else recipe.data
+    return {**own, "split": "validation"}
 
 
 def evaluation_records(recipe: Recipe, report: BadRecords | None = None) -> list[Record]:

@@ -10,9 +10,13 @@ from mmbert.model.modeling import parameter_count
 from mmbert.training.recipe import Recipe
 
 
-def write_card(folder: Path, recipe: Recipe, bert: MMBert, report: dict[str, Any]) -> None:
-    """Write ``README.md`` into a model folder, with the figures of ``report`` (from ``evaluate_retrieval``)."""
-    config = bert.config
+def write_card(folder: Path, recipe: Recipe, bert: MMBert, metrics: dict[str, Any]) -> None:
+    """Write ``README.md`` into a model folder.
+
+    Args:
+        metrics: as in ``metrics.json``: ``evaluation`` (from ``evaluate_retrieval``, or empty) and its ``data``.
+    """
+    config, report = bert.config, metrics["evaluation"]
     languages = sorted(k for k in report.get("text_to_image", {}) if k not in ("mean", "und"))
     front = ["---", "library_name: mm-bert", "pipeline_tag: feature-extraction", "tags: [mm-bert, vision-language]"]
     if languages:
@@ -33,24 +37,29 @@ def write_card(folder: Path, recipe: Recipe, bert: MMBert, report: dict[str, Any
         "",
         "## Training",
         "",
-        f"{recipe.steps} steps, seed {recipe.seed}; the whole recipe is in `recipe.yaml`, versions in `versions.json`.",
+        f"{_length(recipe)}, seed {recipe.seed}; the whole recipe is in `recipe.yaml`, versions in `versions.json`.",
         "",
     ]
     if recipe.model.init:
         lines += [f"Started from `{recipe.model.init}`.", ""]
     for name, component in recipe.components.items():
         objectives = ", ".join(component.objectives)
-        lines.append(f"- {name}: task {component.task}, data {_short(component.data)}, objectives {objectives}")
+        data = recipe.data if component.data is None else component.data
+        lines.append(f"- {name}: task {component.task}, data {_short(data)}, objectives {objectives}")
     if report:
         lines += [
             "",
             "## Measured",
             "",
-            f"Retrieval on {_short(recipe.evaluation.data)} ({recipe.evaluation.mode}):",
+            f"Retrieval on {_short(metrics['data'])} ({recipe.evaluation.mode}):",
             "",
         ]
         lines += _table(report)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _length(recipe: Recipe) -> str:
+    return f"{recipe.steps} steps" if recipe.epochs is None else f"{recipe.epochs:g} epochs"
 
 
 def _short(data: Any) -> str:

@@ -32,6 +32,7 @@ from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
     build_model,
+    evaluation_data,
     evaluation_records,
     group_numbers,
     grouped_records,
@@ -290,9 +291,10 @@ class _Run:
             bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
             shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")
             shutil.copy(self.out / "versions.json", new / "versions.json")
-            metrics = {"evaluation": self.latest, "data": self.recipe.evaluation.data}
+            data = evaluation_data(self.recipe) if self.records else None
+            metrics = {"evaluation": self.latest, "data": data}
             (new / "metrics.json").write_text(json.dumps(metrics, indent=1), "utf-8")
-            write_card(new, self.recipe, bert, self.latest)
+            write_card(new, self.recipe, bert, metrics)
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
 
