@@ -198,12 +198,14 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
         UsageError: ``out`` exists already.
     """
     folder, out = Path(folder), Path(out)
-    if out.exists():
-        raise UsageError(f"{out} exists already", hint="give a new file")
-    if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}", hint="create it first")
     record = _read_record(folder)
     config = _read_config(folder)
+    yaml_file = out.with_suffix(".yaml") if record.get("settings") else None
+    for path in (out, yaml_file):
+        if path is not None and path.exists():
+            raise UsageError(f"{path} exists already", hint="give a new file")
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}", hint="create it first")
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             ours = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -226,8 +228,8 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
     partial = out.with_name(f".{out.name}.partial")
     try:
         torch.save({"state_dict": state}, partial)
-        if record.get("settings"):
-            out.with_suffix(".yaml").write_text(yaml.safe_dump(record["settings"], sort_keys=False), "utf-8")
+        if yaml_file is not None:
+            yaml_file.write_text(yaml.safe_dump(record["settings"], sort_keys=False), "utf-8")
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
