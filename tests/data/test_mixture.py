@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from colours import save_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import KnownRegions, picture
+from tiny import KnownRegions, Quarters, picture
 
+from mmbert.data.images import PixelInput
 from mmbert.data.mixture import Component, StepDataset
 from mmbert.data.packing import Example, Label
-from mmbert.data.records import Record
-from mmbert.errors import DataError
+from mmbert.data.records import ImageRef, Record
+from mmbert.errors import DataError, ImageError
 
 
 @dataclass
@@ -193,3 +196,21 @@ def test_a_step_with_images_looks_each_up_once() -> None:
     assert images.asked == [["p"]]
     assert len(batch.regions) == 3
     assert batch.num_sequences == 4
+
+
+def test_an_image_that_does_not_open_is_named_with_its_line(tmp_path: Path) -> None:
+    files = [save_picture(tmp_path / f"{colour}.jpg", colour) for colour in ("red", "green", "blue")]
+    files[1].write_bytes(files[1].read_bytes()[:200])
+
+    class Pictured(Numbers):
+        def __getitem__(self, index: int) -> Record:
+            return Record(str(index), image=ImageRef(path=str(files[index])), origin=f"metadata.jsonl:{index + 1}")
+
+    class Showing(Reading):
+        def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
+            return [Example(np.array([1]), image=record.image)]
+
+    part = Component("a", Pictured(3), Showing([4] * 3), tokens=12)
+    with pytest.raises(ImageError, match=r"green\.jpg: damaged or cut short") as caught:
+        StepDataset([part], batches=1, images=PixelInput(Quarters()), seed=0)[0]
+    assert caught.value.where == "metadata.jsonl:2"

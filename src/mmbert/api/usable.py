@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmbert.data.images import at_record
 from mmbert.data.records import BadRecords
 from mmbert.errors import ImageError
 from mmbert.vision.images import ImageSource, load_image
@@ -35,16 +36,9 @@ def usable_images(images: Sequence[ImageSource], where: Sequence[str], bad: BadR
             load_image(image, where=name or None)
             kept.append(position)
         except ImageError as error:
-            bad.add(_naming(error, image))
+            path = image if isinstance(image, str | Path) else getattr(image, "path", None)
+            bad.add(at_record(error, path, name))
     return kept
-
-
-def _naming(error: ImageError, image: ImageSource) -> ImageError:
-    """The same error, its message naming the image's file where only the record's place is known."""
-    path = image if isinstance(image, str | Path) else getattr(image, "path", None)
-    if path is None or error.where is None or error.where.endswith(Path(path).name):
-        return error
-    return ImageError(f"{Path(path).name}: {error.message}", where=error.where, hint=error.hint)
 
 
 def encode_usable_images(

@@ -9,6 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmbert.data.records import ImageRef
+from mmbert.errors import ImageError
 from mmbert.model.packed import RegionTable
 from mmbert.vision.encoders.base import VisionEncoder
 from mmbert.vision.images import load_image
@@ -42,6 +44,20 @@ def identity(image: ImageRef | OpenedImage) -> str:
     if image.path is not None:
         return f"path:{image.path}"
     return f"key:{image.key}" if image.key else f"data:{hashlib.blake2b(image.data or b'').hexdigest()}"
+
+
+def at_record(error: ImageError, path: str | Path | None, where: str) -> ImageError:
+    """The same error at a record's place (file and line); the message then says which image file it is about.
+
+    Args:
+        path: the image's file, if it has one.
+        where: the place; "" keeps that of the error.
+    """
+    if not where:
+        return error
+    name = "" if path is None else Path(path).name
+    message = error.message if not name or where.endswith(name) else f"{name}: {error.message}"
+    return ImageError(message, where=where, hint=error.hint)
 
 
 class PixelInput:

@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
-from mmbert.data.images import ImageInput
+from mmbert.data.images import ImageInput, at_record
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import Record, Source
-from mmbert.errors import DataError
+from mmbert.errors import DataError, ImageError
 from mmbert.model.packed import PackedBatch
 
 
@@ -139,9 +139,17 @@ class StepDataset(Dataset[PackedBatch]):
             raise IndexError(number)
         rng = np.random.default_rng([self.seed, number])
         examples: list[Example] = []
+        records: list[Record] = []
         for component in self.components:
             for index in component.batch(number).tolist():
-                for example in component.task.examples(component.source[index], rng):
+                records.append(component.source[index])
+                for example in component.task.examples(records[-1], rng):
                     example.labels = {f"{component.name}/{name}": label for name, label in example.labels.items()}
                     examples.append(example)
-        return collate(examples, self.images, rng)
+        try:
+            return collate(examples, self.images, rng)
+        except ImageError as error:
+            for record in records:  # whoever opened the image knew its file only, not the line that names it
+                if record.image is not None and error.where in (record.image.path, record.image.key):
+                    raise at_record(error, record.image.path, record.origin) from error
+            raise
