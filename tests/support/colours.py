@@ -6,7 +6,8 @@ evaluation and search use it where the real model would only cost time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,26 @@ def save_picture(path: Path, colour: str, size: tuple[int, int] = (24, 24)) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     picture(colour, size).save(path)
     return path
+
+
+def write_metadata(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """``metadata.jsonl``, one row a line."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def save_folder(folder: Path, count: int = 12) -> list[dict[str, Any]]:
+    """A folder of plain and dark pictures with captions in four languages; gives its rows."""
+    rows: list[dict[str, Any]] = []
+    for name, words in NAMES.items():
+        for shade in ("", "dark "):
+            file = f"{shade}{name}.png".replace(" ", "-")
+            rows.append({"file_name": file, **{f"caption_{code}": shade + word for code, word in words.items()}})
+            save_picture(folder / file, f"{shade}{name}", (32, 32))
+            if len(rows) == count:
+                write_metadata(folder, rows)
+                return rows
+    raise ValueError(f"there are {len(rows)} pictures, not {count}")
 
 
 class ColourModel:

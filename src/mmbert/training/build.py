@@ -56,10 +56,18 @@ def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, 
         key = repr(data)
         if key not in opened:
             source = _open_train(data, bad) if component.data is None else open_data(data, report=bad)
-            opened[key] = _Part(source, _with_whole_images(source, bad)) if bad.skip else source
+            opened[key] = _usable(source, bad) if bad.skip else source
         sources[name] = opened[key]
     _note(bad, report)
     return sources
+
+
+def _usable(source: Source, bad: BadRecords) -> Source:
+    kept = _with_whole_images(source, bad)
+    if not kept:
+        where, message = bad.found[0]
+        raise DataError(f"no usable record; the first: {message}", where=where, hint="mend it first")
+    return _Part(source, kept)
 
 
 def _with_whole_images(records: Source | Sequence[Record], bad: BadRecords) -> list[int]:
