@@ -8,6 +8,7 @@ instead of ``gamma`` and ``beta``, every tensor once.
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,7 +113,8 @@ def _load(path: Path) -> Any:
         zipped = zipfile.is_zipfile(path)
         if zipped:
             _check_archive(path)
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's remarks on how the file was pickled help nobody here
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except CheckpointError:
         raise
@@ -134,15 +136,20 @@ def _load(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse archives that PyTorch did not write: names that lead out of the archive, or compressed entries."""
+    """Refuse archives that PyTorch did not write, or of which a byte has changed (PyTorch itself would not notice)."""
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    for entry in entries:
-        parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
-        if ".." in parts or entry.filename.startswith(("/", "\\")) or ":" in entry.filename:
-            raise CheckpointError(f"the archive has an entry {entry.filename!r} that leads out of it", where=str(path))
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError("a compressed archive, not a checkpoint that PyTorch wrote", where=str(path))
+        for entry in archive.infolist():
+            parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
+            if ".." in parts or entry.filename.startswith(("/", "\\")) or ":" in entry.filename:
+                message = f"the archive has an entry {entry.filename!r} that leads out of it"
+                raise CheckpointError(message, where=str(path))
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError("a compressed archive, not a checkpoint that PyTorch wrote", where=str(path))
+        broken = archive.testzip()
+    if broken is not None:
+        raise CheckpointError(
+            f"damaged: the checksum of {broken!r} is wrong", where=str(path), hint="copy or download it again"
+        )
 
 
 def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -140,7 +140,7 @@ def assemble(
     made: dict[str, Tensor] = {}
     missing: list[str] = []
     used: set[str] = set()
-    for ours, shape in expected_shapes(expected).items():
+    for ours, wanted in expected.state_dict().items():
         found = find(rules, ours)
         names = found[1] if found else (ours,)
         absent = [name for name in names if name not in read.tensors]
@@ -148,7 +148,7 @@ def assemble(
         if found is None or absent:
             missing += absent
             continue
-        made[ours] = _put_together(found[0], names, read, shape, where)
+        made[ours] = _put_together(found[0], names, read, wanted, where)
     leftover = sorted(set(read.tensors) - used)
     if (missing or leftover) and not allow_partial:
         parts = [f"{len(n)} {what}: {_some(n)}" for what, n in (("missing", missing), ("left over", leftover)) if n]
@@ -162,25 +162,20 @@ def assemble(
     return made, ConversionReport(Path(), plan.task, len(used), sorted(missing), leftover, read.beside)
 
 
-def expected_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that a model saves."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _put_together(
-    rule: Rule, names: tuple[str, ...], read: Checkpoint, shape: tuple[int, ...], where: str | None
-) -> Tensor:
+def _put_together(rule: Rule, names: tuple[str, ...], read: Checkpoint, wanted: Tensor, where: str | None) -> Tensor:
     try:
         tensor = rule.to_ours([read.tensors[name] for name in names])
     except ValueError as error:
         raise CheckpointError(f"{names[0]} {error}", where=where) from error
-    if tuple(tensor.shape) != shape:
-        theirs = [list(part.shape) for part in rule.to_theirs(torch.empty(shape, device="meta"))]
+    if tensor.shape != wanted.shape:
+        theirs = [list(part.shape) for part in rule.to_theirs(torch.empty(wanted.shape, device="meta"))]
         raise CheckpointError(
             f"{names[0]} is {list(read.tensors[names[0]].shape)} instead of {theirs[0]}",
             where=where,
             hint="the configuration is of another size, or of another network",
         )
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        raise CheckpointError(f"{names[0]} holds {tensor.dtype}, which are no weights", where=where)
     return tensor.contiguous()
 
 
