@@ -17,7 +17,7 @@ import transformers
 import yaml
 from colours import save_picture
 from safetensors.torch import load_file
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from stopping import stop_at
 
 import mmbert.training.run
 from mmbert import MMBert
@@ -28,7 +28,6 @@ from mmbert.evaluation.retrieval import evaluate_retrieval
 from mmbert.objectives import itc
 from mmbert.tasks.retrieval import RetrievalTask
 from mmbert.training import build
-from mmbert.training.callbacks import ProgressLine
 from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import TrainingResult, train
@@ -171,19 +170,6 @@ class Interruption(Exception):
     pass
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pull the plug at the end of ``step``."""
-
-    class Stopping(ProgressLine):
-        def on_step_end(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-        ) -> None:
-            if state.global_step == step:
-                raise Interruption
-
-    monkeypatch.setattr(mmbert.training.run, "ProgressLine", Stopping)
-
-
 @pytest.mark.parametrize("changes", [{}, {"accumulation": 2}], ids=["plain", "accumulating"])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     changes: dict[str, Any], recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -198,7 +184,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     )
     undisturbed = train(recipe, tmp_path / "undisturbed")
     with monkeypatch.context() as patch:
-        stop_at(5, patch)
+        stop_at(5, patch, Interruption)
         with pytest.raises(Interruption):
             train(recipe, tmp_path / "interrupted")
     assert (tmp_path / "interrupted" / "state" / "checkpoint-3").is_dir()
@@ -217,7 +203,7 @@ def test_a_run_of_another_recipe_is_not_continued(
     recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        stop_at(3, patch)
+        stop_at(3, patch, Interruption)
         with pytest.raises(Interruption):
             train(recipe_of(save_every=2), tmp_path / "out")
     with pytest.raises(TrainingError, match=r"another recipe.*--no-resume"):
