@@ -8,6 +8,8 @@ import numpy as np
 
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record
+from mmbert.evaluation.gallery import build_gallery
+from mmbert.evaluation.scorers import top
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 
@@ -26,22 +28,21 @@ def best_rerank_weight(
 
     Returns:
         The smallest best weight among ``WEIGHTS``, and R@1 of each.
+
+    Raises:
+        DataError: no record has an image and a caption.
     """
-    pictured = [(record.image, record) for record in records if record.image is not None]
-    queries = [(text, r.group) for _, r in pictured for texts in r.captions.values() for text in texts]
-    drawn = np.random.default_rng(seed).permutation(len(queries))[:most]
-    queries = [queries[i] for i in drawn]
-    images = [image for image, _ in pictured]
-    image_group = np.array([record.group for _, record in pictured], dtype=object)
-    text_group = np.array([group for _, group in queries], dtype=object)
-    cosine = model.encode_text([text for text, _ in queries]) @ model.encode_images(images).T
-    best = np.argsort(-cosine, axis=1, kind="stable")[:, :rerank]
-    pairs = np.stack([best.ravel(), np.repeat(np.arange(len(queries)), best.shape[1])], axis=1)
-    match = model.match_pairs(images, [text for text, _ in queries], pairs).reshape(best.shape)
+    gallery = build_gallery(records)
+    asked = np.random.default_rng(seed).permutation(len(gallery.texts))[:most]
+    texts = [gallery.texts[row] for row in asked]
+    cosine = model.encode_text(texts) @ model.encode_images(gallery.images).T
+    best = top(cosine, rerank)
+    pairs = np.stack([best.ravel(), np.repeat(np.arange(len(texts)), best.shape[1])], axis=1)
+    match = model.match_pairs(gallery.images, texts, pairs).reshape(best.shape)
     base = np.take_along_axis(cosine, best, axis=1) * model.logit_scale
-    right = image_group[best] == text_group[:, None]
+    right = gallery.image_group[best] == gallery.text_group[asked, None]
     found = {}
     for weight in WEIGHTS:
         first = (base + weight * match).argmax(1)
-        found[weight] = float(right[np.arange(len(queries)), first].mean())
+        found[weight] = float(right[np.arange(len(texts)), first].mean())
     return max(found, key=lambda w: (found[w], -w)), found
