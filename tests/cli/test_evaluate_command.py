@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from colours import NAMES, ColourModel, save_picture
+from colours import ColourModel, save_folder, write_metadata
 
 from mmbert.cli import evaluate as command
 from mmbert.cli.main import run
@@ -18,15 +18,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(command, "load_model", lambda name, device=None: ColourModel())
-    rows = []
-    for number, (colour, names) in enumerate(NAMES.items()):
-        for shade, split in (("", "test"), ("dark ", "test" if number else "train")):
-            name = f"{shade}{colour}.png".replace(" ", "-")
-            save_picture(tmp_path / "photos" / name, f"{shade}{colour}")
-            captions = {f"caption_{lang}": shade + word for lang, word in names.items()}
-            rows.append({"file_name": name, **captions, "split": split})
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "photos" / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    rows = save_folder(tmp_path / "photos")
+    splits = ["test", "train", *["test"] * 10]
+    write_metadata(tmp_path / "photos", [row | {"split": s} for row, s in zip(rows, splits, strict=True)])
     return tmp_path / "photos"
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from colours import NAMES, ColourModel, save_picture
+from colours import NAMES, ColourModel, save_picture, write_metadata
 
 from mmbert.cli import index as index_command
 from mmbert.cli import search as search_command
@@ -34,8 +34,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         captions = {f"caption_{lang}": word for lang, word in names.items()}
         rows.append({"file_name": f"{colour}.png", **captions, "year": 2000 + number})
         rows.append({"file_name": f"dark-{colour}.png", "caption": f"[bold]dark {colour}", "year": 1990})
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "photos" / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    write_metadata(tmp_path / "photos", rows)
     return tmp_path / "photos"
 
 

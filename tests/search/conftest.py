@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from colours import NAMES, ColourModel, save_picture
-
-
-def write_metadata(folder: Path, rows: list[dict[str, object]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+from colours import NAMES, ColourModel, save_picture, write_metadata
 
 
 def make_folder(folder: Path) -> list[dict[str, object]]:
