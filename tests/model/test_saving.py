@@ -106,11 +106,16 @@ def test_every_option_comes_back_too(changes: dict[str, Any], tmp_path: Path) ->
     assert [p.requires_grad for p in after.parameters()] == [p.requires_grad for p in before.parameters()]
 
 
-def test_the_trunk_alone_can_be_loaded_from_a_model_with_heads(saved: Path) -> None:
+def test_the_trunk_alone_can_be_loaded_from_a_model_with_heads(saved: Path, broken: Path) -> None:
     from mmbert import MMBertModel
 
     whole = MMBertForPreTraining.from_pretrained(saved)
-    same_bits(MMBertModel.from_pretrained(saved), whole.trunk)
+    trunk, report = MMBertModel.from_pretrained(saved, output_loading_info=True)
+    same_bits(trunk, whole.trunk)
+    assert not any(report.values()), "heads left aside are reported as a fault"
+    rewrite(broken, lambda w: w.update({"surplus.weight": torch.zeros(2)}))
+    _, report = MMBertModel.from_pretrained(broken, output_loading_info=True)
+    assert set(report["unexpected_keys"]) == {"surplus.weight"}
 
 
 def test_half_precision_on_disk_is_single_precision_in_memory(tmp_path: Path) -> None:
@@ -175,6 +180,11 @@ def test_a_missing_weight_is_named(broken: Path) -> None:
 def test_a_weight_too_many_is_named(broken: Path) -> None:
     rewrite(broken, lambda w: w.update({"surplus.weight": torch.zeros(2)}))
     refused(broken, mentions="surplus.weight")
+
+
+def test_weights_of_a_head_that_the_configuration_leaves_out_are_named(broken: Path) -> None:
+    reconfigure(broken, match_outputs=0)
+    refused(broken, mentions="match_head.bias, match_head.weight")
 
 
 def test_a_weight_of_another_shape_is_refused(broken: Path) -> None:

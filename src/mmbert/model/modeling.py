@@ -109,6 +109,9 @@ class MMBertModel(MMBertPreTrainedModel):
         ConfigError: the vision encoder cannot be made, or gives regions of another width than the configuration says.
     """
 
+    # A trunk alone leaves the heads in a checkpoint aside, and that is no news.
+    _keys_to_ignore_on_load_unexpected = [r"^(token_head|region_head|feature_head|match_head|embedding_head|heads)\."]
+
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__(config)
         self.vision: VisionEncoder | None = build_vision(config.vision) if config.vision else None
@@ -224,6 +227,9 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         self.embedding_head = EmbeddingHead(config) if config.embedding_size else None
         self.heads = nn.ModuleDict({name: build_head(config, name) for name in config.heads or {}})
         self.post_init()
+        self._keys_to_ignore_on_load_unexpected = (
+            set()
+        )  # post_init takes the trunk's over; here a head too many is wrong
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.trunk.get_input_embeddings()
