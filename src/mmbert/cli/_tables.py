@@ -14,7 +14,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     """Print a table.
 
     Args:
-        columns: headings.
+        columns: headings; all empty: none are shown.
         rows: cells as plain text; nothing in them is markup.
         left: columns that are aligned to the left, the others hold numbers.
     """
@@ -23,7 +23,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    heading = Text(title, style="bold") if title else None
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
     for number, column in enumerate(columns):
         text = number in left
         table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)

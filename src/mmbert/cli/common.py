@@ -69,13 +69,18 @@ def load_model(name: str, device: str | None = None) -> MMBert:
     """
     if device is not None:
         check_device(device)
+    silence_libraries()
+    from mmbert.api.front_door import MMBert
+
+    return MMBert.from_pretrained(name, device=device)
+
+
+def silence_libraries() -> None:
+    """No bars and remarks of transformers for the rest of the process."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    from mmbert.api.front_door import MMBert
-
-    return MMBert.from_pretrained(name, device=device)
 
 
 def check_device(name: str) -> None:

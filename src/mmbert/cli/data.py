@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbert.cli._tables import print_table
 from mmbert.cli.common import JsonOption, SkipBadOption, human_count, note, print_json, show_progress
 from mmbert.errors import DataError
 
@@ -131,23 +132,14 @@ def _print(result: CheckResult) -> None:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], most: int | None = None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print the first ``most`` rows, numbers aligned to the right; nothing where there are none."""
     rows = list(rows)
     if not rows:
         return
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
-    for i, column in enumerate(columns):
-        table.add_column(column, overflow="fold", justify="right" if i and _numeric(row[i] for row in rows) else "left")
-    for row in rows[:most]:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a caption is never markup
-    console = Console()
-    console.print(table)
+    left = [i for i in range(len(columns)) if not (i and _numeric(row[i] for row in rows))]
+    print_table(title, columns, rows[:most], left)
     if most is not None and len(rows) > most:
-        console.print(f"  … and {human_count(len(rows) - most)} more (all of them with --json)\n")
+        print(f"  … and {human_count(len(rows) - most)} more (all of them with --json)\n")
 
 
 def _numeric(cells: Iterable[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli._tables import note_left_out
-from mmbert.cli.common import JsonOption, SkipBadOption, print_json
+from mmbert.cli.common import JsonOption, SkipBadOption, print_json, silence_libraries
 
 
 def train(
@@ -40,13 +40,10 @@ def train(
       mmbert train retrieval --data my-photos --init starter --out runs/my-photos
       mmbert train retrieval --data my-photos epochs=5 optimizer.lr=3e-5
     """
-    from transformers.utils import logging
-
     from mmbert.training.recipe import load_recipe
     from mmbert.training.run import train as run
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    silence_libraries()
     chosen = [f"data={data}"] if data is not None else []
     chosen += [f"model.init={init}"] if init is not None else []
     loaded = load_recipe(recipe, [*chosen, *(overrides or [])])

@@ -227,9 +227,8 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         self.embedding_head = EmbeddingHead(config) if config.embedding_size else None
         self.heads = nn.ModuleDict({name: build_head(config, name) for name in config.heads or {}})
         self.post_init()
-        self._keys_to_ignore_on_load_unexpected = (
-            set()
-        )  # post_init takes the trunk's over; here a head too many is wrong
+        # post_init takes the trunk's patterns over; here a head too many is a fault.
+        self._keys_to_ignore_on_load_unexpected = set()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.trunk.get_input_embeddings()
