@@ -8,8 +8,33 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from mmbert.errors import ConfigError
+from mmbert.compat.encoders import offline_first
+from mmbert.errors import CheckpointError, ConfigError
 from mmbert.text.tokenizer import CLS, MASK, PAD, SEP, UNK
+
+
+def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a text encoder or of one of our models, as its own files describe it.
+
+    Where there is a ``vocab.txt`` and no description, it keeps case and accents if the vocabulary has capitals.
+
+    Args:
+        name: folder or hub id; the disk comes first.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    folder = Path(name)
+    described = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+    if (folder / "vocab.txt").is_file() and not described:
+        return word_pieces(folder / "vocab.txt", lower_case=None)
+    try:
+        return offline_first(lambda local: AutoTokenizer.from_pretrained(name, local_files_only=local))
+    except Exception as error:  # the libraries below raise many kinds
+        message = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"no usable tokenizer: {message[0][:300] if message else type(error).__name__}", where=name
+        ) from error
 
 
 def load_tokenizer(name: str | Path | None, beside: Path | None = None) -> PreTrainedTokenizerBase:
@@ -30,26 +55,55 @@ def load_tokenizer(name: str | Path | None, beside: Path | None = None) -> PreTr
     if folder is not None and (folder / "vocab.txt").is_file():
         return word_pieces(folder / "vocab.txt")
     try:
-        if folder is not None:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return _from_hub(str(name))
+        if folder is None:
+            return _from_hub(str(name))
+        return _as_the_originals(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except Exception as error:
         raise ConfigError(f"no tokenizer {str(name)!r}: {type(error).__name__}", hint=hint) from error
 
 
 def _from_hub(name: str) -> PreTrainedTokenizerBase:
-    from huggingface_hub import file_exists, hf_hub_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     if not name.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise HFValidationError(name)
-    if name.startswith("bert-") or file_exists(name, "vocab.txt"):
-        return word_pieces(Path(hf_hub_download(name, "vocab.txt")))
-    return AutoTokenizer.from_pretrained(name)
+    try:
+        file = offline_first(lambda local: hf_hub_download(name, "vocab.txt", local_files_only=local))
+    except EntryNotFoundError:  # the model is there, but its vocabulary has another form
+        return _as_the_originals(
+            offline_first(lambda local: AutoTokenizer.from_pretrained(name, local_files_only=local))
+        )
+    return word_pieces(Path(file))
 
 
-def word_pieces(path: Path) -> PreTrainedTokenizerFast:
+def lower_cased(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, lower-casing and stripping accents from now on, as the originals did with every vocabulary.
+
+    Raises:
+        ConfigError: it does not cut words into pieces as BERT does.
+    """
+    if not _is_word_piece(tokenizer):
+        raise ConfigError("lower_case is for word pieces (BERT's vocabularies) only")
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    return tokenizer
+
+
+def _is_word_piece(tokenizer: PreTrainedTokenizerBase) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and isinstance(backend.model, models.WordPiece)
+
+
+def _as_the_originals(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    return lower_cased(tokenizer) if _is_word_piece(tokenizer) else tokenizer
+
+
+def word_pieces(path: Path, *, lower_case: bool | None = True) -> PreTrainedTokenizerFast:
     """The tokenizer of a ``vocab.txt``, one piece per line.
+
+    Args:
+        path: the file.
+        lower_case: lower-case and strip accents; None: unless a piece of the vocabulary has a capital.
 
     Raises:
         ConfigError: it is no vocabulary of BERT's.
@@ -63,7 +117,9 @@ def word_pieces(path: Path) -> PreTrainedTokenizerFast:
     if absent:
         raise ConfigError(f"the vocabulary has no {', '.join(absent)}", where=str(path))
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNK, max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    if lower_case is None:
+        lower_case = not any(piece != piece.lower() for piece in vocabulary if not piece.startswith("["))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=lower_case)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
 from mmbert.api.usable import usable_images
+from mmbert.compat.vocabularies import lower_cased, open_tokenizer
 from mmbert.data.images import identity
 from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
@@ -26,8 +27,9 @@ from mmbert.plugins import load, nearest
 from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.alignment import align_texts, start_as_mean_of_words, whiten_regions
+from mmbert.training.initialisation import InitReport, Parts
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
-from mmbert.vision.encoders.grid import GridEncoder, load_backbone_weights
+from mmbert.training.vocabulary import extend_vocabulary
 
 CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout", "rerank_weight")
 """Configuration keys that may differ from the model that training starts from."""
@@ -157,34 +159,24 @@ def step_count(recipe: Recipe, components: list[Component], world: int) -> int:
     return max(recipe.min_steps, math.ceil(recipe.epochs * longest / (recipe.accumulation * world)))
 
 
-def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int) -> MMBert:
-    """The model to train: loaded, or fresh from the recipe's configuration.
+def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int, report: InitReport | None = None) -> MMBert:
+    """The model to train: loaded, put together from parts, or fresh from the recipe's configuration.
+
+    Args:
+        recipe: of the model.
+        sources: for a tokenizer that is trained, and for closed-form starts.
+        seed: of whatever is made at random.
+        report: filled with what became of the tensors, where the model is put together from parts.
 
     Raises:
         ConfigError: unknown configuration keys, or sizes changed on a loaded model.
         CheckpointError: ``init`` or the backbone weights cannot be used.
     """
     torch.manual_seed(seed)
-    if recipe.init is not None:
-        return _from_checkpoint(recipe)
-    _check_keys(recipe.config)
-    tokenizer = _tokenizer(recipe, sources)
-    options = dict(recipe.config)
-    options.setdefault("vocab_size", len(tokenizer))
-    if options.get("vision"):
-        vision = build_vision(options["vision"])
-        options["region_feature_size"] = vision.feature_size
-    try:
-        config = MMBertConfig(**options)
-    except Exception as error:  # strict dataclasses raise their own kinds
-        raise ConfigError(f"model.config: {str(error).strip().splitlines()[-1].strip()}") from error
-    model = MMBertForPreTraining(config)
-    if recipe.backbone_weights:
-        encoder = model.trunk.vision
-        if not isinstance(encoder, GridEncoder):
-            raise ConfigError("backbone_weights needs a vision encoder of kind grid")
-        load_backbone_weights(encoder, str(_weights_file(recipe.backbone_weights)))
-    bert = MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision))
+    if isinstance(recipe.init, str):
+        return _from_checkpoint(recipe.init, recipe)
+    parts = Parts(recipe.init, recipe.config) if recipe.init is not None else None
+    bert = _new_model(recipe, sources, parts, report)
     if recipe.whiten_regions:
         whiten_regions(bert, corpus_images(sources))
     records = list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values())
@@ -195,22 +187,63 @@ def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int) -> M
     return bert
 
 
-def _from_checkpoint(recipe: ModelRecipe) -> MMBert:
-    assert recipe.init is not None
+def _new_model(
+    recipe: ModelRecipe, sources: dict[str, Source], parts: Parts | None, report: InitReport | None
+) -> MMBert:
+    """A fresh model, with its backbone's own weights, then with the parts."""
+    _check_keys(recipe.config)
+    tokenizer = _tokenizer(recipe, sources, parts)
+    options = (parts.sizes if parts is not None else {}) | recipe.config
+    options.setdefault("vocab_size", len(tokenizer))
+    if options.get("vision"):
+        vision = build_vision(options["vision"])
+        options["region_feature_size"] = vision.feature_size
+    try:
+        config = MMBertConfig(**options)
+    except Exception as error:  # strict dataclasses raise their own kinds
+        raise ConfigError(f"model.config: {str(error).strip().splitlines()[-1].strip()}") from error
+    model = MMBertForPreTraining(config)
+    if recipe.backbone_weights:
+        _load_backbone(model, recipe.backbone_weights)
+    if parts is not None:
+        found = parts.fill(model, tokenizer)
+        if report is not None:
+            vars(report).update(vars(found))
+    model, tokenizer = extend_vocabulary(model, tokenizer, recipe.tokenizer)
+    return MMBert(model, MMBertProcessor(tokenizer, model.config, model.trunk.vision))
+
+
+def _load_backbone(model: MMBertForPreTraining, description: str) -> None:
+    """The vision encoder's own checkpoint: its module reads it, if it can."""
+    encoder = model.trunk.vision
+    kind = (model.config.vision or {}).get("kind")
+    read = getattr(load("mmbert.vision.encoders", str(kind)), "load_backbone_weights", None) if kind else None
+    if encoder is None or read is None:
+        raise ConfigError(
+            "backbone_weights needs a vision encoder with a backbone, such as one of kind grid",
+            hint="set model.config.vision.kind",
+        )
+    read(encoder, str(_weights_file(description)))
+
+
+def _from_checkpoint(name: str, recipe: ModelRecipe) -> MMBert:
     wrong = [key for key in recipe.config if key not in CHANGEABLE]
     if wrong:
         raise ConfigError(
             f"model.config.{wrong[0]} cannot change on a model that is loaded (model.init)",
-            hint=f"only {', '.join(CHANGEABLE)} may",
+            hint=f"only {', '.join(CHANGEABLE)} may; model.init as {{model: …}} takes what fits into another network",
         )
-    found = MMBert.from_pretrained(recipe.init, device="cpu")
+    found = MMBert.from_pretrained(name, device="cpu")
     if recipe.config:
         for key, value in recipe.config.items():
             setattr(found.model.config, key, value)
         fresh = MMBertForPreTraining(found.model.config)
         fresh.load_state_dict(found.model.state_dict())
         found = MMBert(fresh, MMBertProcessor(found.processor.tokenizer, fresh.config, fresh.trunk.vision))
-    return found
+    model, tokenizer = extend_vocabulary(found.model, found.processor.tokenizer, recipe.tokenizer)
+    if model is found.model and tokenizer is found.processor.tokenizer:
+        return found
+    return MMBert(model, MMBertProcessor(tokenizer, model.config, model.trunk.vision))
 
 
 def _check_keys(config: dict[str, Any]) -> None:
@@ -221,13 +254,19 @@ def _check_keys(config: dict[str, Any]) -> None:
             raise ConfigError(f"unknown key 'model.config.{key}'", hint=f"did you mean {close!r}?" if close else None)
 
 
-def _tokenizer(recipe: ModelRecipe, sources: dict[str, Source]) -> PreTrainedTokenizerBase:
-    if recipe.tokenizer.path is None:
-        return train_tokenizer(corpus_texts(sources), vocab_size=recipe.tokenizer.vocab_size)
-    try:
-        return AutoTokenizer.from_pretrained(recipe.tokenizer.path)
-    except Exception as error:
-        raise CheckpointError(f"no usable tokenizer: {error}", where=recipe.tokenizer.path) from error
+def _tokenizer(recipe: ModelRecipe, sources: dict[str, Source], parts: Parts | None) -> PreTrainedTokenizerBase:
+    """The tokenizer named, that of the parts, or one trained on the sources' texts."""
+    if recipe.tokenizer.path is not None:
+        found = open_tokenizer(recipe.tokenizer.path)
+    elif parts is None:
+        found = train_tokenizer(corpus_texts(sources), vocab_size=recipe.tokenizer.vocab_size)
+    elif parts.tokenizer is not None:
+        found = parts.tokenizer
+    else:
+        raise ConfigError(
+            "model.init: no tokenizer belongs to these word vectors", hint="name one: model.tokenizer.path"
+        )
+    return lower_cased(found) if recipe.tokenizer.lower_case else found
 
 
 def corpus_texts(sources: dict[str, Source]) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.plugins import nearest
@@ -20,18 +20,97 @@ class _Section(BaseModel):
 
 
 class TokenizerRecipe(_Section):
-    """``path``: a tokenizer to use; else one is trained with ``vocab_size`` on the sources' texts."""
+    """The tokenizer, and what is added to it; word rows that are there already stay as they are, bit by bit.
+
+    Attributes:
+        path: folder or hub id; else that of ``model.init``, else one is trained on the sources' texts.
+        vocab_size: entries of a trained one.
+        lower_case: lower-case and strip accents, as VL-BERT did even with cased vocabularies (word pieces only).
+        add_special: tokens that are never cut, such as ``[STOP]``; their rows start at random.
+        add_pieces: entries for new languages: a list, or a file with one a line (continued pieces begin with ``##``
+            in word pieces). Rows start as the mean of the pieces that they were cut into before.
+    """
 
     path: str | None = None
     vocab_size: int = Field(default=16000, ge=300)
+    lower_case: bool = False
+    add_special: list[str] = Field(default_factory=list)
+    add_pieces: list[str] | str = Field(default_factory=list)
+
+
+class HeadStart(_Section):
+    """Where a named head starts, from what ``model.init`` loads.
+
+    Attributes:
+        transform: its dense layer (and norm) start as that of this pre-training head.
+        match: its output starts as the match head's log odds (of a two-output head: row 1 - row 0).
+        words: a file with one answer a line; output row i starts as the mean of answer i's word pieces.
+    """
+
+    transform: Literal["token_head", "region_head"] | None = None
+    match: bool = False
+    words: str | None = None
+
+    @model_validator(mode="after")
+    def _one_output(self) -> Self:
+        if self.match and self.words is not None:
+            raise ValueError("match and words both say where the output starts")
+        return self
+
+
+class InitRecipe(_Section):
+    """Weights put together from several models (VL-BERT's partial loading).
+
+    Each of ``text`` and ``model`` is a text encoder (BERT, RoBERTa and the like), one of our models, or a ``.model``
+    file of VL-BERT or MM-BERT; a folder, a file or a hub id.
+
+    Attributes:
+        text: loaded first, as far as it goes.
+        model: loaded over it; of several, the later win.
+        mode: ``plain``: every tensor of ``model``; ``skip``: all but word vectors and the vocabulary bias (for another
+            vocabulary); ``hybrid``: what belongs to vision, positions and segments; the rest stays with ``text``.
+        heads: by head, where it starts.
+        segments: segment row to the row that it starts as (``{1: 0}``: VL-BERT's VCR).
+    """
+
+    text: str | None = None
+    model: str | list[str] = Field(default_factory=list)
+    mode: Literal["plain", "skip", "hybrid"] = "plain"
+    heads: dict[str, HeadStart] = Field(default_factory=dict)
+    segments: dict[int, int] = Field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """``model`` as a list."""
+        return [self.model] if isinstance(self.model, str) else self.model
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Self:
+        if self.text is None and not self.models:
+            raise ValueError("give text, model or both")
+        if self.mode != "plain" and not self.models:
+            raise ValueError(f"mode {self.mode} is about model, which is missing")
+        return self
+
+
+FORMS = ("a name", "parts")
+"""Forms that ``init`` has."""
+
+
+def _form(value: Any) -> str:
+    return FORMS[0] if isinstance(value, str) else FORMS[1]
+
+
+Init = Annotated[Annotated[str, Tag(FORMS[0])] | Annotated[InitRecipe, Tag(FORMS[1])], Discriminator(_form)]
 
 
 class ModelRecipe(_Section):
-    """The model: start from ``init`` (a model folder or name), or from ``config`` with fresh weights.
+    """The model: start from ``init`` (a model folder or name, or parts of several), or from ``config`` alone.
 
     Attributes:
         init: a saved model; ``config`` may then only change dropout and the like. ``recipe:NAME`` trains that recipe
-            first, in the folder ``first`` of the run, and starts from its best model.
+            first, in the folder ``first`` of the run, and starts from its best model. Or parts, see
+            :class:`InitRecipe`: sizes then come from the parts as far as ``config`` does not say them.
         config: keys of MMBertConfig.
         backbone_weights: checkpoint of the vision backbone, or ``package:NAME`` for the file that the Python package
             of that name carries.
@@ -42,7 +121,7 @@ class ModelRecipe(_Section):
         mean_of_words: start the first layer as the mean over words of this standard deviation.
     """
 
-    init: str | None = None
+    init: Init | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     backbone_weights: str | None = None
     whiten_regions: bool = False
@@ -200,7 +279,7 @@ def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
 def validation_error(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
     """The first problem that pydantic found, as one line with the nearest known key."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = ".".join(str(part) for part in first["loc"] if part not in FORMS)
     if first["type"] != "extra_forbidden":
         return ConfigError(f"{path or 'recipe'}: {first['msg']}", where=where)
     known = _known_keys(model, first["loc"][:-1])
@@ -216,9 +295,16 @@ def _known_keys(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
         fields = getattr(section, "model_fields", {})
         if str(part) in fields:
             section = fields[str(part)].annotation
-            inner = [a for a in getattr(section, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            section = inner[0] if inner else section
+            section = next(_sections(section), section)
     return list(getattr(section, "model_fields", {}))
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a field of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -42,13 +42,16 @@ from mmbert.training.build import (
 )
 from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
 from mmbert.training.card import write_card
+from mmbert.training.initialisation import InitReport
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
-from mmbert.training.recipe import ModelRecipe, Recipe, load_recipe
+from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe
 from mmbert.training.trainer import PackedTrainer, last_checkpoint
 from mmbert.vision.augment import build_augmentation
 
 FIRST_STAGE = "recipe:"
+INITIALISATION = "initialisation.json"
+"""In a run's folder: what became of every tensor of the models that it was put together from."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -89,7 +92,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
     sources = open_sources(recipe, report)
-    bert = build_model(model, sources, recipe.seed)
+    started = InitReport() if isinstance(model.init, InitRecipe) else None
+    bert = build_model(model, sources, recipe.seed, started)
     if recipe.optimizer.vision_lr == 0 and bert.model.trunk.vision is not None:
         bert.model.trunk.vision.requires_grad_(False)
     bert.model.train()
@@ -107,6 +111,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     module = _module(recipe, bert, grouped_records(recipe, sources))
     if world_rank() == 0:
         _prepare_folder(out, recipe, fresh=checkpoint is None)
+        if started is not None:
+            (out / INITIALISATION).write_text(json.dumps(started.content(), ensure_ascii=False, indent=1), "utf-8")
     run = _Run(recipe, out, bert, records)
     trainer = PackedTrainer(
         module,
@@ -132,7 +138,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
 
 def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
     """Where the model starts from another recipe's: run that one (or go on with it) and name its model."""
-    if recipe.init is None or not recipe.init.startswith(FIRST_STAGE):
+    if not isinstance(recipe.init, str) or not recipe.init.startswith(FIRST_STAGE):
         return recipe
     folder, stage = out / "first", load_recipe(recipe.init.removeprefix(FIRST_STAGE))
     done = (folder / "metrics.json").is_file() and _written_recipe(folder) == stage.model_dump(mode="json")
