@@ -388,7 +388,8 @@ def test_a_head_cannot_start_from_one_that_no_part_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("init", "message"),
     [
-        ({"text": "nowhere/at-all/here"}, "no such model"),
+        ({"text": "nowhere/at-all/here"}, "no such folder, and the hub gave nothing"),
+        ({"model": "BROKEN"}, "cannot read its configuration"),
         ({"model": "nowhere.model"}, "no such checkpoint"),
         ({"text": "EMPTY"}, r"config\.json is missing"),
         ({"text": "GPT"}, "a gpt2, which VL-BERT cannot start from"),
@@ -396,7 +397,9 @@ def test_a_head_cannot_start_from_one_that_no_part_has(tmp_path: Path) -> None:
     ],
 )
 def test_parts_that_are_not_there_are_named(tmp_path: Path, init: dict[str, str], message: str) -> None:
-    (tmp_path / "EMPTY").mkdir()
+    for folder in ("EMPTY", "BROKEN"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "BROKEN" / "config.json").write_text("{")
     transformers.GPT2Config(n_layer=1).save_pretrained(tmp_path / "GPT")
     saved(BertModel(BertConfig(vocab_size=len(WORDS), **SIZES)), tmp_path / "DAMAGED")
     weights = tmp_path / "DAMAGED" / "model.safetensors"
@@ -457,4 +460,5 @@ def test_a_run_says_what_it_started_from(bert: Path, vlbert: Checkpoint, tmp_pat
     written = json.loads((tmp_path / "run" / "initialisation.json").read_text())
     assert set(written) == {"used", "left", "fresh"}
     assert "vlbert.end_embedding.weight" in written["used"][str(vlbert[0])]
+    assert f"Started from `{bert}, then {vlbert[0]} (hybrid)`." in (result.model / "README.md").read_text()
     assert MMBert.from_pretrained(result.model, device="cpu").config.vocab_size == len(WORDS)

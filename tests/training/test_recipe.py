@@ -189,3 +189,19 @@ def test_an_unknown_name_lists_or_suggests() -> None:
 
 def test_sections_are_typed() -> None:
     assert Recipe.model_validate(SMALLEST | {"optimizer": {"lr": "1e-3"}}).optimizer.lr == 1e-3
+
+
+def test_a_rate_per_sample_grows_with_the_samples_of_a_step() -> None:
+    component = SMALLEST["components"]["main"]
+    content = SMALLEST | {
+        "accumulation": 3,
+        "components": {"main": component | {"records": 8}, "more": component | {"records": 2}},
+        "optimizer": {"lr_per_sample": 1e-6},
+    }
+    recipe = check_recipe(content, where="x")
+    assert recipe.effective_optimizer(4).lr == pytest.approx(1e-6 * (8 + 2) * 3 * 4)
+    assert recipe.effective_optimizer(1).vision_lr is None
+    plain = check_recipe(SMALLEST | {"optimizer": {"lr": 2e-4}}, where="x")
+    assert plain.effective_optimizer(4).lr == 2e-4
+    with pytest.raises(ConfigError, match=r"lr_per_sample needs components\.more\.records"):
+        check_recipe(content | {"components": content["components"] | {"more": component}}, where="x")

@@ -53,6 +53,11 @@ def test_every_trained_parameter_is_in_one_group() -> None:
         assert decay == (0.0 if single else 0.1), name
 
 
+def test_a_warm_up_can_be_given_in_steps() -> None:
+    factor = schedule(OptimizerRecipe(schedule="linear", warmup=0.5, warmup_steps=4), 12)
+    assert [factor(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.875]
+
+
 @pytest.mark.parametrize(("given", "rate"), [(None, 3e-4), (0.0, 0.0), (2e-5, 2e-5)])
 def test_vision_takes_the_common_rate_unless_given_its_own(given: float | None, rate: float) -> None:
     model = torch.nn.ModuleDict({"trunk": torch.nn.ModuleDict({"vision": torch.nn.Linear(2, 2)})})

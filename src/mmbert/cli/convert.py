@@ -1,4 +1,4 @@
-"""Convert VL-BERT and MM-BERT checkpoints to model folders, and back."""
+"""Convert VL-BERT and MM-BERT checkpoints to model folders and back, their YAML files to recipes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.common import JsonOption, note, print_json
+from mmbert.cli.common import JsonOption, note, output_path, print_json
 from mmbert.errors import UsageError
 
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A .model file of VL-BERT or MM-BERT; with --to vlbert a model folder.")
+        Path,
+        typer.Argument(
+            help="A .model file of VL-BERT or MM-BERT; with --to vlbert a model folder, with --to recipe a YAML file."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new model folder (with --to vlbert: the new file).")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The new model folder (with --to vlbert or recipe: the new file).")
+    ],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The YAML file that the checkpoint was trained with.")
     ] = None,
@@ -30,14 +35,14 @@ def convert(
         int | None, typer.Option("--heads", help="Attention heads, without a YAML file. Default: 64 wide each.")
     ] = None,
     to: Annotated[
-        str, typer.Option("--to", help="'mmbert', or 'vlbert' to write a checkpoint of the originals.")
+        str, typer.Option("--to", help="'mmbert'; 'vlbert' to write a checkpoint of the originals; 'recipe'.")
     ] = "mmbert",
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Convert what fits; list what is missing and what is left over.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert VL-BERT and MM-BERT checkpoints to model folders, and back.
+    """Convert VL-BERT and MM-BERT checkpoints to model folders and back, their YAML files to recipes.
 
     Only tensors are read: a checkpoint that would have to run code is refused.
 
@@ -46,7 +51,11 @@ def convert(
       mmbert convert vl-bert-base-prec.model --config base_prec.yaml --out vl-bert-base
       mmbert convert vqa.model --task vqa --tokenizer bert-base-uncased --out vqa
       mmbert convert vl-bert-base --to vlbert --out vl-bert-base.model
+      mmbert convert base_prec.yaml --to recipe --out base-prec.yaml
     """
+    if to == "recipe":
+        _convert_settings(source, out, as_json)
+        return
     from mmbert.compat.convert import convert as to_folder
     from mmbert.compat.convert import convert_back
 
@@ -64,7 +73,7 @@ def convert(
             settings=settings,
         )
     else:
-        raise UsageError(f"cannot convert to {to!r}", hint="--to is mmbert or vlbert")
+        raise UsageError(f"cannot convert to {to!r}", hint="--to is mmbert, vlbert or recipe")
     if as_json:
         print_json(vars(report))
         return
@@ -72,3 +81,30 @@ def convert(
         for name in names:
             note(f"{what}: {name}")
     print(f"{report.out}: {report.task}, {report.used} tensors")
+
+
+def _convert_settings(source: Path, out: Path, as_json: bool) -> None:
+    """Write a YAML file of the originals as a recipe; it is in place only once it has been read back."""
+    import yaml
+
+    from mmbert.compat.recipes import recipe_from_yaml
+    from mmbert.training.recipe import load_recipe
+
+    if output_path(out).exists():
+        raise UsageError(f"{out} exists already", hint="give a new file")
+    draft = recipe_from_yaml(source)
+    head = [f"# Made by mmbert convert from {source.name}.", *(f"# not carried over: {line}" for line in draft.ignored)]
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        body = yaml.safe_dump(draft.content, sort_keys=False, allow_unicode=True)
+        partial.write_text("\n".join([*head, body]), "utf-8")
+        load_recipe(str(partial))
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    if as_json:
+        print_json({"out": out, "extends": draft.content["extends"], "ignored": draft.ignored})
+        return
+    for line in draft.ignored:
+        note(f"not carried over: {line}")
+    print(f"{out}: {draft.content['extends']} with the settings of {source.name}")

@@ -6,7 +6,6 @@ table (``compat.keys``) leads to ours, and the sizes that our configuration need
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,14 +72,25 @@ def offline_first(load: Callable[[bool], Found]) -> Found:
 
 
 def encoder_kind(name: str) -> str | None:
-    """``model_type`` of the configuration in a folder or on the hub; None where there is none."""
+    """``model_type`` of the model in a folder or on the hub; None where a folder has no configuration.
+
+    Raises:
+        CheckpointError: no such folder, and nothing on the hub; or a configuration that cannot be read.
+    """
     folder = Path(name)
-    try:
-        if (folder / "config.json").is_file():
-            return json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-        return None if folder.is_dir() and not (folder / OLD_CONFIG).is_file() else _config(name).model_type
-    except Exception:  # whatever is wrong with it, whoever reads the model will say so
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", OLD_CONFIG)):
         return None
+    try:
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            return "bert"
+        with _silent_transformers():
+            found = offline_first(lambda local: PreTrainedConfig.get_config_dict(name, local_files_only=local))
+    except Exception as error:  # as many kinds as there are ways to fail at it
+        what = "cannot read its configuration" if folder.is_dir() else "no such folder, and the hub gave nothing"
+        raise CheckpointError(
+            f"{what}: {_first_line(error)}", where=name, hint="offline? give a folder, or download the model first"
+        ) from error
+    return found[0].get("model_type")
 
 
 def read_encoder(name: str) -> TextEncoder:

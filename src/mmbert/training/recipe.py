@@ -84,6 +84,11 @@ class InitRecipe(_Section):
         """``model`` as a list."""
         return [self.model] if isinstance(self.model, str) else self.model
 
+    def __str__(self) -> str:
+        """For model cards: the parts in their order."""
+        text = [self.text] if self.text is not None else []
+        return ", then ".join([*text, *(f"{name} ({self.mode})" for name in self.models)])
+
     @model_validator(mode="after")
     def _has_parts(self) -> Self:
         if self.text is None and not self.models:
@@ -156,22 +161,27 @@ class OptimizerRecipe(_Section):
 
     Attributes:
         lr: peak rate of the trunk and heads (effective, not per sample).
+        lr_per_sample: instead of ``lr``: it is this times the records of a step (of all components, accumulated
+            batches and processes; each component then says its ``records``). VL-BERT's ``TRAIN.LR``.
         vision_lr: peak rate of the vision encoder; None takes ``lr``, 0 freezes it.
         table_lr: peak rate of the word table and of tables that objectives own; None takes ``lr``.
         weight_decay: not applied to biases, norms and single vectors.
         schedule: after the warm-up.
         warmup: share of all steps.
+        warmup_steps: instead of ``warmup``, the number of steps.
         clip: largest gradient norm; 0 turns clipping off.
         ema: decay of an exponential moving average of the weights that is evaluated and saved; 0 turns it off.
     """
 
     lr: float = Field(default=5e-4, gt=0)
+    lr_per_sample: float | None = Field(default=None, gt=0)
     vision_lr: float | None = Field(default=None, ge=0)
     table_lr: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup_steps: int | None = Field(default=None, ge=0)
     clip: float = Field(default=1.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
 
@@ -238,6 +248,22 @@ class Recipe(_Section):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+    @model_validator(mode="after")
+    def _samples_are_known(self) -> Self:
+        if self.optimizer.lr_per_sample is not None:
+            uncounted = [name for name, component in self.components.items() if component.records is None]
+            if uncounted:
+                raise ValueError(f"optimizer.lr_per_sample needs components.{uncounted[0]}.records")
+        return self
+
+    def effective_optimizer(self, processes: int) -> OptimizerRecipe:
+        """The optimizer with its rate for a run on so many processes."""
+        if self.optimizer.lr_per_sample is None:
+            return self.optimizer
+        samples = sum(component.records or 0 for component in self.components.values())
+        rate = self.optimizer.lr_per_sample * samples * self.accumulation * processes
+        return self.optimizer.model_copy(update={"lr": rate})
 
 
 def recipe_names() -> list[str]:

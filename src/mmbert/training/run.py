@@ -117,7 +117,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     trainer = PackedTrainer(
         module,
         args,
-        optimizer_recipe=recipe.optimizer,
+        optimizer_recipe=recipe.effective_optimizer(args.world_size),
         measure=run.measure if records else None,
         train_dataset=dataset,
         callbacks=run.callbacks(),

@@ -149,7 +149,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str
 
 def schedule(recipe: OptimizerRecipe, steps: int) -> Callable[[int], float]:
     """Factor of the peak rate at each step."""
-    warmup = max(1, round(recipe.warmup * steps))
+    warmup = max(1, round(recipe.warmup * steps) if recipe.warmup_steps is None else recipe.warmup_steps)
 
     def factor(step: int) -> float:
         if step < warmup:

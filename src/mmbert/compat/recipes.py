@@ -1,0 +1,290 @@
+"""The originals' YAML files as recipes of ours: one that ships with the package, and what the file changes in it.
+
+In: a configuration of VL-BERT or MM-BERT. Out: the content of a recipe file (``extends: …``), and the settings of the
+original that have no counterpart. Corpora are the user's: the recipe names no folder of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbert.compat.configs import LegacySettings, plan_from_yaml, read_yaml
+from mmbert.errors import ConfigError
+from mmbert.model.configuration import MMBertConfig
+
+NETWORK_KEYS = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
+    "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range position_padding_idx "
+    "visual_size visual_ln visual_scale_text_init visual_scale_object_init region_feature_size region_dropout "
+    "num_region_classes text_only_visual ignore_regions region_mask_feature object_mask_word_embedding "
+    "word_embedding_frozen position_embedding_frozen with_pooler with_mlm_head match_outputs vision max_text_tokens"
+).split()
+"""Keys of our configuration that the originals' files decide."""
+RUNNING = (
+    "OUTPUT_PATH", "MODULE", "GPUS", "LOG_FREQUENT", "VAL_FREQUENT", "CHECKPOINT_FREQUENT", "MODEL_PREFIX",
+    "NUM_WORKERS_PER_GPU", "VAL.", "TEST.", "TRAIN.LOSS_LOGGERS", "TRAIN.SHUFFLE", "TRAIN.RESUME",
+    "TRAIN.AUTO_RESUME", "TRAIN.BEGIN_EPOCH", "TRAIN.FP16_LOSS_SCALE", "NETWORK.CLASSIFIER_", "NETWORK.BERT_ALIGN_",
+    "NETWORK.BERT_USE_LAYER", "NETWORK.BERT_WITH_", "NETWORK.BERT_PRETRAINED", "NETWORK.CNN_LOSS_", "NETWORK.ANS_LOSS_",
+    "NETWORK.VLBERT.input_size", "NETWORK.VLBERT.from_scratch", "NETWORK.BLIND", "NETWORK.NO_GROUNDING",
+    "NETWORK.FOR_MASK_VL_MODELING_PRETRAIN",
+)  # fmt: skip
+"""Starts of settings about how, not what, an original ran, and of those that its network does not read."""
+USED_TRAINING = (
+    "BATCH_IMAGES END_EPOCH OPTIMIZER CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE WARMUP WARMUP_METHOD "
+    "WARMUP_FACTOR WARMUP_STEPS WD FP16"
+).split()
+USED = (
+    *(f"TRAIN.{name}" for name in USED_TRAINING),
+    *("RNG_SEED", "SCALES"),
+    *("NETWORK." + name for name in ("IMAGE_", "WITH_", "VLBERT.", "BERT_MODEL_NAME", "PARTIAL_PRETRAIN")),
+    *("NETWORK." + name for name in ("INITIALISATION", "BERT_FROZEN", "PIXEL_", "MASK_RAW_PIXELS", "OUTPUT_CONV5")),
+    *("NETWORK." + name for name in ("NO_OBJ_ATTENTION", "ENABLE_CNN_REG_LOSS", "MLM_LOSS_", "MVRC_LOSS_")),
+)
+"""Starts of settings that the recipe follows."""
+USED_DATA = (".DATASET", ".LANGUAGES_USED", "SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
+LANGUAGES = {"first": ["en"], "second": ["de"], "both": ["en", "de"]}
+"""MM-BERT's LANGUAGES_USED: its captions are English and German."""
+TEXT_CORPUS = "general_corpus"
+POSITIONS = 1000
+"""More than a record of the originals can take."""
+
+
+@dataclass
+class RecipeDraft:
+    """A configuration as a recipe.
+
+    Attributes:
+        content: of the recipe file.
+        ignored: ``KEY = value`` of what the original says and the recipe does not.
+    """
+
+    content: dict[str, Any]
+    ignored: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Configurations that one recipe of ours stands for.
+
+    Attributes:
+        recipe: its name; None where the task is not built.
+        components: the changes of its components.
+    """
+
+    recipe: str | None = None
+    components: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+
+
+def recipe_from_yaml(path: str | Path) -> RecipeDraft:
+    """Turn a configuration into a recipe.
+
+    Raises:
+        ConfigError: not a configuration of the originals, or of a task or network that is not built here.
+    """
+    given = read_yaml(path)
+    settings = LegacySettings(given)
+    try:
+        name = family_of(settings)
+        family = FAMILIES[name]
+        if family.recipe is None:
+            raise ConfigError(f"the task {name} is not built yet", hint=f"built: {', '.join(built())}")
+        config = plan_from_yaml(path, {}).config
+        components = family.components(settings)
+        content = {
+            "extends": family.recipe,
+            "name": Path(path).stem,
+            "seed": int(settings.values.get("RNG_SEED", 12345)),
+            "epochs": _training(settings, "END_EPOCH"),
+            "model": _model(settings, config),
+            "components": components,
+            "optimizer": _optimizer(settings, sum(component["records"] for component in components.values())),
+            "accumulation": int(_training(settings, "GRAD_ACCUMULATE_STEPS", 1)),
+            "precision": "auto" if _training(settings, "FP16", False) else "fp32",
+        }
+        if name == "matching":  # its contrast only finds the pairs
+            content["model"]["config"]["embedding_size"] = 16
+    except ConfigError as error:
+        raise ConfigError(error.message, where=error.where or str(path), hint=error.hint) from error
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise ConfigError(f"not a usable configuration: {type(error).__name__}: {error}", where=str(path)) from error
+    return RecipeDraft(content, list(_ignored(given)))
+
+
+def family_of(settings: LegacySettings) -> str:
+    """The key of :data:`FAMILIES` that a configuration belongs to."""
+    module, network = settings.module, settings.values["NETWORK"]
+    data = str(settings.datasets[0].get("DATASET", "")) if settings.datasets else ""
+    if module == "ResNetVLBERT":
+        starts = {"vqa": "question-answering", "refcoco": "referring-expressions", "vcr": "commonsense-reasoning"}
+        for start, name in starts.items():
+            if data.lower().startswith(start):
+                return name
+        raise ConfigError(f"MODULE ResNetVLBERT with DATASET {data!r}: which task is it?")
+    for part, name in (("AttentionVis", "attention-maps"), ("Distance", "distance"), ("EncDec", "encoder-decoder")):
+        if part in module:
+            return name
+    losses = {name for name in ("REL", "MLM", "MVRC", "MLT") if network.get(f"WITH_{name}_LOSS")}
+    if "MLT" in losses:
+        return "lexical-translation"
+    if losses == {"REL"}:
+        return "translation-retrieval" if data.startswith("translation") else "matching"
+    if losses == {"MLM"} and not module.endswith("TaskC") and TEXT_CORPUS not in _data_names(settings):
+        return "translation"
+    return "pretraining"
+
+
+def built() -> list[str]:
+    """Families that become recipes."""
+    return [name for name, family in FAMILIES.items() if family.recipe is not None]
+
+
+def _data_names(settings: LegacySettings) -> list[str]:
+    return [str(data.get("DATASET")) for data in settings.datasets]
+
+
+def _pretraining(settings: LegacySettings) -> dict[str, Any]:
+    """Captions (or parallel text), and beside them the text corpus, each with the batch of its own."""
+    objectives: dict[str, Any] = {}
+    for name, flag in (("mlm", "MLM"), ("mvrc", "MVRC")):
+        if settings.network(f"WITH_{flag}_LOSS"):
+            objectives[name] = {
+                "weight": 1.0,
+                "per_sequence": bool(settings.network(f"{flag}_LOSS_NORM_IN_BATCH_FIRST")),
+            }
+        else:
+            objectives[name] = {"weight": 0.0}
+    made: dict[str, Any] = {}
+    for data, records in zip(settings.datasets, _batches(settings), strict=True):
+        if not data.get("ADD_IMAGE_AS_A_BOX", True):
+            raise ConfigError("DATASET.ADD_IMAGE_AS_A_BOX False is not supported", hint="only True is")
+        if data.get("DATASET") == TEXT_CORPUS:
+            made |= _texts(data, records, objectives["mlm"])
+            continue
+        options: dict[str, Any] = {"languages_per_example": 2 if data["DATASET"] in BOTH_AT_ONCE else 1}
+        made["captions"] = {"options": options, "objectives": objectives, **_size(records)}
+        if settings.network("WITH_REL_LOSS"):
+            made["pairs"] = {
+                "task": "retrieval",
+                "objectives": {"itc": {"weight": 0.0}, "itm_hard": {"pairs": POSITIONS, "even": 1.0}},
+                **_size(records),
+            }
+    return made
+
+
+BOTH_AT_ONCE = ("multi30k", "parallel_text")
+"""MM-BERT's pre-training corpora of which a sample is a text in both languages (tasks A and C)."""
+
+
+def _texts(data: Mapping[str, Any], records: int, mlm: dict[str, Any]) -> dict[str, Any]:
+    """A component for each file of a text corpus; together they have ``records``."""
+    files = str(data["TRAIN_ANNOTATION_FILE"]).split("+")
+    return {
+        "texts" if len(files) == 1 else f"texts-{number}": {
+            "data": {"source": "text", "path": file},
+            "task": "pretraining",
+            "objectives": {"mlm": dict(mlm)},
+            **_size(max(1, records // len(files))),
+        }
+        for number, file in enumerate(files, 1)
+    }
+
+
+def _matching(settings: LegacySettings) -> dict[str, Any]:
+    data = settings.datasets[0]
+    languages = LANGUAGES[data["LANGUAGES_USED"]] if "LANGUAGES_USED" in data else None
+    return {"pairs": {"options": {"languages": languages}, **_size(sum(_batches(settings)))}}
+
+
+def _batches(settings: LegacySettings) -> list[int]:
+    """Samples per device, of each of the corpora."""
+    found = settings["TRAIN.BATCH_IMAGES"]
+    return [int(n) for n in (found if isinstance(found, list) else [found])]
+
+
+def _size(records: int) -> dict[str, int]:
+    """Records per step and process; the token budget never cuts them."""
+    return {"records": int(records), "tokens": int(records) * POSITIONS}
+
+
+FAMILIES = {
+    "pretraining": Family("pretraining", _pretraining),
+    "matching": Family("matching", _matching),
+    "translation-retrieval": Family(),
+    "distance": Family(),
+    "lexical-translation": Family(),
+    "translation": Family(),
+    "encoder-decoder": Family(),
+    "question-answering": Family(),
+    "commonsense-reasoning": Family(),
+    "referring-expressions": Family(),
+    "attention-maps": Family(),
+}
+"""What the originals' configurations are about. A new task fills its line in."""
+
+
+def _model(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
+    if settings.values["NETWORK"].get("BERT_FROZEN"):
+        raise ConfigError("NETWORK.BERT_FROZEN True is not supported", hint="only False is")
+    options = {key: getattr(config, key) for key in NETWORK_KEYS}
+    if config.vision is not None:  # the encoder says it
+        options.pop("region_feature_size")
+    network = settings.values["NETWORK"]
+    init: dict[str, Any] = {"text": settings.network("BERT_MODEL_NAME")}
+    start = network.get("PARTIAL_PRETRAIN")
+    if start:
+        init |= {"model": start, "mode": network.get("INITIALISATION") or "plain"}
+    backbone = network.get("IMAGE_PRETRAINED") if config.vision is not None else None
+    weights = f"{backbone}-{int(network.get('IMAGE_PRETRAINED_EPOCH', 0)):04d}.model" if backbone else None
+    return {"init": init, "config": options, "backbone_weights": weights, "tokenizer": {"lower_case": True}}
+
+
+def _optimizer(settings: LegacySettings, records: int) -> dict[str, Any]:
+    """AdamW as theirs; the rate of a step of ``records`` is that of theirs, whatever its samples were called."""
+    for key, only in (("OPTIMIZER", "AdamW"), ("LR_SCHEDULE", "triangle")):
+        if _training(settings, key) != only:
+            raise ConfigError(f"TRAIN.{key} {_training(settings, key)!r} is not supported yet", hint=f"only {only} is")
+    return {
+        "lr_per_sample": float(_training(settings, "LR")) * sum(_batches(settings)) / records,
+        "weight_decay": float(_training(settings, "WD")),
+        "betas": [0.9, 0.999],
+        "schedule": "linear",
+        "warmup_steps": int(_training(settings, "WARMUP_STEPS")) if _training(settings, "WARMUP") else 0,
+        "clip": float(_training(settings, "CLIP_GRAD_NORM")),
+    }
+
+
+def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
+    """``TRAIN.key``.
+
+    Raises:
+        ConfigError: it is missing and has no default: a configuration that only predicts has none.
+    """
+    section = settings.values.get("TRAIN") or {}
+    if key not in section and default is None:
+        raise ConfigError(f"TRAIN.{key} is missing", hint="a configuration without training is no recipe")
+    return section.get(key, default)
+
+
+def _ignored(given: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that say something which the recipe does not follow."""
+    for key, value in _flat(given, ""):
+        says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
+        followed = key.startswith(USED) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        if not says_nothing and not followed:
+            yield f"{key} = {value}"
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    nested: Any = None
+    if isinstance(value, Mapping):
+        nested = value.items()
+    elif isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        nested = enumerate(value)
+    if nested is None:
+        yield name, value
+        return
+    for key, part in nested:
+        yield from _flat(part, f"{name}.{key}" if name else str(key))

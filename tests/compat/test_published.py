@@ -1,0 +1,281 @@
+"""The published configurations as recipes of ours: all are converted or named as waiting, and those converted run.
+
+Settings come from ``published-settings.json`` beside the repository; data and models are made here, at tiny size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
+from PIL import Image
+from starts import small_bert
+
+from mmbert.cli.main import run
+from mmbert.compat.recipes import FAMILIES, recipe_from_yaml
+from mmbert.errors import ConfigError
+from mmbert.plugins import names
+from mmbert.training.recipe import Recipe, load_recipe
+from mmbert.training.run import train
+
+torch.set_num_threads(1)
+FILE = Path(__file__).parents[3] / "shared" / "spec" / "published-settings.json"
+COMMON = "_common (unless a row says otherwise)"
+ROWS: dict[str, dict[str, Any]] = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
+NAMES = sorted(name for name in ROWS if name != COMMON)
+
+END_TO_END = "end-to-end networks"
+MT, MLT, RETRIEVAL = (f"MM-BERT/{task}/base_prec_16x16G_fp16_" for task in ("MT", "MLT", "retrieval"))
+E2E_RETRIEVAL = "MM-BERT/retrieval/base_e2e_16x16G_fp16_downstream_retrieval_"
+WAITING = {
+    "the task attention-maps": ["VL-BERT/pretrain/vis_attention_maps_coco"],
+    "the task referring-expressions": [
+        f"VL-BERT/refcoco/{kind}_4x16G" for kind in (
+            "base_detected_regions", "base_gt_boxes", "large_detected_regions", "large_gt_boxes",
+        )
+    ],
+    "the task commonsense-reasoning": [
+        "VL-BERT/vcr/base_q2a_4x16G_fp32", "VL-BERT/vcr/base_qa2r_4x16G_fp32", "VL-BERT/vcr/large_q2a_16x16G_fp16",
+        "VL-BERT/vcr/large_q2a_4x16G_fp16", "VL-BERT/vcr/large_qa2r_16x16G_fp16", "VL-BERT/vcr/large_qa2r_4x16G_fp16",
+    ],
+    "the task question-answering": ["VL-BERT/vqa/base_4x16G_fp32", "VL-BERT/vqa/large_4x16G_fp32"],
+    "the task lexical-translation": [
+        f"{MLT}MLT_LR6_{name}" for name in (
+            "no_pretraining", "startLR6", "startLR6_2018", "startLR6_2018_no_vision", "startLR6_no_vision",
+            "startTaskB", "startTaskC",
+        )
+    ],
+    "the task translation": [
+        f"{MT}MT_LR6{name}" for name in (
+            "", "_generate", "_generate_no_vision", "_no_initialisation", "_no_vision", "_no_vision_generate",
+            "_no_vision_generate_WMT",
+        )
+    ],
+    "the task encoder-decoder": [f"{MT}MT_LR6_encdec", f"{MT}MT_LR6_encdec_generate"],
+    "the task distance": [
+        f"{RETRIEVAL}{name}" for name in (
+            "distance_vision_only", "translate_distance_europarl", "translate_distance_no_vision",
+            "translate_distance_with_vision",
+        )
+    ],
+    "the task translation-retrieval": [
+        f"{RETRIEVAL}translate_{name}" for name in (
+            "no_Europarl", "no_vision", "no_vision_IAPR", "vision", "with_vision_IAPR",
+        )
+    ],
+    END_TO_END: [
+        "VL-BERT/pretrain/base_e2e_16x16G_fp16", "VL-BERT/pretrain/large_e2e_16x16G_fp16",
+        *(f"MM-BERT/pretrain/base_e2e_16x16G_fp16{name}" for name in (
+            "", "_fully_trained_itm", "_pretrained", "_pretrained_german_corpus",
+        )),
+        *(f"{E2E_RETRIEVAL}{name}" for name in ("both_languages", "english_LR6", "german")),
+    ],
+}  # fmt: skip
+"""Configurations that are no recipes yet, by what they wait for; to be emptied."""
+MISSING = {name for group in WAITING.values() for name in group}
+RUNNING = [name for name in NAMES if name not in MISSING]
+
+pytestmark = pytest.mark.skipif(not ROWS, reason=f"no {FILE.name} in a folder shared/spec beside the repository")
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """A row with what most share, as a nested YAML file has it."""
+    row = ROWS[name]
+    flat = {k: v for k, v in ROWS[COMMON].items() if k not in row.get("_absent", ())} | row
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        if key != "_absent":
+            *sections, last = key.split(".")
+            place = nested
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+    data = nested["DATASET"]
+    if "0" in data:
+        nested["DATASET"] = [data[number] for number in sorted(data)]
+    return nested
+
+
+def written(name: str, folder: Path) -> Path:
+    return write_yaml(folder / f"{name.replace('/', '-')}.yaml", settings_of(name))
+
+
+def recipe_of(name: str, folder: Path, overrides: list[str] | None = None) -> Recipe:
+    """The recipe that the command makes of a configuration."""
+    out = folder / "recipe.yaml"
+    assert run(["convert", str(written(name, folder)), "--to", "recipe", "--out", str(out)]) == 0
+    return load_recipe(str(out), overrides or [])
+
+
+# -- all of them are known ---------------------------------------------------------------------------------------------
+
+
+def test_there_are_66_and_each_runs_or_waits_for_something() -> None:
+    assert len(NAMES) == 66
+    assert set(NAMES) >= MISSING
+    assert len(MISSING) == sum(map(len, WAITING.values()))
+
+
+@pytest.mark.parametrize(("reason", "name"), [(r, n) for r, group in WAITING.items() for n in group])
+def test_those_that_wait_are_refused_with_the_reason(reason: str, name: str, tmp_path: Path) -> None:
+    """Once one of them converts, this fails: take it off the list, and it runs below."""
+    with pytest.raises(ConfigError, match=f"^[^ ]*: {reason}"):
+        recipe_from_yaml(written(name, tmp_path))
+
+
+def test_no_configuration_waits_for_a_task_that_is_there(tmp_path: Path) -> None:
+    """A new task has to be the task of some published configuration: fill in its line in ``FAMILIES``."""
+    used = {c.task for name in RUNNING for c in recipe_of(name, _fresh(tmp_path)).components.values()}
+    assert used == set(names("mmbert.tasks"))
+    waiting = {f"the task {name}" for name, family in FAMILIES.items() if family.recipe is None}
+    assert waiting == set(WAITING) - {END_TO_END}
+
+
+def _fresh(folder: Path) -> Path:
+    made = folder / str(len(list(folder.iterdir())))
+    made.mkdir()
+    return made
+
+
+# -- what a recipe says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) -> None:
+    recipe, settings = recipe_of(name, tmp_path), settings_of(name)
+    network, training = settings["NETWORK"], settings["TRAIN"]
+    for key in (
+        "hidden_size", "visual_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size",
+        "max_position_embeddings", "type_vocab_size", "with_pooler", "visual_ln", "hidden_dropout_prob",
+    ):  # fmt: skip
+        assert recipe.model.config[key] == network["VLBERT"][key], key
+    assert bool(recipe.model.config["match_outputs"]) is network["WITH_REL_LOSS"]
+    assert bool(recipe.model.config["num_region_classes"]) is network["WITH_MVRC_LOSS"]
+    init = recipe.model.init
+    assert init is not None and not isinstance(init, str)
+    assert init.text == network["BERT_MODEL_NAME"]
+    given = network.get("PARTIAL_PRETRAIN") or []
+    assert init.models == (given if isinstance(given, list) else [given])
+    assert init.mode == (network.get("INITIALISATION") or "plain")
+    assert recipe.model.tokenizer.lower_case
+    batch = training["BATCH_IMAGES"]
+    samples = sum(batch) if isinstance(batch, list) else batch
+    rate = recipe.effective_optimizer(4).lr  # four devices
+    assert rate == pytest.approx(training["LR"] * samples * 4 * training.get("GRAD_ACCUMULATE_STEPS", 1))
+    optimizer = recipe.optimizer
+    assert (optimizer.warmup_steps, optimizer.clip, optimizer.weight_decay, optimizer.schedule) == (
+        training["WARMUP_STEPS"], training["CLIP_GRAD_NORM"], training["WD"], "linear",
+    )  # fmt: skip
+    assert (recipe.epochs, recipe.accumulation) == (training["END_EPOCH"], training.get("GRAD_ACCUMULATE_STEPS", 1))
+    assert (recipe.precision == "fp32") is not training["FP16"]
+    objectives = {o: v for c in recipe.components.values() for o, v in c.objectives.items()}
+    for objective, flag in (("mlm", "MLM"), ("mvrc", "MVRC"), ("itm_hard", "REL")):
+        wanted = network[f"WITH_{flag}_LOSS"]
+        assert bool(objectives.get(objective, {"weight": 0}).get("weight", 1)) is wanted
+        if wanted and flag != "REL":
+            assert objectives[objective]["per_sequence"] is network[f"{flag}_LOSS_NORM_IN_BATCH_FIRST"]
+
+
+def test_what_is_not_carried_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6"
+    source, out = written(name, tmp_path), tmp_path / "r.yaml"
+    assert run(["convert", str(source), "--to", "recipe", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "not carried over: DATASET.0.DATASET_PATH = flickr30k" in printed.err
+    assert "not carried over: TRAIN.FLIP_PROB = 0.5" in printed.err
+    assert "# not carried over: TRAIN.FLIP_PROB = 0.5\n" in out.read_text()
+    assert printed.out == f"{out}: pretraining with the settings of {source.name}\n"
+    assert run(["convert", str(source), "--to", "recipe", "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("TRAIN", "OPTIMIZER", "SGD", "TRAIN.OPTIMIZER 'SGD' is not supported yet"),
+        ("TRAIN", "LR_SCHEDULE", "step", "TRAIN.LR_SCHEDULE 'step' is not supported yet"),
+        ("NETWORK", "BERT_FROZEN", True, "NETWORK.BERT_FROZEN True is not supported"),
+        ("NETWORK", "INITIALISATION", "other", "model.init.mode"),
+        ("TRAIN", "BATCH_IMAGES", [8], "not a usable configuration"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused(
+    section: str, key: str, value: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of("MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6")
+    settings[section][key] = value
+    source = write_yaml(tmp_path / "c.yaml", settings)
+    assert run(["convert", str(source), "--to", "recipe", "--out", str(tmp_path / "r.yaml")]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+# -- one step of each --------------------------------------------------------------------------------------------------
+
+TINY = Sizes(layers=1, features=64, classes=1000)
+GRID = "{kind: grid, backbone: test_vit, image_size: 64, classes: true}"
+TEXTS = {"en": ["a red dog", "the ball in the snow", "two dogs run"], "de": ["ein hund", "im schnee", "hund und ball"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures with captions in two languages, text files, a text encoder, and a checkpoint to start from."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "photos").mkdir()
+    rows = []
+    for number, (en, de) in enumerate(zip(TEXTS["en"], TEXTS["de"], strict=True)):
+        Image.new("RGB", (64, 48), (80 * number, 100, 200 - 80 * number)).save(folder / "photos" / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "caption_en": en, "caption_de": de})
+    (folder / "photos" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    for language, lines in TEXTS.items():
+        (folder / f"{language}.txt").write_text("\n".join(lines), "utf-8")
+    small_bert(folder / "bert")
+    write_checkpoint(folder / "start.model", random_state(pretraining_shapes(TINY, match=0)))
+    return folder
+
+
+def tiny(recipe: Recipe, world: Path) -> list[str]:
+    """Overrides that bring a recipe down to one step on the tiny world; nothing else of it changes."""
+    assert recipe.model.init is not None and not isinstance(recipe.model.init, str)
+    text_alone = list(recipe.components) == ["captions"] and not recipe.model.config["num_region_classes"]
+    sizes = {
+        "hidden_size": TINY.hidden, "visual_size": TINY.visual, "num_hidden_layers": TINY.layers,
+        "num_attention_heads": TINY.heads, "intermediate_size": TINY.intermediate, "vocab_size": len(WORDS),
+        "max_position_embeddings": TINY.positions, "region_feature_size": TINY.features,
+    }  # fmt: skip
+    overrides = [f"model.config.{key}={value}" for key, value in sizes.items()]
+    overrides += ["steps=1", "epochs=null", "precision=fp32", "log_every=1", f"model.init.text={world / 'bert'}"]
+    if recipe.model.init.models:
+        overrides.append(f"model.init.model={[str(world / 'start.model')] * len(recipe.model.init.models)}")
+    if recipe.model.config["num_region_classes"]:
+        overrides.append(f"model.config.num_region_classes={TINY.classes}")
+    overrides += [
+        f"components.{name}.data.path={world / 'en.txt'}" for name in recipe.components if name.startswith("texts")
+    ]
+    if text_alone:
+        paths = "{" + ", ".join(f"{language}: {world / f'{language}.txt'}" for language in TEXTS) + "}"
+        return [*overrides, f"data={{source: text, paths: {paths}}}"]
+    return [*overrides, f"data={world / 'photos'}", f"model.config.vision={GRID}", "model.backbone_weights=null"]
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_a_step_of_each_runs(name: str, world: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(name, tmp_path)
+    result = train(load_recipe(str(tmp_path / "recipe.yaml"), tiny(recipe, world)), tmp_path / "run")
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    step = next(line for line in logged if "loss" in line)
+    assert math.isfinite(step["loss"])
+    assert step["loss"] > 0
+    assert float(step["grad_norm"]) > 0
+    for component, settings in recipe.components.items():
+        for objective, options in settings.objectives.items():
+            if options.get("weight", 1.0):
+                assert f"{component}/{objective}" in step
+    started = json.loads((tmp_path / "run" / "initialisation.json").read_text())
+    assert started["used"][str(world / "bert")] or recipe.model.init.mode == "plain"  # type: ignore[union-attr]
+    assert (result.model / "model.safetensors").is_file()
