@@ -17,7 +17,8 @@ from PIL import Image
 from starts import small_bert
 
 from mmbert.cli.main import run
-from mmbert.compat.recipes import FAMILIES, recipe_from_yaml
+from mmbert.compat.configs import LegacySettings, plan_from_yaml
+from mmbert.compat.recipes import FAMILIES, recipe_from_yaml, starts
 from mmbert.errors import ConfigError
 from mmbert.plugins import names
 from mmbert.training.recipe import Recipe, load_recipe
@@ -213,6 +214,26 @@ def test_settings_that_cannot_be_followed_are_refused(
     assert run(["convert", str(source), "--to", "recipe", "--out", str(tmp_path / "r.yaml")]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("VL-BERT/vqa/base_4x16G_fp32", {"heads": {"answer": {"transform": "token_head", "words": "answers_vqa.txt"}}}),
+        ("VL-BERT/refcoco/base_gt_boxes_4x16G", {"heads": {"grounding": {"transform": "region_head"}}}),
+        ("MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6", {}),
+    ],
+)
+def test_where_heads_start_is_said_in_our_names(name: str, found: dict[str, Any], tmp_path: Path) -> None:
+    settings = settings_of(name)
+    settings["NETWORK"]["IMAGE_FEAT_PRECOMPUTED"] = True
+    config = plan_from_yaml(write_yaml(tmp_path / "c.yaml", settings), {}).config
+    assert starts(LegacySettings(settings), config) == found
+    settings["NETWORK"]["PARTIAL_PRETRAIN_SEGMB_INIT"] = True
+    assert starts(LegacySettings(settings), config) == found | {"segments": {1: 0}}
+    settings["NETWORK"]["PARTIAL_PRETRAIN_PREFIX_CHANGES"] = ["vlbert.pooler->final_mlp"]
+    with pytest.raises(ConfigError, match=r"vlbert\.pooler->final_mlp is not supported"):
+        starts(LegacySettings(settings), config)
 
 
 # -- one step of each --------------------------------------------------------------------------------------------------

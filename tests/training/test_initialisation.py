@@ -6,6 +6,10 @@ What is expected is computed by transformers' own models, or read straight from 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +298,27 @@ def test_the_backbones_own_weights_come_first(bert: Path, tmp_path: Path) -> Non
     made.save_pretrained(tmp_path / "trained")
     again = start({"model": str(tmp_path / "trained")}, config=vision, backbone_weights=str(tmp_path / "backbone.pth"))
     assert all(torch.equal(v, found[k]) for k, v in again.model.trunk.vision.backbone.state_dict().items())
+
+
+def test_what_the_hubs_cache_holds_is_read_without_a_network(bert: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "models--someone--small-bert"
+    shutil.copytree(bert, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    code = """
+import socket
+def refuse(*arguments, **options): raise AssertionError("the network was asked")
+socket.getaddrinfo = socket.create_connection = refuse
+from starts import start
+made = start({"text": "someone/small-bert"}, tokenizer={"lower_case": True})
+print(made.config.vocab_size, made.processor.tokenizer.tokenize("Hünd"))
+"""
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{len(WORDS)} ['hund']"
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ original that have no counterpart. Corpora are the user's: the recipe names no f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbert.compat.checkpoints import canonical_name
 from mmbert.compat.configs import LegacySettings, plan_from_yaml, read_yaml
+from mmbert.compat.keys import Rule, rules_for
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 
@@ -42,6 +44,7 @@ USED = (
     *("NETWORK." + name for name in ("IMAGE_", "WITH_", "VLBERT.", "BERT_MODEL_NAME", "PARTIAL_PRETRAIN")),
     *("NETWORK." + name for name in ("INITIALISATION", "BERT_FROZEN", "PIXEL_", "MASK_RAW_PIXELS", "OUTPUT_CONV5")),
     *("NETWORK." + name for name in ("NO_OBJ_ATTENTION", "ENABLE_CNN_REG_LOSS", "MLM_LOSS_", "MVRC_LOSS_")),
+    "NETWORK.CLASSIFIER_PRETRAINED",
 )
 """Starts of settings that the recipe follows."""
 USED_DATA = (".DATASET", ".LANGUAGES_USED", "SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
@@ -235,10 +238,43 @@ def _model(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
     init: dict[str, Any] = {"text": settings.network("BERT_MODEL_NAME")}
     start = network.get("PARTIAL_PRETRAIN")
     if start:
-        init |= {"model": start, "mode": network.get("INITIALISATION") or "plain"}
+        init |= {"model": start, "mode": network.get("INITIALISATION") or "plain", **starts(settings, config)}
     backbone = network.get("IMAGE_PRETRAINED") if config.vision is not None else None
     weights = f"{backbone}-{int(network.get('IMAGE_PRETRAINED_EPOCH', 0)):04d}.model" if backbone else None
     return {"init": init, "config": options, "backbone_weights": weights, "tokenizer": {"lower_case": True}}
+
+
+def starts(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
+    """Where heads and segments start, as ``model.init`` says it.
+
+    PARTIAL_PRETRAIN_PREFIX_CHANGES names parts of the pre-trained network and of the new one by their keys; with
+    CLASSIFIER_PRETRAINED answers start from their words; PARTIAL_PRETRAIN_SEGMB_INIT copies segment row 0 to 1.
+
+    Raises:
+        ConfigError: a change between parts that are no transforms of heads.
+    """
+    network, rules = settings.values["NETWORK"], rules_for(config)
+    heads: dict[str, dict[str, Any]] = {}
+    for change in network.get("PARTIAL_PRETRAIN_PREFIX_CHANGES") or []:
+        old, new = (canonical_name(f"{prefix}.").rstrip(".") for prefix in change.split("->"))
+        if old == new:
+            continue  # wrappers only, which are read anyway
+        source, target = (_our_part(rules, prefix) for prefix in (old, new))
+        if source not in ("token_head", "region_head") or not target.startswith("heads."):
+            raise ConfigError(f"NETWORK.PARTIAL_PRETRAIN_PREFIX_CHANGES: {change} is not supported")
+        heads.setdefault(target.removeprefix("heads."), {})["transform"] = source
+    if network.get("CLASSIFIER_PRETRAINED"):
+        heads.setdefault("answer", {})["words"] = settings.datasets[0]["ANSWER_VOCAB_FILE"]
+    found: dict[str, Any] = {"heads": heads} if heads else {}
+    return found | ({"segments": {1: 0}} if network.get("PARTIAL_PRETRAIN_SEGMB_INIT") else {})
+
+
+def _our_part(rules: Iterable[Rule], prefix: str) -> str:
+    """Our head whose dense layer they call ``prefix.dense``; the prefix itself where there is none."""
+    for rule in rules:
+        if rule.theirs[0] == f"{prefix}.dense.{{part}}":
+            return rule.ours.removesuffix(".dense.{part}")
+    return prefix
 
 
 def _optimizer(settings: LegacySettings, records: int) -> dict[str, Any]:
@@ -271,9 +307,9 @@ def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
 def _ignored(given: Mapping[str, Any]) -> Iterator[str]:
     """Settings that say something which the recipe does not follow."""
     for key, value in _flat(given, ""):
-        says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         followed = key.startswith(USED) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
-        if not says_nothing and not followed:
+        says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
+        if not followed and not says_nothing:
             yield f"{key} = {value}"
 
 
