@@ -235,6 +235,27 @@ def test_skip_leaves_the_vocabulary_to_the_text_encoder(tmp_path: Path, vlbert: 
     assert str(path) in str(caught.value)
 
 
+def test_skip_without_a_text_encoder_leaves_word_vectors_fresh(vlbert: Checkpoint, tmp_path: Path) -> None:
+    path, state = vlbert
+    words = write_vocabulary(tmp_path / "words", [*WORDS, "neu"])
+    report = InitReport()
+    made = start({"model": str(path), "mode": "skip"}, report, tokenizer={"path": str(words)})
+    assert set(report.fresh) == {"trunk.embeddings.words.weight", "token_head.bias"}
+    assert made.config.vocab_size == len(WORDS) + 1
+    assert torch.equal(by_original_name(made)["vlbert.pooler.dense.weight"], state["vlbert.pooler.dense.weight"])
+
+
+@pytest.mark.parametrize("mode", ["plain", "skip", "hybrid"])
+def test_the_number_of_heads_is_the_text_encoders(bert: Path, vlbert: Checkpoint, mode: str) -> None:
+    """No tensor of a checkpoint tells it; alone, it is guessed (64 wide each) unless the recipe says it."""
+    path, _ = vlbert
+    made = start({"text": str(bert), "model": str(path), "mode": mode})
+    assert made.config.num_attention_heads == SMALL.heads
+    alone: dict[str, Any] = {"tokenizer": {"path": str(bert)}}
+    assert start({"model": str(path)}, **alone).config.num_attention_heads == 1
+    assert start({"model": str(path)}, **alone, config={"num_attention_heads": 4}).config.num_attention_heads == 4
+
+
 def test_hybrid_takes_exactly_the_listed_tensors(bert: Path, vlbert: Checkpoint) -> None:
     path, state = vlbert
     report = InitReport()

@@ -24,9 +24,9 @@ from mmbert.errors import CheckpointError, ConfigError
 from mmbert.model.configuration import MMBertConfig
 
 SIZES = (
-    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
-    "type_vocab_size visual_size visual_ln region_feature_size word_embedding_frozen num_special_words "
-    "text_only_visual text_only_visual_size region_mask_feature object_mask_word_embedding num_region_classes"
+    "vocab_size hidden_size num_hidden_layers intermediate_size max_position_embeddings type_vocab_size visual_size "
+    "visual_ln region_feature_size word_embedding_frozen num_special_words text_only_visual text_only_visual_size "
+    "region_mask_feature object_mask_word_embedding num_region_classes"
 ).split()
 """Keys of our configuration that the tensors of a VL-BERT checkpoint decide."""
 
@@ -41,6 +41,7 @@ class Weights:
         names: our name to the names in the file.
         unknown: names in the file that mean nothing to our networks.
         sizes: the keys of our configuration that they decide.
+        guesses: further keys, as the published networks have them; whatever else says them is right.
         tokenizer: the tokenizer beside them, if there is one.
     """
 
@@ -49,6 +50,7 @@ class Weights:
     names: dict[str, tuple[str, ...]]
     unknown: list[str] = field(default_factory=list)
     sizes: dict[str, Any] = field(default_factory=dict)
+    guesses: dict[str, Any] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
@@ -83,7 +85,8 @@ def _from_checkpoint(path: Path, rules: Iterable[Rule]) -> Weights:
     sizes = {key: getattr(config, key) for key in SIZES}
     if config.match_outputs:  # without such a head, whether to have one is the recipe's business
         sizes["match_outputs"] = config.match_outputs
-    return Weights(str(path), tensors, names, unknown, sizes)
+    guesses = {"num_attention_heads": config.num_attention_heads}  # 64 wide each: no tensor tells
+    return Weights(str(path), tensors, names, unknown, sizes, guesses)
 
 
 def _from_encoder(name: str, rules: Iterable[Rule]) -> Weights:
@@ -93,7 +96,7 @@ def _from_encoder(name: str, rules: Iterable[Rule]) -> Weights:
     tensors, names, unknown = to_ours(rules, theirs)
     left = [*(k for k in read.tensors if k not in read.names), *(in_file[n] for n in unknown), *read.unread]
     named = {ours: tuple(in_file[n] for n in parts) for ours, parts in names.items()}
-    return Weights(name, tensors, named, left, read.sizes, open_tokenizer(name))
+    return Weights(name, tensors, named, left, read.sizes, tokenizer=open_tokenizer(name))
 
 
 def _from_folder(folder: Path, name: str) -> Weights:
@@ -108,7 +111,8 @@ def _from_folder(folder: Path, name: str) -> Weights:
             f"cannot read the weights: {message[0] if message else type(error).__name__}", where=str(file)
         ) from error
     sizes = {key: getattr(config, key) for key in MMBertConfig.__annotations__}
-    return Weights(name, tensors, {key: (key,) for key in tensors}, [], sizes, open_tokenizer(str(folder)))
+    names: dict[str, tuple[str, ...]] = {key: (key,) for key in tensors}
+    return Weights(name, tensors, names, sizes=sizes, tokenizer=open_tokenizer(str(folder)))
 
 
 def to_ours(

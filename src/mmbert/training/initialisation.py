@@ -96,7 +96,10 @@ class Parts:
     @cached_property
     def sizes(self) -> dict[str, Any]:
         """Keys of the configuration as the parts have them."""
-        sizes = dict(self.text.sizes) if self.text is not None else {}
+        sizes: dict[str, Any] = {}
+        for part in self._all():
+            sizes |= part.guesses
+        sizes |= self.text.sizes if self.text is not None else {}
         for weights in self.models:
             found = weights.sizes
             if self.recipe.mode == "hybrid":
