@@ -53,6 +53,15 @@ def convert(
       mmbert convert vl-bert-base --to vlbert --out vl-bert-base.model
       mmbert convert base_prec.yaml --to recipe --out base-prec.yaml
     """
+    if to not in ("mmbert", "vlbert", "recipe"):
+        raise UsageError(f"cannot convert to {to!r}", hint="--to is mmbert, vlbert or recipe")
+    given = {"--config": config, "--task": task, "--tokenizer": tokenizer, "--heads": heads}
+    useless = [name for name, value in given.items() if value is not None]
+    useless += ["--allow-partial"] if allow_partial else []
+    if to != "mmbert" and useless:
+        raise UsageError(f"{useless[0]} does not go with --to {to}", hint="it is about reading a .model file")
+    if config is not None and heads is not None:
+        raise UsageError("--heads does not go with --config", hint="the YAML file says it")
     if to == "recipe":
         _convert_settings(source, out, as_json)
         return
@@ -61,7 +70,7 @@ def convert(
 
     if to == "vlbert":
         report = convert_back(source, out)
-    elif to == "mmbert":
+    else:
         settings = None if heads is None else {"num_attention_heads": heads}
         report = to_folder(
             source,
@@ -72,8 +81,6 @@ def convert(
             allow_partial=allow_partial,
             settings=settings,
         )
-    else:
-        raise UsageError(f"cannot convert to {to!r}", hint="--to is mmbert, vlbert or recipe")
     if as_json:
         print_json(vars(report))
         return
