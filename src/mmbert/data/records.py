@@ -37,6 +37,23 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionBox:
+    """A box that the corpus itself gives (an object with its name, a detection), in pixels of the image.
+
+    Args:
+        box: x1, y1, x2, y2.
+        name: what the corpus calls it, or "".
+        polygons: outlines of the object, each a flat sequence x, y, x, y ...
+        score: of a detector.
+    """
+
+    box: tuple[float, float, float, float]
+    name: str = ""
+    polygons: tuple[tuple[float, ...], ...] = ()
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One entry of a corpus.
 
@@ -51,6 +68,11 @@ class Record:
         group: records of one group show or say the same thing, so they are never negatives of each other;
             the id where nothing else is given.
         extra: other metadata columns (text and numbers), for filters.
+        size: width and height of the image in pixels, where the corpus says it.
+        boxes: boxes that come with the corpus, in its order (the whole image is not among them).
+        annotation: what a task needs beyond captions (question and answers, an expression and the number of its box,
+            a word and its translations); plain JSON values, named by the corpus's file in ``data/sources``.
+        regions: key of the image's precomputed regions in a region store; "" takes the image's key.
         origin: file and line the record was read from, for messages.
     """
 
@@ -62,6 +84,10 @@ class Record:
     group: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
+    size: tuple[int, int] | None = None
+    boxes: tuple[RegionBox, ...] = ()
+    annotation: Mapping[str, Any] = field(default_factory=dict)
+    regions: str = ""
 
     def __post_init__(self) -> None:
         if not self.group:

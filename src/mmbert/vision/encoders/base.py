@@ -1,11 +1,17 @@
-"""The interface of a vision encoder: pixels in, one feature row per region out.
+"""The interface of vision encoders: images in, regions (boxes, features, class distributions or None) out.
 
-A new encoder is one module in this package with a function ``build(**options) -> VisionEncoder``.
+A new encoder is one module in this package with a function ``build(**options)``. It gives a :class:`RegionExtractor`
+(a detector, say, whose regions are extracted once and stored) or a :class:`VisionEncoder`, which can also run inside
+the model and be trained with it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +19,46 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmbert.model.packed import RegionTable
+from mmbert.vision.regions import Regions
 
 
-class VisionEncoder(nn.Module):
-    """Turns images of one fixed input size into regions; region 0 is always the whole image.
+class RegionExtractor(nn.Module):
+    """Turns images of any size into regions; region 0 is always the whole image.
+
+    Attributes:
+        feature_size: F, numbers per region.
+        identity: what made the regions: kind, options and a digest of the weights. A store keeps it, and a model
+            refuses regions of another encoder.
+    """
+
+    feature_size: int
+    options: Mapping[str, Any]
+    """Keyword arguments of ``build`` that make an equal encoder (weights aside)."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the encoder's module in this package."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @property
+    def identity(self) -> str:
+        """``kind:digest``: equal for equal options and weights, on every machine."""
+        found = hashlib.blake2b(json.dumps(dict(self.options), sort_keys=True).encode(), digest_size=8)
+        for name, tensor in sorted(self.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return f"{self.kind}:{found.hexdigest()}"
+
+    @abstractmethod
+    def extract(self, images: Sequence[Image.Image]) -> list[Regions]:
+        """Regions of RGB images, in their order, without gradients.
+
+        An image gives the same regions alone and in any batch, up to rounding.
+        """
+
+
+class VisionEncoder(RegionExtractor):
+    """Turns images of one fixed input size into regions, inside the model or ahead of it.
 
     Attributes:
         image_size: S, side of the square input in pixels.
@@ -43,6 +85,24 @@ class VisionEncoder(nn.Module):
         Returns:
             [I * n, F] features, and [I * n, C] class distributions or None.
         """
+
+    @torch.inference_mode()
+    def extract(self, images: Sequence[Image.Image]) -> list[Regions]:
+        device = next(self.parameters()).device
+        pixels = torch.stack([self.prepare(image) for image in images]).to(device)
+        boxes = [self.boxes(*image.size) for image in images]
+        sizes = np.repeat(np.array([i.size for i in images], dtype=np.float32), self.regions_per_image, axis=0)
+        table = RegionTable(torch.from_numpy(np.concatenate(boxes)).to(device), torch.from_numpy(sizes).to(device))
+        was_training = self.training
+        self.eval()
+        features, classes = self(pixels, table)
+        self.train(was_training)
+        parts = features.float().cpu().split(self.regions_per_image)
+        rows = [None] * len(images) if classes is None else classes.float().cpu().split(self.regions_per_image)
+        return [
+            Regions(box, part.numpy(), image.size, None if row is None else row.numpy(), self.identity)
+            for image, box, part, row in zip(images, boxes, parts, rows, strict=True)
+        ]
 
     def freeze(self) -> None:
         """Turn gradients off for whatever is not trained; called again when weights have been loaded."""

@@ -206,9 +206,11 @@ def _create(backbone: str, image_size: int, keep_classifier: bool) -> Any:
 def build(**options: Any) -> GridEncoder:
     """Make the encoder from ``config.vision`` without its ``kind``."""
     try:
-        return GridEncoder(**options)
+        encoder = GridEncoder(**options)
     except TypeError as error:
         raise ConfigError(f"vision encoder 'grid': {error}") from error
+    encoder.options = dict(options)
+    return encoder
 
 
 def load_backbone_weights(encoder: GridEncoder, path: str) -> None:
