@@ -63,7 +63,8 @@ def rerank_by_hand(model: RandomModel, records: list[Record], k: int) -> tuple[d
 
     def item(number: int, text: int, image: int) -> tuple[int, float, float]:
         cosine = float(text_rows[text] @ image_rows[image])
-        joint = cosine * model.logit_scale + model.rerank_weight * model.logit(images[image], gallery.texts[text])
+        match, hub = model.logit(images[image], gallery.texts[text]), 5 * abs(float(image_rows[image][0]))
+        joint = cosine * model.logit_scale + model.rerank_weight * match - model.hub_weight * hub
         return number, cosine, joint
 
     forward = {t: ordered([item(i, t, i) for i in range(len(images))]) for t in range(len(gallery.texts))}

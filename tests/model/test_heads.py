@@ -116,6 +116,18 @@ def test_the_scale_of_the_contrast_is_at_most_100() -> None:
             assert float(head.scale) == pytest.approx(scale, rel=1e-4)
 
 
+def test_hubness_is_the_log_mean_of_what_the_bank_says_of_an_image() -> None:
+    head = tiny_network(embedding_size=8).embedding_head
+    images = F.normalize(torch.randn(5, 8), dim=1)
+    assert head.hubness(images).tolist() == [0.0] * 5, "without a bank there is none"
+    bank = F.normalize(torch.randn(7, 8), dim=1)
+    head.query_bank = bank
+    scale = min(100.0, math.exp(float(head.log_scale.detach())))
+    for image, found in zip(images.tolist(), head.hubness(images).tolist(), strict=True):
+        said = [math.exp(scale * sum(a * b for a, b in zip(image, query, strict=True))) for query in bank.tolist()]
+        assert found == pytest.approx(math.log(sum(said) / len(said)), abs=1e-5)
+
+
 def test_the_product_pooler_multiplies_unit_vectors_of_the_first_and_the_whole_images_state() -> None:
     ours = tiny_network(5, pooling="product")
     pooler = ours.trunk.pooler

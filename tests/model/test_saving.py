@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import shake, tiny_config, tiny_network
 
@@ -136,6 +137,23 @@ def test_half_precision_on_disk_is_single_precision_in_memory(tmp_path: Path) ->
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
     cosine = (half.encode_text(["ein Elefant"]) * after.encode_text(["ein Elefant"])).sum()
     assert cosine > 0.99
+
+
+def test_a_query_bank_is_saved_with_the_model_and_may_be_dropped_again(saved: Path, tmp_path: Path) -> None:
+    before = MMBert.from_pretrained(saved, device="cpu")
+    vectors = before.encode_images([Image.new("RGB", (20, 20), colour) for colour in ("red", "navy", "white")])
+    assert before.hubness(vectors).tolist() == [0.0] * 3
+    before.keep_queries(["a dog", "ein Elefant"])
+    found = before.hubness(vectors)
+    before.save_pretrained(tmp_path)
+    after = MMBert.from_pretrained(tmp_path, device="cpu")
+    assert after.config.query_bank == 2
+    assert found.any()
+    np.testing.assert_allclose(after.hubness(vectors), found, atol=1e-6)
+    after.keep_queries([])
+    assert after.hubness(vectors).tolist() == [0.0] * 3
+    after.save_pretrained(tmp_path)
+    assert MMBert.from_pretrained(tmp_path, device="cpu").config.query_bank == 0
 
 
 def test_fingerprints_tell_weights_and_configurations_apart(saved: Path) -> None:

@@ -81,6 +81,7 @@ class ColourModel:
     embedding_size = 4
     logit_scale = 10.0
     rerank_weight = 1.0
+    hub_weight = 0.0
 
     def __init__(self, fingerprint: str = "colours-1", name_or_path: str = "colours") -> None:
         self.fingerprint = fingerprint
@@ -99,6 +100,9 @@ class ColourModel:
         pixels = [_image_rgb(image) for image in images]
         self.images_encoded += len(images)
         return _unit(np.stack(pixels))
+
+    def hubness(self, image_vectors: Any) -> Any:
+        return np.zeros(len(image_vectors), dtype=np.float32)
 
     def match_pairs(self, images: Any, texts: Sequence[str], pairs: Any, *, progress: bool = False) -> Any:
         pairs = np.asarray(pairs)

@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     recipe = recipe_of(
         save_every=3,
         augment={},
-        evaluation={"data": str(photos), "every": 4},
+        evaluation={"data": str(photos), "every": 4, "query_bank": 3},
         model={"config": {"hidden_dropout_prob": 0.3}},
         **changes,
     )
@@ -197,6 +197,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     last_steps = [line for line in losses(resumed) if line["step"] > 5]
     assert last_steps == [line for line in losses(undisturbed) if line["step"] > 5]
     assert resumed.metrics["evaluation"] == undisturbed.metrics["evaluation"]
+    assert len(weights(resumed.model)["embedding_head.query_bank"]) == 3
 
 
 def test_a_run_of_another_recipe_is_not_continued(

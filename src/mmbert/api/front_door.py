@@ -109,6 +109,36 @@ class MMBert:
         """Weight of the match logit in re-ranking."""
         return float(self.config.rerank_weight)
 
+    @property
+    def hub_weight(self) -> float:
+        """Weight of an image's hubness in re-ranking."""
+        return float(self.config.hub_weight)
+
+    def hubness(self, image_vectors: np.ndarray) -> np.ndarray:
+        """How near images are to queries in general, on the scale of logits; 0 where the model keeps no query bank.
+
+        Args:
+            image_vectors: [n, D] unit vectors, as ``encode_images`` gives them.
+
+        Returns:
+            [n] float32.
+        """
+        with torch.inference_mode():
+            vectors = torch.from_numpy(np.asarray(image_vectors, dtype=np.float32)).to(self.device)
+            return self._embedding_head().hubness(vectors).float().cpu().numpy()
+
+    def keep_queries(self, texts: Sequence[str]) -> None:
+        """Keep the vectors of these texts with the model, as its query bank.
+
+        Args:
+            texts: such as users may ask; a thousand do. None of them: no bank.
+        """
+        if texts or self.config.query_bank:
+            bank = torch.from_numpy(self.encode_text(texts)).to(self.device)
+            self._embedding_head().register_buffer("query_bank", bank, persistent=bool(len(bank)))
+            self.config.query_bank = len(bank)
+            self.__dict__.pop("fingerprint", None)
+
     @cached_property
     def fingerprint(self) -> str:
         """Identifies configuration and weights; an index stores it."""

@@ -48,7 +48,7 @@ def retrieval(
             help="embed: by vectors; rerank: the best of these are matched, too; match: every pair is (slow).",
         ),
     ] = "embed",
-    rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 50,
+    rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 10,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the figures and a gallery of answers.")
     ] = None,

@@ -81,7 +81,7 @@ def evaluate_retrieval(
     *,
     languages: Sequence[str] | None = None,
     mode: Mode = "embed",
-    rerank: int = 50,
+    rerank: int = 10,
     progress: bool = False,
 ) -> Report:
     """Recall of ``model`` on ``records``, in the form of ``recall_report``.
@@ -92,7 +92,7 @@ def evaluate_retrieval(
     Args:
         languages: which ones to evaluate; all that have captions where None.
         mode: ``embed`` ranks by cosine, ``match`` by the match logit of every pair, ``rerank`` lets the match logit
-            re-order each query's best ``rerank`` by ``cosine * logit_scale + rerank_weight * match_logit``.
+            re-order each query's best ``rerank`` by ``rerank_scores`` (cosine, match and hubness).
 
     Raises:
         UsageError: unknown mode or language.
@@ -136,7 +136,7 @@ class Retrieval:
         *,
         languages: Sequence[str] | None = None,
         mode: Mode = "embed",
-        rerank: int = 50,
+        rerank: int = 10,
         progress: bool = False,
         bad: BadRecords | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from mmbert.api.reranking import rerank_scores
 from mmbert.errors import DataError
 from mmbert.evaluation.gallery import Gallery
 from mmbert.evaluation.ranks import Array, Block, spans
@@ -51,13 +52,13 @@ class Embedded:
     def __init__(self, model: MMBert, gallery: Gallery, image_vectors: Array, *, progress: bool = False) -> None:
         distinct, self._place = gallery.distinct_texts
         self._text_vectors = _finite(model.encode_text(distinct, progress=progress), "text")
-        self._image_vectors = _finite(image_vectors, "image")
+        self.image_vectors = _finite(image_vectors, "image")
 
     def texts(self, start: int, stop: int) -> Array:
-        return self._text_vectors[self._place[start:stop]] @ self._image_vectors.T
+        return self._text_vectors[self._place[start:stop]] @ self.image_vectors.T
 
     def images(self, start: int, stop: int, rows: slice) -> Array:
-        return self._image_vectors[start:stop] @ self._text_vectors[self._place[rows]].T
+        return self.image_vectors[start:stop] @ self._text_vectors[self._place[rows]].T
 
     def shown(self, row: int, images: Array) -> tuple[Array | None, Array | None]:
         return self.texts(row, row + 1)[0, images], None
@@ -85,7 +86,7 @@ class Matched:
 
 
 class Reranked:
-    """Cosines, with the best ``k`` of every query re-ordered by cosine and match together.
+    """Cosines, with the best ``k`` of every query re-ordered by ``rerank_scores``: cosine, match and hubness together.
 
     For a text the best ``k`` images; for an image the best ``k`` texts of each language. The re-ordered ones stay ahead
     of the others, which keep their order.
@@ -94,7 +95,8 @@ class Reranked:
     def __init__(self, model: MMBert, gallery: Gallery, first: Embedded, k: int, *, progress: bool = False) -> None:
         distinct, self._place = gallery.distinct_texts
         self._first, self._count = first, len(distinct)
-        self._scale, self._weight = float(model.logit_scale), float(model.rerank_weight)
+        self._hubness = model.hubness(first.image_vectors)
+        self._factors = model.logit_scale, model.rerank_weight, model.hub_weight
         self._best_images = _best_of(first.texts, len(gallery.texts), len(gallery.images), k)
         self._best_texts: dict[int, Array] = {}  # by the first row of the language
         for rows in gallery.languages.values():
@@ -116,16 +118,18 @@ class Reranked:
 
     def texts(self, start: int, stop: int) -> Array:
         best = self._best_images[start:stop]
-        return self._promote(self._first.texts(start, stop), best, self._match(best, self._place[start:stop, None]))
+        match = self._match(best, self._place[start:stop, None])
+        return self._promote(self._first.texts(start, stop), best, match, self._hubness[best])
 
     def images(self, start: int, stop: int, rows: slice) -> Array:
         best = self._best_texts[rows.start][start:stop]
         match = self._match(np.arange(start, stop)[:, None], self._place[rows.start + best])
-        return self._promote(self._first.images(start, stop, rows), best, match)
+        return self._promote(self._first.images(start, stop, rows), best, match, self._hubness[start:stop, None])
 
-    def _promote(self, cosine: Array, best: Array, match: Array) -> Array:
+    def _promote(self, cosine: Array, best: Array, match: Array, hubness: Array) -> Array:
         scores = cosine.astype(np.float64)
-        joint = np.take_along_axis(scores, best, axis=1) * self._scale + self._weight * match
+        cosines = np.take_along_axis(scores, best, axis=1)
+        joint = rerank_scores(cosines, match, hubness, *self._factors)
         above = scores.max(axis=1, keepdims=True) + 1.0 - joint.min(axis=1, keepdims=True)
         np.put_along_axis(scores, best, joint + above, axis=1)
         return scores

@@ -52,6 +52,8 @@ class MMBertConfig(PreTrainedConfig):
         embedding_size: width of the unit vectors of text and image; 0 leaves the projections out.
         logit_scale_init: initial value of log(1 / temperature) of the contrastive loss.
         rerank_weight: weight of the match logit when it is added to ``exp(logit_scale) * cosine``.
+        query_bank: number of texts kept with the model as vectors, to tell by them images that are near to everything.
+        hub_weight: weight of an image's nearness to the bank, taken off in re-ranking.
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
         mask_token_id: the ``[MASK]`` at which answers and translations are read, where the model has such a head.
         max_text_tokens: longest text, special tokens included, that the processor makes.
@@ -98,6 +100,8 @@ class MMBertConfig(PreTrainedConfig):
     embedding_size: int = 0
     logit_scale_init: float | int = 2.6593
     rerank_weight: float | int = 1.0
+    query_bank: int = 0
+    hub_weight: float | int = 0.0
     vision: dict[str, Any] | None = None
     mask_token_id: int | None = None
     max_text_tokens: int = 64

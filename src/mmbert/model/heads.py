@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -75,13 +76,20 @@ class ProductPooler(nn.Module):
 
 
 class EmbeddingHead(nn.Module):
-    """Unit vectors of texts and of images from their first states, and the contrastive loss's logit scale."""
+    """Unit vectors of texts and of images from their first states, and the contrastive loss's logit scale.
+
+    ``query_bank`` [n, D] are vectors of typical queries (``config.query_bank`` of them).
+    """
+
+    query_bank: Tensor
 
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
         self.text = nn.Linear(config.hidden_size, config.embedding_size)
         self.image = nn.Linear(config.hidden_size, config.embedding_size)
         self.log_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+        bank = torch.zeros(config.query_bank, config.embedding_size)
+        self.register_buffer("query_bank", bank, persistent=bool(config.query_bank))
 
     @property
     def scale(self) -> Tensor:
@@ -95,6 +103,17 @@ class EmbeddingHead(nn.Module):
     def embed_image(self, first_states: Tensor) -> Tensor:
         """[n, H] to [n, D] unit rows."""
         return nn.functional.normalize(self.image(first_states).float(), dim=-1)
+
+    def hubness(self, images: Tensor) -> Tensor:
+        """[n, D] vectors of images to [n]: log mean over the bank of exp(scale * cosine); 0 without a bank.
+
+        An image with much of it is near to whatever is asked (Radovanovic et al., 2010, "Hubs in space"); taking it off
+        is the inverted softmax of Smith et al., 2017, over a bank of queries (Bogolin et al., 2022, QB-Norm).
+        """
+        if not len(self.query_bank):
+            return images.new_zeros(len(images))
+        logits = self.scale * images @ self.query_bank.to(images.dtype).T
+        return logits.logsumexp(1) - math.log(len(self.query_bank))
 
 
 class LinearHead(nn.Module):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmbert.data.records import ImageRef
 from mmbert.errors import IndexStoreError, UsageError
 from mmbert.search import store
@@ -37,6 +39,7 @@ class Hit:
         rank: from 1.
         extra: metadata columns and size (width and height in pixels, bytes).
         image: for ``load_image``.
+        vector: [D] the image's unit vector.
     """
 
     path: str
@@ -47,6 +50,7 @@ class Hit:
     rank: int
     extra: Mapping[str, Any] = field(default_factory=dict)
     image: ImageRef | None = field(default=None, repr=False, compare=False)
+    vector: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 class SearchIndex:
@@ -135,7 +139,7 @@ class SearchIndex:
         return hits[:k]
 
     def _nearest(self, vector: Any, count: int, where: str | None) -> list[Hit]:
-        wanted = [name for name in self._table.schema.names if name != "vector" and not name.startswith(store.PRIVATE)]
+        wanted = [name for name in self._table.schema.names if not name.startswith(store.PRIVATE)]
         try:
             ask = self._table.search(vector, vector_column_name="vector").distance_type("cosine")
             ask = ask.select([*wanted, "_distance"]).limit(count)
@@ -149,7 +153,7 @@ class SearchIndex:
         return [self._hit(row, rank) for rank, row in enumerate(rows, 1)]
 
     def _hit(self, row: dict[str, Any], rank: int) -> Hit:
-        key, data = row.pop("path"), row.pop("image")
+        key, data, vector = row.pop("path"), row.pop("image"), row.pop("vector")
         path = key if self.about.root is None else str(Path(self.about.root) / key)
         captions = {language: tuple(said) for language, said in json.loads(row.pop("captions")).items()}
         return Hit(
@@ -161,6 +165,7 @@ class SearchIndex:
             rank=rank,
             extra={name: value for name, value in row.items() if value is not None},
             image=ImageRef(data=data, key=key) if data is not None else ImageRef(path=path, key=key),
+            vector=np.asarray(vector, dtype=np.float32),
         )
 
     @staticmethod

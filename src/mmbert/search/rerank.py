@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmbert.api.reranking import rerank_scores
 from mmbert.api.usable import usable_images
 from mmbert.data.records import BadRecords
 from mmbert.errors import ImageError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def rerank(model: MMBert, text: str, hits: Sequence[Hit], first: int) -> list[Hit]:
-    """Put the ``first`` hits in the order of ``cosine * logit_scale + rerank_weight * match_logit``.
+    """Put the ``first`` hits in the order of ``rerank_scores``: cosine, match and hubness together.
 
     The others stay behind them in their order. A hit whose image cannot be opened any more keeps no match and comes
     right after the re-ranked ones, with a warning.
@@ -42,7 +43,8 @@ def rerank(model: MMBert, text: str, hits: Sequence[Hit], first: int) -> list[Hi
         for where, what in bad:
             warnings.warn(f"{where}: {what}; not re-ranked (mmbert index --prune tidies up)", stacklevel=3)
     cosine = np.array([head[i].score for i in readable], dtype=np.float64)
-    joint = cosine * model.logit_scale + model.rerank_weight * logits
+    hubness = model.hubness(np.stack([head[i].vector for i in readable])) if readable else np.empty(0)
+    joint = rerank_scores(cosine, logits, hubness, model.logit_scale, model.rerank_weight, model.hub_weight)
     probability = np.exp(-np.logaddexp(0.0, -logits))
     order = np.argsort(-joint, kind="stable")
     matched = [replace(head[readable[i]], match=float(probability[i])) for i in order]

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ from mmbert.training.initialisation import InitReport, Parts
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
 from mmbert.training.vocabulary import extend_vocabulary
 
-CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout", "rerank_weight")
+CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout", "rerank_weight", "hub_weight")
 """Configuration keys that may differ from the model that training starts from."""
 
 HELD_OUT = ("validation", "test")
@@ -280,6 +281,16 @@ def corpus_texts(sources: dict[str, Source]) -> Iterator[str]:
                     if text not in seen:
                         seen.add(text)
                         yield text
+
+
+def typical_queries(recipe: Recipe, sources: dict[str, Source]) -> list[str]:
+    """``evaluation.query_bank`` distinct captions of the sources (all where there are fewer), drawn by the seed."""
+    if not recipe.evaluation.query_bank:
+        return []
+    records = (source[i] for source in {id(s): s for s in sources.values()}.values() for i in range(len(source)))
+    found = sorted({caption for record in records for said in record.captions.values() for caption in said})
+    order = np.random.default_rng(recipe.seed).permutation(len(found))
+    return [found[i] for i in order[: recipe.evaluation.query_bank]]
 
 
 def corpus_images(sources: dict[str, Source]) -> list[ImageRef]:

@@ -194,7 +194,9 @@ class EvaluationRecipe(_Section):
         mode: embed, match or rerank.
         metric: key of the mean, text to image.
         every: steps between evaluations; None evaluates at the end of training only.
-        tune_rerank: choose the weight of the match logit in re-ranking on this data whenever a model is saved.
+        tune_rerank: choose the weights of match logit and hubness in re-ranking on this data whenever a model is saved.
+        query_bank: keep the vectors of so many captions of the training data with the model, drawn at random, to tell
+            by them images that are near to everything (see ``EmbeddingHead.hubness``).
     """
 
     data: str | dict[str, Any] | None = None
@@ -202,6 +204,7 @@ class EvaluationRecipe(_Section):
     metric: str = "R@1"
     every: int | None = Field(default=None, ge=1)
     tune_rerank: bool = False
+    query_bank: int = Field(default=0, ge=0)
 
 
 class Recipe(_Section):

@@ -27,7 +27,7 @@ from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import TrainingError
 from mmbert.evaluation.retrieval import evaluate_retrieval
-from mmbert.evaluation.tuning import best_rerank_weight
+from mmbert.evaluation.tuning import best_rerank_weights
 from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
@@ -39,6 +39,7 @@ from mmbert.training.build import (
     objective_options,
     open_sources,
     step_count,
+    typical_queries,
 )
 from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
 from mmbert.training.card import write_card
@@ -113,7 +114,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         _prepare_folder(out, recipe, fresh=checkpoint is None)
         if started is not None:
             (out / INITIALISATION).write_text(json.dumps(started.content(), ensure_ascii=False, indent=1), "utf-8")
-    run = _Run(recipe, out, bert, records)
+    run = _Run(recipe, out, bert, records, typical_queries(recipe, sources))
     trainer = PackedTrainer(
         module,
         args,
@@ -255,13 +256,16 @@ def _arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Train
 class _Run:
     """Measures and saves one run's models."""
 
-    def __init__(self, recipe: Recipe, out: Path, bert: MMBert, records: list[Record]) -> None:
+    def __init__(self, recipe: Recipe, out: Path, bert: MMBert, records: list[Record], queries: list[str]) -> None:
         self.recipe = recipe
         self.out = out
         self.bert = bert
         decay = recipe.optimizer.ema
         self.average = AverageWeights(bert.model, decay) if decay else None
         self.records = records
+        self.queries = queries
+        with self.evaluated() as bert:  # its size is part of what a checkpoint holds
+            bert.keep_queries(queries)
         self.latest: dict[str, Any] = {}
 
     def callbacks(self) -> list[TrainerCallback]:
@@ -271,15 +275,20 @@ class _Run:
         return [*chosen, watched, LogLines(self.out / "log.jsonl"), ProgressLine()]
 
     @contextlib.contextmanager
-    def final_weights(self) -> Iterator[MMBert]:
-        """The model in eval mode, with averaged weights where the recipe averages."""
+    def evaluated(self) -> Iterator[MMBert]:
+        """The model in eval mode."""
         training = self.bert.model.training
         self.bert.model.eval()
         try:
-            with self.average if self.average is not None else nullcontext():
-                yield self.bert
+            yield self.bert
         finally:
             self.bert.model.train(training)
+
+    @contextlib.contextmanager
+    def final_weights(self) -> Iterator[MMBert]:
+        """The model in eval mode, with averaged weights where the recipe averages."""
+        with self.evaluated() as bert, self.average if self.average is not None else nullcontext():
+            yield bert
 
     def measure(self) -> dict[str, float]:
         """Retrieval on the recipe's evaluation data: mean text-to-image figures as ``eval_…``."""
@@ -289,9 +298,10 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Write a model folder aside, then move it into place."""
-        if self.recipe.evaluation.tune_rerank and self.records:
-            with self.final_weights() as bert:
-                bert.model.config.rerank_weight, _ = best_rerank_weight(bert, self.records)
+        with self.final_weights() as bert:
+            bert.keep_queries(self.queries)
+            if self.recipe.evaluation.tune_rerank and self.records:
+                (bert.config.rerank_weight, bert.config.hub_weight), _ = best_rerank_weights(bert, self.records)
         with self.final_weights() as bert, tempfile.TemporaryDirectory(dir=self.out) as aside:
             new = Path(aside) / "model"
             bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
