@@ -50,7 +50,7 @@ class Hit:
     rank: int
     extra: Mapping[str, Any] = field(default_factory=dict)
     image: ImageRef | None = field(default=None, repr=False, compare=False)
-    vector: np.ndarray | None = field(default=None, repr=False, compare=False)
+    vector: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32), repr=False, compare=False)
 
 
 class SearchIndex:
