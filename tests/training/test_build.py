@@ -7,13 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.text.tokenizer import train_tokenizer
-from mmbert.training.build import build_model, corpus_images, corpus_texts, objective_options, open_sources
+from mmbert.training.build import (
+    build_model,
+    corpus_images,
+    corpus_texts,
+    look_alikes,
+    objective_options,
+    open_sources,
+    typical_queries,
+)
 from mmbert.training.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -97,3 +107,42 @@ def test_contrast_is_computed_before_what_reads_its_embeddings(recipe_of: MakeRe
     order = objective_options(Recipe.model_validate(content))
     assert list(order).index("main/itc") < list(order).index("main/itm_hard")
     assert order["main/itc"] == {"weight": 2.0}
+
+
+def test_look_alikes_are_the_nearest_images_of_other_groups(recipe_of: MakeRecipe) -> None:
+    recipe = recipe_of()
+    sources = open_sources(recipe)
+    bert, source = build_model(recipe.model, sources, recipe.seed), sources["main"]
+    records = [source[i] for i in range(len(source))]
+    vectors = bert.encode_images([record.image for record in records])
+    found = look_alikes(bert, source, 4, block=5)
+    assert found.shape == (12, 4)
+    for i, row in enumerate(found.tolist()):
+        others = [j for j, record in enumerate(records) if record.group != records[i].group]
+        similar = np.sort([float(vectors[i] @ vectors[j]) for j in others])[::-1][:4]
+        assert set(row) <= set(others)
+        np.testing.assert_allclose([float(vectors[i] @ vectors[j]) for j in row], similar, atol=1e-6)
+
+
+def test_look_alikes_need_images(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "metadata.jsonl").write_text('{"text_en": "a dog", "text_de": "ein Hund"}\n')
+    recipe = recipe_of()
+    bert = model_of(recipe)
+    with pytest.raises(ConfigError, match="look_alikes needs an image in every record"):
+        look_alikes(bert, open_data(str(tmp_path / "texts")), 2)
+
+
+def test_typical_queries_are_captions_drawn_by_the_seed(recipe_of: MakeRecipe) -> None:
+    def drawn(count: int, seed: int = 1) -> list[str]:
+        recipe = recipe_of(seed=seed, evaluation={"query_bank": count})
+        return typical_queries(recipe, open_sources(recipe))
+
+    everything = drawn(1000)
+    assert len(everything) == len(set(everything)) > 12
+    assert {"red", "dunkel rot"} <= set(everything)
+    assert drawn(5) == drawn(5)
+    assert len(drawn(5)) == 5
+    assert set(drawn(5)) <= set(everything)
+    assert drawn(5) != drawn(5, seed=2)
+    assert drawn(0) == []
