@@ -87,26 +87,6 @@ def test_each_epoch_takes_every_usable_record_exactly_once(
         assert sorted(taken) == usable
 
 
-@settings(max_examples=60, deadline=None)
-@given(costs=COSTS, records=st.integers(1, 9), seed=st.integers(0, 5), data=st.data())
-def test_look_alikes_follow_their_record_and_every_record_still_comes_once(
-    costs: list[int], records: int, seed: int, data: st.DataObject
-) -> None:
-    count = len(costs)
-    alike = np.array([data.draw(st.permutations(range(count))) for _ in range(count)])[:, :3]
-    made = Component("main", Numbers(count), Reading(costs), 1000, records, seed, alike)
-    usable = {i for i, cost in enumerate(costs) if cost}
-    for epoch in epochs(made, 3):
-        assert sorted(epoch) == sorted(usable)
-        place = {record: i for i, record in enumerate(epoch)}
-        i = 0
-        while i < count and i < len(epoch):  # a record, then those like it that have not come before it
-            followers = [r for r in alike[epoch[i]].tolist() if r in usable and r != epoch[i] and place[r] >= i]
-            assert epoch[i + 1 : i + 1 + len(followers)] == followers
-            i += 1 + len(followers)
-    assert epochs(made, 2) == epochs(made, 2)
-
-
 @settings(max_examples=100, deadline=None)
 @given(costs=COSTS, tokens=st.integers(1, 40), records=st.none() | st.integers(1, 6))
 def test_budgets_are_kept_and_batches_are_as_full_as_they_can_be(

@@ -7,19 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
 
-from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.build import (
     build_model,
     corpus_images,
     corpus_texts,
-    look_alikes,
     objective_options,
     open_sources,
     typical_queries,
@@ -107,30 +104,6 @@ def test_contrast_is_computed_before_what_reads_its_embeddings(recipe_of: MakeRe
     order = objective_options(Recipe.model_validate(content))
     assert list(order).index("main/itc") < list(order).index("main/itm_hard")
     assert order["main/itc"] == {"weight": 2.0}
-
-
-def test_look_alikes_are_the_nearest_images_of_other_groups(recipe_of: MakeRecipe) -> None:
-    recipe = recipe_of()
-    sources = open_sources(recipe)
-    bert, source = build_model(recipe.model, sources, recipe.seed), sources["main"]
-    records = [source[i] for i in range(len(source))]
-    vectors = bert.encode_images([record.image for record in records])
-    found = look_alikes(bert, source, 4, block=5)
-    assert found.shape == (12, 4)
-    for i, row in enumerate(found.tolist()):
-        others = [j for j, record in enumerate(records) if record.group != records[i].group]
-        similar = np.sort([float(vectors[i] @ vectors[j]) for j in others])[::-1][:4]
-        assert set(row) <= set(others)
-        np.testing.assert_allclose([float(vectors[i] @ vectors[j]) for j in row], similar, atol=1e-6)
-
-
-def test_look_alikes_need_images(recipe_of: MakeRecipe, tmp_path: Path) -> None:
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "metadata.jsonl").write_text('{"text_en": "a dog", "text_de": "ein Hund"}\n')
-    recipe = recipe_of()
-    bert = model_of(recipe)
-    with pytest.raises(ConfigError, match="look_alikes needs an image in every record"):
-        look_alikes(bert, open_data(str(tmp_path / "texts")), 2)
 
 
 def test_typical_queries_are_captions_drawn_by_the_seed(recipe_of: MakeRecipe) -> None:

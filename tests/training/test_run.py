@@ -257,7 +257,7 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(recipe_of: MakeReci
 
     sources = build.open_sources(recipe)
     bert = build.build_model(recipe.model, sources, recipe.seed)
-    components = build.build_components(recipe, sources, bert)
+    components = build.build_components(recipe, sources, bert.processor)
     images = bert.processor.augmented_images(None)
     dataset = StepDataset(components, batches=2, images=images, seed=recipe.seed)
     module = TrainingModule(bert.model.train(), build.objective_options(recipe))

@@ -42,8 +42,6 @@ class Component:
         task: makes examples.
         tokens: positions per batch.
         max_records: records per batch, at most.
-        look_alikes: [records, k] numbers of the records most like each, most alike first; they follow it in the order
-            as far as they have not been used in the epoch, so that a batch holds wrong answers that are hard to tell.
     """
 
     name: str
@@ -52,7 +50,6 @@ class Component:
     tokens: int
     max_records: int | None = None
     seed: int = 0
-    look_alikes: np.ndarray | None = None
     _usable: np.ndarray = field(init=False, repr=False)
     _costs: np.ndarray = field(init=False, repr=False)
     _epoch_ends: list[int] = field(default_factory=list, init=False, repr=False)
@@ -87,21 +84,9 @@ class Component:
         """All batches of one epoch: each usable record once, in an order of that epoch, cut by the token budget."""
         if epoch not in self._plans:
             order = np.random.default_rng([self.seed, _number(self.name), epoch]).permutation(self._usable)
-            if self.look_alikes is not None:
-                order = _together(order, self.look_alikes)
             self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
             self._plans[epoch] = _cut(order, self._costs[order], self.tokens, self.max_records)
         return self._plans[epoch]
-
-
-def _together(order: np.ndarray, look_alikes: np.ndarray) -> np.ndarray:
-    """``order`` with each record followed by those most like it that are in it and have not come yet."""
-    found: dict[int, None] = {}
-    usable = set(order.tolist())
-    for record in order.tolist():
-        if record not in found:
-            found.update(dict.fromkeys(r for r in (record, *look_alikes[record].tolist()) if r in usable))
-    return np.array(list(found))
 
 
 def _cut(order: np.ndarray, costs: np.ndarray, budget: int, max_records: int | None) -> list[np.ndarray]:

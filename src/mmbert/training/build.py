@@ -316,14 +316,15 @@ def _weights_file(description: str) -> Path:
     return found[0]
 
 
-def build_components(recipe: Recipe, sources: dict[str, Source], bert: MMBert) -> list[Component]:
+def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBertProcessor) -> list[Component]:
     """The mixture."""
     return [
-        _component(name, component, sources[name], bert, recipe.seed) for name, component in recipe.components.items()
+        _component(name, component, sources[name], processor, recipe.seed)
+        for name, component in recipe.components.items()
     ]
 
 
-def _component(name: str, recipe: ComponentRecipe, source: Source, bert: MMBert, seed: int) -> Component:
+def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MMBertProcessor, seed: int) -> Component:
     module = load("mmbert.tasks", recipe.task)
     unknown = [o for o in recipe.objectives if o not in module.OBJECTIVES]
     if unknown:
@@ -337,41 +338,8 @@ def _component(name: str, recipe: ComponentRecipe, source: Source, bert: MMBert,
         options = module.Options(**recipe.options)
     except ValidationError as error:
         raise validation_error(error, module.Options, f"components.{name}.options") from error
-    task = module.build(options, bert.processor, tuple(recipe.objectives))
-    alike = look_alikes(bert, source, recipe.look_alikes) if recipe.look_alikes else None
-    return Component(name, source, task, recipe.tokens, recipe.records, seed, alike)
-
-
-@torch.no_grad()
-def look_alikes(bert: MMBert, source: Source, count: int, block: int = 1024) -> np.ndarray:
-    """The records of other groups whose images have the nearest vectors.
-
-    Args:
-        bert: makes the vectors.
-        source: n records, all with images.
-        count: how many of each.
-        block: rows compared at a time.
-
-    Returns:
-        [n, at most ``count``] record numbers, nearest first.
-
-    Raises:
-        ConfigError: a record has no image.
-    """
-    records = [source[i] for i in range(len(source))]
-    images = [record.image for record in records if record.image is not None]
-    if len(images) < len(records):
-        raise ConfigError("look_alikes needs an image in every record", where=source.name)
-    training = bert.model.training
-    bert.model.eval()
-    vectors = torch.from_numpy(bert.encode_images(images))
-    bert.model.train(training)
-    groups = torch.tensor([group_number(record.group) for record in records])
-    found = []
-    for rows, own in zip(vectors.split(block), groups.split(block), strict=True):
-        similarity = (rows @ vectors.T).masked_fill_(own[:, None] == groups, -2.0)
-        found.append(similarity.topk(min(count, len(records) - 1)).indices)
-    return torch.cat(found).numpy()
+    task = module.build(options, processor, tuple(recipe.objectives))
+    return Component(name, source, task, recipe.tokens, recipe.records, seed)
 
 
 def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -146,8 +146,6 @@ class ComponentRecipe(_Section):
         objectives: objective name to its options (``weight`` among them).
         tokens: positions per step and process.
         records: records per step and process, at most.
-        look_alikes: each record is followed, in the same batch where there is room, by up to so many records of other
-            groups whose images the model takes for most similar when training begins.
     """
 
     data: str | dict[str, Any] | None = None
@@ -156,7 +154,6 @@ class ComponentRecipe(_Section):
     objectives: dict[str, dict[str, Any]]
     tokens: int = Field(default=4096, ge=1)
     records: int | None = Field(default=None, ge=1)
-    look_alikes: int = Field(default=0, ge=0)
 
 
 class OptimizerRecipe(_Section):

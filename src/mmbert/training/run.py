@@ -98,7 +98,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     if recipe.optimizer.vision_lr == 0 and bert.model.trunk.vision is not None:
         bert.model.trunk.vision.requires_grad_(False)
     bert.model.train()
-    components = build_components(recipe, sources, bert)
+    components = build_components(recipe, sources, bert.processor)
     records = evaluation_records(recipe, report)
     steps = step_count(recipe, components, world_size())
     args = _arguments(recipe, out, steps, watched=bool(records))
