@@ -128,6 +128,29 @@ def test_one_array_is_one_image_and_four_dimensions_are_many(bert: MMBert) -> No
     np.testing.assert_allclose(bert.encode_images(stack)[1], bert.encode_images(stack[1])[0], atol=1e-5)
 
 
+def test_views_are_averaged(bert: MMBert, pictures: list[Path]) -> None:
+    from mmbert.vision.images import load_image
+    from mmbert.vision.views import VIEWS, view
+
+    encoder = bert.processor.vision
+    assert encoder is not None
+    prepared = torch.stack([encoder.prepare(load_image(p)) for p in pictures[:3]])
+    seen = []
+    for number in range(len(VIEWS)):
+        pixels = view(prepared, number)
+        batch = bert.processor(images=[ImageRef(path=str(p)) for p in pictures[:3]])
+        batch.pixels = pixels
+        with torch.inference_mode():
+            seen.append(bert.model.embedding_head.embed_image(bert.model(batch).last_hidden_state[batch.starts]))
+    expected = torch.nn.functional.normalize(torch.stack(seen).mean(0), dim=1)
+    found = bert.encode_images(pictures[:3], views=len(VIEWS))
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
+    np.testing.assert_allclose(bert.encode_images(pictures[:3]), seen[0].numpy(), atol=2e-5)
+    for views in (0, len(VIEWS) + 1):
+        with pytest.raises(UsageError, match=f"cannot see {views} views"):
+            bert.encode_images(pictures[:3], views=views)
+
+
 def test_a_file_that_changes_is_read_again(bert: MMBert, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     vectors = []

@@ -54,7 +54,7 @@ def rerank_by_hand(model: RandomModel, records: list[Record], k: int) -> tuple[d
     gallery = build_gallery(records)
     images = [image.key for image in gallery.images]
     text_rows = model.encode_text(gallery.texts)
-    image_rows = model.encode_images(gallery.images)
+    image_rows, careful = model.encode_images(gallery.images), model.encode_images(gallery.images, views=2)
 
     def ordered(items: list[tuple[int, float, float]]) -> list[int]:
         by_cosine = sorted(items, key=lambda item: -item[1])
@@ -63,8 +63,9 @@ def rerank_by_hand(model: RandomModel, records: list[Record], k: int) -> tuple[d
 
     def item(number: int, text: int, image: int) -> tuple[int, float, float]:
         cosine = float(text_rows[text] @ image_rows[image])
-        match, hub = model.logit(images[image], gallery.texts[text]), 5 * abs(float(image_rows[image][0]))
-        joint = cosine * model.logit_scale + model.rerank_weight * match - model.hub_weight * hub
+        match, hub = model.logit(images[image], gallery.texts[text]), 5 * abs(float(careful[image][0]))
+        again = float(text_rows[text] @ careful[image])
+        joint = again * model.logit_scale + model.rerank_weight * match - model.hub_weight * hub
         return number, cosine, joint
 
     forward = {t: ordered([item(i, t, i) for i in range(len(images))]) for t in range(len(gallery.texts))}

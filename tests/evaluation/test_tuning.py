@@ -22,15 +22,16 @@ def share_found(model: RandomModel, records: list[Record], weights: Weights, rer
     """Share of captions whose own image comes first, one caption after the other (each record has its own image)."""
     images = [record.image for record in records]
     places = dict(zip([image.key for image in images], model.encode_images(images), strict=True))
+    careful = dict(zip(places, model.encode_images(images, views=2), strict=True))
     queries = {(lang, r.image.key, text) for r in records for lang, texts in r.captions.items() for text in texts}
     right = 0
     for _, own, text in queries:
         cosine = {key: float(model.encode_text([text])[0] @ place) for key, place in places.items()}
         nearest = sorted(cosine, key=lambda key: -cosine[key])[:rerank]
         joint = {
-            key: cosine[key] * model.logit_scale
+            key: float(model.encode_text([text])[0] @ careful[key]) * model.logit_scale
             + weights.match * model.logit(key, text)
-            - weights.hub * 5 * abs(float(places[key][0]))
+            - weights.hub * 5 * abs(float(careful[key][0]))
             for key in nearest
         }
         first = max(nearest, key=joint.__getitem__)

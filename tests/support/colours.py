@@ -81,6 +81,7 @@ class ColourModel:
     embedding_size = 4
     logit_scale = 10.0
     rerank_weight = 1.0
+    rerank_views = 1
     hub_weight = 0.0
 
     def __init__(self, fingerprint: str = "colours-1", name_or_path: str = "colours") -> None:

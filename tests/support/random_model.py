@@ -12,6 +12,7 @@ class RandomModel(ColourModel):
     """Vectors and match scores drawn at random: nothing is in a convenient order."""
 
     rerank_weight = 0.7
+    rerank_views = 2
     hub_weight = 0.4
 
     def __init__(self, seed: int) -> None:
@@ -25,8 +26,8 @@ class RandomModel(ColourModel):
     def encode_text(self, texts, **_: object):  # type: ignore[no-untyped-def]
         return self._vectors(list(texts), 0)
 
-    def encode_images(self, images, **_: object):  # type: ignore[no-untyped-def]
-        return self._vectors([image.key for image in images], 1)
+    def encode_images(self, images, *, views: int = 1, **_: object):  # type: ignore[no-untyped-def]
+        return self._vectors([image.key for image in images], 10 + views)
 
     def match_pairs(self, images, texts, pairs, **_: object):  # type: ignore[no-untyped-def]
         assert len(np.unique(pairs, axis=0)) == len(pairs), "a pair is asked for once"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from mmbert.api.reranking import rerank_scores
+from mmbert.api.reranking import encode_carefully, rerank_scores
 from mmbert.errors import DataError
 from mmbert.evaluation.gallery import Gallery
 from mmbert.evaluation.ranks import Array, Block, spans
@@ -53,6 +54,12 @@ class Embedded:
         distinct, self._place = gallery.distinct_texts
         self._text_vectors = _finite(model.encode_text(distinct, progress=progress), "text")
         self.image_vectors = _finite(image_vectors, "image")
+
+    def with_images(self, vectors: Array) -> Embedded:
+        """The same texts against other vectors of the images."""
+        other = copy(self)
+        other.image_vectors = _finite(vectors, "image")
+        return other
 
     def texts(self, start: int, stop: int) -> Array:
         return self._text_vectors[self._place[start:stop]] @ self.image_vectors.T
@@ -95,7 +102,8 @@ class Reranked:
     def __init__(self, model: MMBert, gallery: Gallery, first: Embedded, k: int, *, progress: bool = False) -> None:
         distinct, self._place = gallery.distinct_texts
         self._first, self._count = first, len(distinct)
-        self._hubness = model.hubness(first.image_vectors)
+        self._second = first.with_images(encode_carefully(model, gallery.images, first.image_vectors))
+        self._hubness = model.hubness(self._second.image_vectors)
         self._factors = model.logit_scale, model.rerank_weight, model.hub_weight
         self._best_images = _best_of(first.texts, len(gallery.texts), len(gallery.images), k)
         self._best_texts: dict[int, Array] = {}  # by the first row of the language
@@ -119,17 +127,23 @@ class Reranked:
     def texts(self, start: int, stop: int) -> Array:
         best = self._best_images[start:stop]
         match = self._match(best, self._place[start:stop, None])
-        return self._promote(self._first.texts(start, stop), best, match, self._hubness[best])
+        cosine = np.take_along_axis(self._second.texts(start, stop), best, axis=1)
+        return self._promote(self._first.texts(start, stop), best, self._joint(cosine, match, self._hubness[best]))
 
     def images(self, start: int, stop: int, rows: slice) -> Array:
         best = self._best_texts[rows.start][start:stop]
         match = self._match(np.arange(start, stop)[:, None], self._place[rows.start + best])
-        return self._promote(self._first.images(start, stop, rows), best, match, self._hubness[start:stop, None])
+        cosine = np.take_along_axis(self._second.images(start, stop, rows), best, axis=1)
+        joint = self._joint(cosine, match, self._hubness[start:stop, None])
+        return self._promote(self._first.images(start, stop, rows), best, joint)
 
-    def _promote(self, cosine: Array, best: Array, match: Array, hubness: Array) -> Array:
+    def _joint(self, cosine: Array, match: Array, hubness: Array) -> Array:
+        return rerank_scores(cosine.astype(np.float64), match, hubness, *self._factors)
+
+    @staticmethod
+    def _promote(cosine: Array, best: Array, joint: Array) -> Array:
+        """``cosine`` with the ``best`` columns of each row put before all others, in the order of ``joint``."""
         scores = cosine.astype(np.float64)
-        cosines = np.take_along_axis(scores, best, axis=1)
-        joint = rerank_scores(cosines, match, hubness, *self._factors)
         above = scores.max(axis=1, keepdims=True) + 1.0 - joint.min(axis=1, keepdims=True)
         np.put_along_axis(scores, best, joint + above, axis=1)
         return scores

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmbert.api.front_door import MMBert
-from mmbert.api.reranking import rerank_scores
+from mmbert.api.reranking import encode_carefully, rerank_scores
 from mmbert.data.records import Record
 from mmbert.evaluation.gallery import build_gallery
 from mmbert.evaluation.scorers import top
@@ -49,12 +49,13 @@ def best_rerank_weights(
     asked = np.random.default_rng(seed).permutation(len(gallery.texts))[:most]
     texts = [gallery.texts[row] for row in asked]
     images = model.encode_images(gallery.images)
-    cosine = model.encode_text(texts) @ images.T
-    best = top(cosine, rerank)
+    vectors = model.encode_text(texts)
+    best = top(vectors @ images.T, rerank)
     pairs = np.stack([best.ravel(), np.repeat(np.arange(len(texts)), best.shape[1])], axis=1)
     match = model.match_pairs(gallery.images, texts, pairs).reshape(best.shape)
-    hubness = model.hubness(images)
-    cosine = np.take_along_axis(cosine, best, axis=1)
+    careful = encode_carefully(model, gallery.images, images)
+    hubness = model.hubness(careful)
+    cosine = np.take_along_axis(vectors @ careful.T, best, axis=1)
     right = gallery.image_group[best] == gallery.text_group[asked, None]
     found = {}
     for weights in map(Weights._make, product(MATCH_WEIGHTS, HUB_WEIGHTS if hubness.any() else HUB_WEIGHTS[:1])):

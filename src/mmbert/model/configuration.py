@@ -52,6 +52,7 @@ class MMBertConfig(PreTrainedConfig):
         embedding_size: width of the unit vectors of text and image; 0 leaves the projections out.
         logit_scale_init: initial value of log(1 / temperature) of the contrastive loss.
         rerank_weight: weight of the match logit when it is added to ``exp(logit_scale) * cosine``.
+        rerank_views: how many views of a candidate image re-ranking takes the mean cosine of (``vision.views``).
         query_bank: number of texts kept with the model as vectors, to tell by them images that are near to everything.
         hub_weight: weight of an image's nearness to the bank, taken off in re-ranking.
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
@@ -100,6 +101,7 @@ class MMBertConfig(PreTrainedConfig):
     embedding_size: int = 0
     logit_scale_init: float | int = 2.6593
     rerank_weight: float | int = 1.0
+    rerank_views: int = 1
     query_bank: int = 0
     hub_weight: float | int = 0.0
     vision: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmbert.api.reranking import rerank_scores
+from mmbert.api.reranking import encode_carefully, rerank_scores
 from mmbert.api.usable import usable_images
 from mmbert.data.records import BadRecords
 from mmbert.errors import ImageError
@@ -42,9 +42,12 @@ def rerank(model: MMBert, text: str, hits: Sequence[Hit], first: int) -> list[Hi
         logits = _logits(model, text, [images[i] for i in readable])
         for where, what in bad:
             warnings.warn(f"{where}: {what}; not re-ranked (mmbert index --prune tidies up)", stacklevel=3)
-    cosine = np.array([head[i].score for i in readable], dtype=np.float64)
-    hubness = model.hubness(np.stack([head[i].vector for i in readable])) if readable else np.empty(0)
-    joint = rerank_scores(cosine, logits, hubness, model.logit_scale, model.rerank_weight, model.hub_weight)
+    joint = np.empty(0)
+    if readable:
+        seen = np.stack([head[i].vector for i in readable])
+        vectors = encode_carefully(model, [images[i] for i in readable], seen)
+        cosine, hubness = vectors.astype(np.float64) @ model.encode_text([text])[0], model.hubness(vectors)
+        joint = rerank_scores(cosine, logits, hubness, model.logit_scale, model.rerank_weight, model.hub_weight)
     probability = np.exp(-np.logaddexp(0.0, -logits))
     order = np.argsort(-joint, kind="stable")
     matched = [replace(head[readable[i]], match=float(probability[i])) for i in order]

@@ -32,7 +32,14 @@ from mmbert.training.initialisation import InitReport, Parts
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
 from mmbert.training.vocabulary import extend_vocabulary
 
-CHANGEABLE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "region_dropout", "rerank_weight", "hub_weight")
+CHANGEABLE = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "region_dropout",
+    "rerank_weight",
+    "rerank_views",
+    "hub_weight",
+)
 """Configuration keys that may differ from the model that training starts from."""
 
 HELD_OUT = ("validation", "test")
