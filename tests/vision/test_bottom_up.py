@@ -172,7 +172,10 @@ def pooled(maps: Tensor, box: np.ndarray) -> Tensor:
     for i in range(14):
         for j in range(14):
             rows = [y1 + math.floor(i * max(y2 - y1 + 1, 1) / 14), y1 + math.ceil((i + 1) * max(y2 - y1 + 1, 1) / 14)]
-            columns = [x1 + math.floor(j * max(x2 - x1 + 1, 1) / 14), x1 + math.ceil((j + 1) * max(x2 - x1 + 1, 1) / 14)]
+            columns = [
+                x1 + math.floor(j * max(x2 - x1 + 1, 1) / 14),
+                x1 + math.ceil((j + 1) * max(x2 - x1 + 1, 1) / 14),
+            ]
             rows, columns = np.clip(rows, 0, maps.shape[1]).tolist(), np.clip(columns, 0, maps.shape[2]).tolist()
             part = maps[:, rows[0] : rows[1], columns[0] : columns[1]]
             found[:, i, j] = part.flatten(1).max(1).values if part.numel() else 0
@@ -204,7 +207,9 @@ def as_detectron2(blobs: Blobs, *, continuous: bool) -> dict[str, np.ndarray]:
         "rpn_bbox_pred": "proposal_generator.rpn_head.anchor_deltas",
         "cls_score": "roi_heads.box_predictor.cls_score",
         "bbox_pred": "roi_heads.box_predictor.bbox_pred",
-        **{old: f"roi_heads.box_predictor.{new}" for old, new in zip(("cls_embedding", "fc_attr", "attr_score"), names)},
+        **{
+            old: f"roi_heads.box_predictor.{new}" for old, new in zip(("cls_embedding", "fc_attr", "attr_score"), names)
+        },
     }
     for old, new in heads.items():
         for end, value in zip((".weight", ".bias"), blobs[old], strict=False):

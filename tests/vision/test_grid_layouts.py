@@ -29,6 +29,8 @@ def made_with_timms(backbone: str, size: int, **options: Any) -> tuple[GridEncod
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
     extra = {"img_size": size} if "vit" in backbone else {}
+    if not options.get("classes"):
+        extra["num_classes"] = 0
     model = timm.create_model(backbone, pretrained=False, **extra).eval()
     model.load_state_dict({k: v for k, v in made.backbone.state_dict().items() if k in model.state_dict()})
     config = timm.data.resolve_model_data_config(model)

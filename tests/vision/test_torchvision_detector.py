@@ -16,7 +16,7 @@ from torchvision.models import detection
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.plugins import load
 from mmbert.vision.encoders._detectors import DetectorOptions, best_boxes
-from mmbert.vision.encoders.torchvision_detector import TorchvisionDetector, build, load_backbone_weights, pool_by_level
+from mmbert.vision.encoders.torchvision_detector import TorchvisionDetector, build, load_weights, pool_by_level
 
 torch.set_num_threads(1)
 SMALL = {"num_classes": 5, "min_boxes": 4, "max_boxes": 12, "min_size": 96, "max_size": 128, "score_threshold": 0.3}
@@ -92,7 +92,7 @@ def test_boxes_are_torchvisions_own_best_after_suppression(kind: str, request: p
     best: dict[tuple[float, ...], int] = {}
     for index, box in enumerate(boxes):  # best first: the first row of a box is its best class
         best.setdefault(tuple(np.round(box, 3)), index)
-    rows = list(best.values())
+    rows = list(best.values())[:150]
     kept = suppressed(boxes[rows], scores[rows], labels[rows], 0.5)
     expected = boxes[rows][kept]
     assert len(found) > 4
@@ -203,7 +203,7 @@ def test_an_image_in_which_nothing_is_found_still_has_regions(two_stage: Torchvi
     before, two_stage.model.rpn.score_thresh = two_stage.model.rpn.score_thresh, 2.0
     (found,) = two_stage.extract([picture(60, 45)])
     two_stage.model.rpn.score_thresh = before
-    assert found.boxes.tolist() == [[0, 0, 59, 44], [0, 0, 60, 45]]
+    np.testing.assert_allclose(found.boxes, [[0, 0, 59, 44], [0, 0, 60, 45]], atol=1e-3)
 
 
 def test_given_boxes_are_described_instead(two_stage: TorchvisionDetector) -> None:
@@ -222,7 +222,7 @@ def test_weights_come_from_a_file_strictly_and_are_not_run(two_stage: Torchvisio
     with pytest.raises(CheckpointError, match=r"other shapes: .*cls_score.*instead of"):
         build(model=TWO_STAGE, weights=str(tmp_path / "w.pth"), **{**SMALL, "num_classes": 6})
     with pytest.raises(CheckpointError, match="no such file"):
-        load_backbone_weights(made, str(tmp_path / "missing.pth"))
+        load_weights(made, str(tmp_path / "missing.pth"))
 
     class Harmful:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -230,7 +230,7 @@ def test_weights_come_from_a_file_strictly_and_are_not_run(two_stage: Torchvisio
 
     torch.save({"x": Harmful()}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match="cannot read"):
-        load_backbone_weights(made, str(tmp_path / "bad.pth"))
+        load_weights(made, str(tmp_path / "bad.pth"))
     assert not (tmp_path / "run").exists()
 
 

@@ -108,6 +108,10 @@ class Detector(RegionExtractor):
     def train(self, mode: bool = True) -> Detector:
         return super().train(False)
 
+    def loaded(self) -> None:
+        """Note that there are weights, and that they are new."""
+        self.ready, self._known_identity = True, None
+
     def _apply(self, *arguments: Any, **named: Any) -> Any:
         self._known_identity = None  # another precision gives other numbers
         return super()._apply(*arguments, **named)
@@ -165,7 +169,8 @@ class Detector(RegionExtractor):
 
 
 def _now_ready(module: nn.Module, _: Any) -> None:
-    module.ready, module._known_identity = True, None  # type: ignore[assignment]
+    assert isinstance(module, Detector)
+    module.loaded()
 
 
 def best_boxes(kept: Tensor, scores: Tensor, options: DetectorOptions) -> Tensor:

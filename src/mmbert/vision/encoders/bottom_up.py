@@ -238,6 +238,7 @@ def build(**options: Any) -> BottomUp:
         convention = checked.convention or converted.convention
         encoder = BottomUp(checked.model_copy(update={**shape, "convention": convention}))
         load_state(encoder.network, converted.state, path)
-        encoder.ready, encoder.left_out = True, converted.left_out
+        encoder.left_out = converted.left_out
+        encoder.loaded()
     encoder.options = encoder.settings.model_dump(exclude={"weights"})
     return encoder

@@ -141,7 +141,7 @@ class TorchvisionDetector(Detector):
         found = []
         for boxes, score, delta in zip(proposals, logits.softmax(-1).split(counts), deltas.split(counts), strict=True):
             best, label = score[:, 1:].max(1) if len(boxes) else (score.new_zeros(0), score.new_zeros(0).long())
-            moved = self.model.roi_heads.box_coder.decode(delta, [boxes]).reshape(len(boxes), -1, 4)
+            moved = self.model.roi_heads.box_coder.decode(delta, [boxes]).reshape(len(boxes), score.shape[1], 4)
             moved = moved[torch.arange(len(boxes), device=boxes.device), label + 1]
             found.append(Candidates(moved, best, label, None))
         return found
@@ -244,14 +244,13 @@ def _create(options: Options) -> Any:
 
 def _set_norms(encoder: TorchvisionDetector, exact: bool) -> None:
     """Leave epsilon out of the norms, or leave the norms alone; the encoder's options say which."""
-    encoder.settings.exact_norms = exact
     encoder.options = {**encoder.options, "exact_norms": exact}
     for module in encoder.modules() if exact else ():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.0
 
 
-def load_backbone_weights(encoder: TorchvisionDetector, description: str) -> None:
+def load_weights(encoder: TorchvisionDetector, description: str) -> None:
     """Load all of the detector's weights from a file, or torchvision's own by name.
 
     Raises:
@@ -268,7 +267,7 @@ def load_backbone_weights(encoder: TorchvisionDetector, description: str) -> Non
     load_state(encoder.model, state, description)
     if encoder.settings.exact_norms is None:
         _set_norms(encoder, exact=official is not None and official.name == "COCO_V1" and name in TRAINED_EXACT)
-    encoder.ready = True
+    encoder.loaded()
 
 
 def build(**options: Any) -> TorchvisionDetector:
@@ -280,8 +279,7 @@ def build(**options: Any) -> TorchvisionDetector:
     checked = parse(Options, "torchvision_detector", options)
     encoder = TorchvisionDetector(checked)
     encoder.options = checked.model_dump(exclude={"weights"})
-    if checked.exact_norms is not None:
-        _set_norms(encoder, checked.exact_norms)
+    _set_norms(encoder, bool(checked.exact_norms))
     if checked.weights is not None:
-        load_backbone_weights(encoder, checked.weights)
+        load_weights(encoder, checked.weights)
     return encoder
