@@ -22,6 +22,7 @@ from mmbert.vision.encoders.bottom_up import BottomUp, build, kept_confidence
 
 torch.set_num_threads(1)
 CLASSES, ATTRIBUTES, WIDTH, HIDDEN = 7, 5, 4, 6
+ATTRIBUTE_LAYERS = ("cls_embedding", "fc_attr", "attr_score")
 LETTERS = {2: ["a"], 3: ["a"], 4: ["a", "b1"], 5: ["a"]}
 SMALL = {"short_side": 96, "long_side": 128, "proposals": 12, "min_boxes": 5, "max_boxes": 9, "score_threshold": 0.2}
 Blobs = dict[str, list[np.ndarray]]
@@ -200,16 +201,14 @@ def as_detectron2(blobs: Blobs, *, continuous: bool) -> dict[str, np.ndarray]:
             for part, branch in {"shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"}.items():
                 if f"res{stage}{letter}_branch{branch}" in blobs:
                     conv(f"{target}.{part}", f"res{stage}{letter}_branch{branch}", f"{stage}{letter}_branch{branch}")
-    names = ("cls_embedding", "fc_attr", "attr_score") if continuous else ("cls_embed", "attr_linear1", "attr_linear2")
+    names = ATTRIBUTE_LAYERS if continuous else ("cls_embed", "attr_linear1", "attr_linear2")
     heads = {
         "rpn_conv/3x3": "proposal_generator.rpn_head.conv",
         "rpn_cls_score": "proposal_generator.rpn_head.objectness_logits",
         "rpn_bbox_pred": "proposal_generator.rpn_head.anchor_deltas",
         "cls_score": "roi_heads.box_predictor.cls_score",
         "bbox_pred": "roi_heads.box_predictor.bbox_pred",
-        **{
-            old: f"roi_heads.box_predictor.{new}" for old, new in zip(("cls_embedding", "fc_attr", "attr_score"), names)
-        },
+        **{old: f"roi_heads.box_predictor.{new}" for old, new in zip(ATTRIBUTE_LAYERS, names, strict=True)},
     }
     for old, new in heads.items():
         for end, value in zip((".weight", ".bias"), blobs[old], strict=False):
@@ -341,7 +340,7 @@ def test_relations_are_left_out_and_said_so(blobs: Blobs, tmp_path: Path) -> Non
 
 
 def test_without_attributes_in_the_weights_there_are_none(blobs: Blobs, tmp_path: Path) -> None:
-    fewer = {k: v for k, v in blobs.items() if k not in ("cls_embedding", "fc_attr", "attr_score")}
+    fewer = {k: v for k, v in blobs.items() if k not in ATTRIBUTE_LAYERS}
     made = build(weights=saved(fewer, tmp_path / "x.pkl"), **SMALL)
     with pytest.raises(ConfigError, match="have no attributes"):
         made.attributes(np.zeros((1, 128), np.float32))
