@@ -224,14 +224,13 @@ class _NumbersOnly(pickle.Unpickler):
     _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            allowed = {"_reconstruct": self._ARRAY, "scalar": self._SCALAR}
-        else:
-            allowed = {
-                "numpy": {"ndarray": np.ndarray, "dtype": np.dtype},
-                "collections": {"OrderedDict": OrderedDict},
-                "_codecs": {"encode": _latin1},
-            }.get(module, {})
+        module = module.replace("numpy.core.", "numpy._core.")  # as it was called before numpy 2
+        allowed: dict[str, Any] = {
+            "numpy._core.multiarray": {"_reconstruct": self._ARRAY, "scalar": self._SCALAR},
+            "numpy": {"ndarray": np.ndarray, "dtype": np.dtype},
+            "collections": {"OrderedDict": OrderedDict},
+            "_codecs": {"encode": _latin1},
+        }.get(module, {})
         if name not in allowed:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither number nor container")
         return allowed[name]

@@ -113,7 +113,7 @@ class TorchvisionDetector(Detector):
         counts = [len(box) for box in inside]
         if described is not None:
             classes = list(described.split(counts))
-        limit = torch.tensor([width, height] * 2, device=device)
+        limit = torch.tensor([width, height] * 2, device=device, dtype=scale.dtype)
         outside = [(box / scale).clamp(min=torch.zeros(4, device=device), max=limit) for box in inside]
         outside = outside if boxes is None else list(boxes)
         return [Found(*one) for one in zip(outside, features.split(counts), classes, strict=True)]
