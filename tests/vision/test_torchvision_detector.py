@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from mmbert.errors import CheckpointError, ConfigError
+from mmbert.model.modeling import build_vision
 from mmbert.plugins import load
 from mmbert.vision.encoders._detectors import DetectorOptions, best_boxes
 from mmbert.vision.encoders.torchvision_detector import TorchvisionDetector, build, load_weights, pool_by_level
@@ -267,6 +268,11 @@ def test_without_weights_nothing_is_extracted() -> None:
 def test_options_that_cannot_work_are_config_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load("mmbert.vision.encoders", "torchvision_detector").build(**options)
+
+
+def test_a_detector_does_not_run_inside_a_model() -> None:
+    with pytest.raises(ConfigError, match="cannot run inside a model"):
+        build_vision({"kind": "torchvision_detector", "model": TWO_STAGE, **SMALL})
 
 
 @pytest.mark.slow
