@@ -39,6 +39,7 @@ def blobs_of_caffe() -> Blobs:
         found[f"scale{tail}"] = [rng.uniform(0.5, 1.5, out), rng.normal(0, 0.3, out)]
 
     conv("conv1", "_conv1", WIDTH, 3, 7)
+    found["conv1"][0] /= 60  # pixels are that large
     size = WIDTH
     for stage, letters in LETTERS.items():
         inner = WIDTH * 2 ** (stage - 2)
@@ -56,7 +57,8 @@ def blobs_of_caffe() -> Blobs:
         "cls_score": (CLASSES, last), "bbox_pred": (4 * CLASSES, last), "cls_embedding": (CLASSES, 3),
         "fc_attr": (8, last + 3), "attr_score": (ATTRIBUTES, 8),
     }.items():  # fmt: skip
-        found[name] = [rng.normal(0, 0.15, shape), rng.normal(0, 0.1, shape[0])]
+        spread = (0.05 if "bbox" in name else 0.5) / math.prod(shape[1:]) ** 0.5
+        found[name] = [rng.normal(0, spread, shape), rng.normal(0, 0.1, shape[0])]
     found["cls_embedding"] = found["cls_embedding"][:1]
     return {name: [part.astype(np.float32) for part in parts] for name, parts in found.items()}
 
