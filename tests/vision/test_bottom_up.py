@@ -172,13 +172,11 @@ def pooled(maps: Tensor, box: np.ndarray) -> Tensor:
     """14 x 14 RoI pooling (Girshick 2015): rounded corners that belong to the box, bins from floor to ceiling."""
     x1, y1, x2, y2 = (math.floor(np.float32(v) / 16 + 0.5) for v in box)
     found = torch.zeros(maps.shape[0], 14, 14)
+    high, wide = (np.float32(max(n, 1)) / np.float32(14) for n in (y2 - y1 + 1, x2 - x1 + 1))
     for i in range(14):
         for j in range(14):
-            rows = [y1 + math.floor(i * max(y2 - y1 + 1, 1) / 14), y1 + math.ceil((i + 1) * max(y2 - y1 + 1, 1) / 14)]
-            columns = [
-                x1 + math.floor(j * max(x2 - x1 + 1, 1) / 14),
-                x1 + math.ceil((j + 1) * max(x2 - x1 + 1, 1) / 14),
-            ]
+            rows = [y1 + math.floor(np.float32(i) * high), y1 + math.ceil(np.float32(i + 1) * high)]
+            columns = [x1 + math.floor(np.float32(j) * wide), x1 + math.ceil(np.float32(j + 1) * wide)]
             rows, columns = np.clip(rows, 0, maps.shape[1]).tolist(), np.clip(columns, 0, maps.shape[2]).tolist()
             part = maps[:, rows[0] : rows[1], columns[0] : columns[1]]
             found[:, i, j] = part.flatten(1).max(1).values if part.numel() else 0
@@ -323,9 +321,10 @@ def test_anchors_that_the_file_brings_are_used(blobs: Blobs, tmp_path: Path) -> 
         (lambda b: b.update(res9a_branch1=[np.zeros(3, np.float32)]), "res9a_branch1"),
         (lambda b: b.update(fc_attr=[np.zeros((8, 9), np.float32), np.zeros(8, np.float32)]), "other shapes"),
         (lambda b: b["bn4a_branch2b"].pop(), "third blob"),
+        (lambda b: b["conv1"].append(np.zeros(4, np.float32)), r"conv1\.1"),
         (lambda b: b.update(conv1=["text"]), "not an array"),
     ],
-    ids=["missing", "no stem", "unknown", "shape", "half a norm", "no numbers"],
+    ids=["missing", "no stem", "unknown", "shape", "half a norm", "bias", "no numbers"],
 )
 def test_weights_that_do_not_fit_are_refused(
     blobs: Blobs, tmp_path: Path, spoil: Callable[[Blobs], Any], message: str

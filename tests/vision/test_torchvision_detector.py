@@ -235,6 +235,7 @@ def test_weights_come_from_a_file_strictly_and_are_not_run(two_stage: Torchvisio
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_torchvisions_first_weights_are_used_with_norms_without_epsilon(tmp_path: Path) -> None:
     name = "fasterrcnn_resnet50_fpn"
     official = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1

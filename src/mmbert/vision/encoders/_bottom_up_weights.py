@@ -119,11 +119,13 @@ def _from_caffe(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         layer, number = found.groups()
         blobs[layer, int({"weight": "0", "bias": "1"}.get(number, number))] = tensor
     for (layer, number), blob in blobs.items():
-        if layer in _HEADS:
+        if layer in _HEADS and number < 2:
             blob = blob.flatten() if number else blob.flatten(end_dim=-2) if layer in _LINEAR else blob
             state[f"{_HEADS[layer]}.{('weight', 'bias')[number]}"] = blob
             continue
         kind, target = _caffe_layer(layer, path)
+        if number >= {"res": 1, "scale": 2, "bn": 3}[kind]:
+            raise _unknown(f"{layer}.{number}", path)
         if kind == "res":
             state[f"{target}.weight"] = blob
         elif kind == "scale":
