@@ -293,7 +293,7 @@ def build_vision(options: dict[str, Any]) -> VisionEncoder:
     kind = arguments.pop("kind", None)
     if kind is None:
         raise ConfigError("vision: which kind of encoder?", hint=f"kind is one of: {', '.join(names(ENCODERS))}")
-    encoder: VisionEncoder = load(ENCODERS, str(kind)).build(**arguments)
+    encoder: Any = load(ENCODERS, str(kind)).build(**arguments)
     if not hasattr(encoder, "regions_per_image"):  # a detector: how many regions there are depends on the image
         raise ConfigError(
             f"vision encoder {kind!r} cannot run inside a model",

@@ -116,8 +116,8 @@ def _from_caffe(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
         found = _BLOB.fullmatch(name)
         if found is None:
             raise _unknown(name, path)
-        layer, number = found.groups()
-        blobs[layer, int({"weight": "0", "bias": "1"}.get(number, number))] = tensor
+        name_of_layer, which = found.groups()
+        blobs[name_of_layer, int({"weight": "0", "bias": "1"}.get(which, which))] = tensor
     for (layer, number), blob in blobs.items():
         if layer in _HEADS and number < 2:
             blob = blob.flatten() if number else blob.flatten(end_dim=-2) if layer in _LINEAR else blob

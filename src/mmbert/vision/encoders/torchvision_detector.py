@@ -198,7 +198,8 @@ class TorchvisionDetector(Detector):
         # The pooler remembers the scales that it sees first. Padded sizes give exact ones, whatever the image.
         padded = [tuple(batch.tensors.shape[-2:])] * len(boxes)
         features = heads.box_head(heads.box_roi_pool(maps, boxes, padded))
-        return (features, *heads.box_predictor(features))
+        logits, deltas = heads.box_predictor(features)
+        return features, logits, deltas
 
 
 def pool_by_level(levels: Sequence[Tensor], boxes: Sequence[Tensor], width: int) -> Tensor:
