@@ -287,13 +287,19 @@ def build_vision(options: dict[str, Any]) -> VisionEncoder:
     """Make the vision encoder ``options["kind"]``: the module of that name in ``mmbert.vision.encoders``.
 
     Raises:
-        ConfigError: no kind, an unknown one, or options that it does not take.
+        ConfigError: no kind, an unknown one, one that cannot run inside a model, or options that it does not take.
     """
     arguments = dict(options)
     kind = arguments.pop("kind", None)
     if kind is None:
         raise ConfigError("vision: which kind of encoder?", hint=f"kind is one of: {', '.join(names(ENCODERS))}")
-    return load(ENCODERS, str(kind)).build(**arguments)
+    encoder: Any = load(ENCODERS, str(kind)).build(**arguments)
+    if not hasattr(encoder, "regions_per_image"):  # a detector: how many regions there are depends on the image
+        raise ConfigError(
+            f"vision encoder {kind!r} cannot run inside a model",
+            hint="extract its regions once and store them, or use grid",
+        )
+    return encoder
 
 
 def parameter_count(model: nn.Module, millions: bool = True) -> float:

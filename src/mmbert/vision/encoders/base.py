@@ -97,10 +97,11 @@ class VisionEncoder(RegionExtractor):
         self.eval()
         features, classes = self(pixels, table)
         self.train(was_training)
+        identity = self.identity
         parts = features.float().cpu().split(self.regions_per_image)
         rows = [None] * len(images) if classes is None else classes.float().cpu().split(self.regions_per_image)
         return [
-            Regions(box, part.numpy(), image.size, None if row is None else row.numpy(), self.identity)
+            Regions(box, part.numpy(), image.size, None if row is None else row.numpy(), identity)
             for image, box, part, row in zip(images, boxes, parts, rows, strict=True)
         ]
 

@@ -5,19 +5,40 @@ No detector is needed: cell boxes are known beforehand, the whole image (mean of
 
 from __future__ import annotations
 
+import math
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.model.packed import RegionTable
 from mmbert.plugins import nearest
+from mmbert.vision.encoders._detectors import parse
 from mmbert.vision.encoders.base import VisionEncoder
+
+
+class Options(BaseModel):
+    """Options of :func:`build`: those of :class:`GridEncoder`, and ``weights``, a checkpoint of the backbone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: str
+    weights: str | None = None
+    image_size: int = 224
+    trainable: bool = False
+    freeze_norm: bool = True
+    levels: list[int] | None = None
+    fold_norm: bool = False
+    classes: bool = False
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 class GridEncoder(VisionEncoder):
@@ -66,6 +87,7 @@ class GridEncoder(VisionEncoder):
         self.classes = classes
         self.prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         self.last_size = int(self.backbone.num_features)
+        self.layout = "channels first"
         self.mean, self.std = mean or list(data["mean"]), std or list(data["std"])
         try:
             self.rows, self.columns, self.part_sizes = self._measure()
@@ -134,22 +156,39 @@ class GridEncoder(VisionEncoder):
     def _as_map(self, found: Tensor) -> Tensor:
         """Any backbone's last features as [I, C, rows, columns]."""
         if found.dim() == 4:
-            channels_last = found.shape[-1] == self.last_size and found.shape[1] != self.last_size
-            return found.permute(0, 3, 1, 2) if channels_last else found
+            return found.permute(0, 3, 1, 2) if self._channels_last(found) else found
         cells = found[:, self.prefix_tokens :]
-        side = round(cells.shape[1] ** 0.5)
-        return cells.transpose(1, 2).unflatten(2, (side, side))
+        grid = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None) or ()
+        if math.prod(grid) != cells.shape[1] or len(grid) != 2:  # the tokens were pooled on the way, or it does not say
+            grid = (math.isqrt(cells.shape[1]),) * 2
+        if math.prod(grid) != cells.shape[1]:
+            raise ConfigError(f"{cells.shape[1]} tokens are no grid")
+        return cells.transpose(1, 2).unflatten(2, tuple(grid))
+
+    def _channels_last(self, found: Tensor) -> bool:
+        return found.shape[-1] == self.last_size and found.shape[1] != self.last_size
 
     def _distribution(self, features: Tensor) -> Tensor:
+        """[R, F] to [R, C]: the backbone's own head, applied to a map (or to tokens) of nothing but that cell."""
         with torch.no_grad():
-            return torch.softmax(self.backbone.get_classifier()(features.detach()).float(), dim=-1)
+            cells = features.detach()
+            if self.layout == "tokens":
+                cells = cells[:, None].expand(-1, self.prefix_tokens + 1, -1)
+            else:
+                cells = cells[:, None, None] if self.layout == "channels last" else cells[:, :, None, None]
+            return torch.softmax(self.backbone.forward_head(cells).float(), dim=-1)
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int, list[int]]:
         """Rows and columns of the grid, and the channels of each joined map."""
         was_training = self.backbone.training
         self.backbone.eval()
-        maps = self._maps(torch.zeros(1, 3, self.image_size, self.image_size))
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        maps = self._maps(blank)
+        if self.classes:
+            last = self.backbone.forward_features(blank)
+            channels = "channels last" if last.dim() == 4 and self._channels_last(last) else "channels first"
+            self.layout = channels if last.dim() == 4 else "tokens"
         self.backbone.train(was_training)
         return maps[-1].shape[2], maps[-1].shape[3], [m.shape[1] for m in maps]
 
@@ -204,19 +243,24 @@ def _create(backbone: str, image_size: int, keep_classifier: bool) -> Any:
 
 
 def build(**options: Any) -> GridEncoder:
-    """Make the encoder from ``config.vision`` without its ``kind``."""
-    try:
-        encoder = GridEncoder(**options)
-    except TypeError as error:
-        raise ConfigError(f"vision encoder 'grid': {error}") from error
-    encoder.options = dict(options)
+    """Make the encoder from ``config.vision`` without its ``kind``; see :class:`Options`.
+
+    Raises:
+        ConfigError: an unknown option, or a backbone or size that cannot be. CheckpointError: weights that do not fit.
+    """
+    checked = parse(Options, "grid", options)
+    encoder = GridEncoder(**checked.model_dump(exclude={"weights"}))
+    encoder.options = checked.model_dump(exclude={"weights"}, exclude_unset=True)
+    if checked.weights is not None:
+        load_backbone_weights(encoder, checked.weights)
     return encoder
 
 
 def load_backbone_weights(encoder: GridEncoder, path: str) -> None:
     """Load a backbone checkpoint (.pth or .safetensors, data only, never executed) strictly.
 
-    Classifier weights in the file are left out where the encoder has no classifier.
+    Classifier weights in the file are left out where the encoder has no classifier. Position embeddings (and windows)
+    of another image size are interpolated as timm does it.
 
     Raises:
         CheckpointError: missing or unexpected keys, other shapes, or an unreadable file.
@@ -238,6 +282,7 @@ def load_backbone_weights(encoder: GridEncoder, path: str) -> None:
         classifier = fresh.default_cfg.get("classifier", "classifier")
         names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         state = {k: v for k, v in state.items() if k in wanted or not k.startswith(names)}
+    state = _resized(state, fresh)
     try:
         fresh.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -247,6 +292,18 @@ def load_backbone_weights(encoder: GridEncoder, path: str) -> None:
         fold_batch_norms(fresh)
     _save_all_buffers(fresh)
     encoder.backbone.load_state_dict(fresh.state_dict())
+
+
+def _resized(state: dict[str, Tensor], fresh: Any) -> dict[str, Tensor]:
+    """The weights with what depends on the image size brought to ``fresh``'s; as they are where all shapes fit."""
+    wanted = fresh.state_dict()
+    convert = getattr(sys.modules[type(fresh).__module__], "checkpoint_filter_fn", None)
+    if convert is None or all(k not in wanted or wanted[k].shape == v.shape for k, v in state.items()):
+        return state
+    try:
+        return dict(convert(dict(state), fresh))
+    except Exception:  # weights of another backbone; loading them says what does not fit
+        return state
 
 
 def _from_reference_efficientnet(state: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
