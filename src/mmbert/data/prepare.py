@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,7 +141,7 @@ def prepare(
     module, card = corpus_module(name)
     report = skip_bad if isinstance(skip_bad, BadRecords) else BadRecords(skip=skip_bad)
     given = {**(options or {}), "root": downloads}
-    splits = _splits(module, given.pop("split", None))
+    splits = _splits(name, module, given, given.pop("split", None))
     first = check_options(name, module, _with_split(given, splits[0]))
     root = _image_root(first)
     shown = {key: value for key, value in first.model_dump(mode="json").items() if key not in ("root", "split")}
@@ -167,11 +167,14 @@ def _with_split(options: Mapping[str, Any], split: str | None) -> dict[str, Any]
     return {**options, "split": split} if split is not None else dict(options)
 
 
-def _splits(module: ModuleType, given: Any) -> list[str | None]:
+def _splits(name: str, module: ModuleType, options: Mapping[str, Any], given: Any) -> Sequence[str | None]:
     """The splits asked for, else all that the corpus has (None: it has none)."""
     known = tuple(getattr(module, "SPLITS", ()))
+    if not known and given is None and hasattr(module, "find_splits"):
+        known = tuple(module.find_splits(check_options(name, module, options)))
     if given is None:
-        return list(known) or [None]
+        return known or (None,)
+    known += tuple(getattr(module, "MORE_SPLITS", ()))
     wanted = given.replace(",", " ").split() if isinstance(given, str) else [str(split) for split in given]
     for split in wanted:
         if known and split not in known:
@@ -258,7 +261,8 @@ class _Run:
         if not shards:
             raise DataError(f"no usable record in split {name!r}", where=str(self.root), hint="see docs/corpora.md")
         published = dict(_published(self.module, self.card, options, name))
-        return {name: PreparedSplit(counting.counts(), published, list(counting.languages), shards)}
+        counts = counting.counts() | dict(getattr(source, "counts", {}))
+        return {name: PreparedSplit(counts, published, list(counting.languages), shards)}
 
     def _image(self, record: Record) -> str | None:
         """Path to store for the record's image; makes sure that it is there, and copies it where that is asked for."""
