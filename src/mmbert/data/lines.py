@@ -41,7 +41,11 @@ class Lines:
         self.encoding = encoding
         try:
             with path.open("rb") as file:
-                self._data = _map(_unpacked(file, path) if path.suffix == ".gz" else file)
+                if path.suffix == ".gz":
+                    with _unpacked(file, path) as text:
+                        self._data = _map(text)
+                else:
+                    self._data = _map(file)
         except (OSError, EOFError, zlib.error) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise DataError(f"cannot be read: {why}", where=str(path), hint="get the file again") from error
@@ -103,19 +107,24 @@ class Segments(Lines):
 
 def _unpacked(file: IO[bytes], path: Path) -> IO[bytes]:
     most = MAX_EXPANSION * path.stat().st_size + 64_000_000
-    out = tempfile.TemporaryFile(prefix="mmbert-lines-")  # noqa: SIM115 (the mapping keeps it alive)
+    out = tempfile.TemporaryFile(prefix="mmbert-lines-")  # noqa: SIM115 (the mapping outlives it)
     written = 0
-    with gzip.open(file) as packed:
-        while chunk := packed.read(_CHUNK):
-            written += len(chunk)
-            if written > most:
-                raise DataError("unpacks to an absurd size", where=str(path), hint="get the file again")
-            out.write(chunk)
-    out.flush()
+    try:
+        with gzip.open(file) as packed:
+            while chunk := packed.read(_CHUNK):
+                written += len(chunk)
+                if written > most:
+                    raise DataError("unpacks to an absurd size", where=str(path), hint="get the file again")
+                out.write(chunk)
+        out.flush()
+    except BaseException:
+        out.close()
+        raise
     return out
 
 
 def _map(file: IO[bytes]) -> mmap.mmap | bytes:
+    """The file's content; the mapping stays when the file is closed."""
     file.seek(0, 2)
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
 
