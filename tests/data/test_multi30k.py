@@ -15,7 +15,12 @@ from mmbert.errors import ConfigError, DataError
 
 def test_the_languages_of_task_1_and_their_images(tmp_path: Path) -> None:
     root = write_multi30k(tmp_path / "data")
-    spec = {"source": "multi30k", "root": tmp_path, "split": "validation", "languages": "de en"}  # the repository itself
+    spec = {
+        "source": "multi30k",
+        "root": tmp_path,
+        "split": "validation",
+        "languages": "de en",
+    }  # the repository itself
     found = records(open_data(spec, images=root / "images"))
     assert [record.id for record in found] == ["b0.jpg", "b1.jpg", "b2.jpg", "b3.jpg"]
     assert found[3].captions == {"de": ("de b 3",), "en": ("en b 3",)}

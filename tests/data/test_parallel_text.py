@@ -40,7 +40,9 @@ def test_blank_lines_are_bad_unless_the_corpus_is_known_for_them(tmp_path: Path)
     bad = BadRecords(skip=True)
     assert len(open_data(spec, report=bad)) == 2
     assert len(bad) == 1
-    made = prepare("parallel_text", tmp_path, tmp_path / "store", {"files": "a", "languages": "en,de", "blank_is_bad": False})
+    made = prepare(
+        "parallel_text", tmp_path, tmp_path / "store", {"files": "a", "languages": "en,de", "blank_is_bad": False}
+    )
     assert made.splits["all"].counts["lines"] == 3
     assert made.splits["all"].counts["lines_left_out"] == 1
     assert len(open_data(str(tmp_path / "store"))) == 2
@@ -75,7 +77,9 @@ def test_wmt14(tmp_path: Path) -> None:
     for name in ("training/europarl-v7", "commoncrawl", "training/news-commentary-v9"):
         write_pair(tmp_path, f"{name}.de-en", {"en": [f"e {name[-3:]}"], "de": [f"d {name[-3:]}"]})
     write_lines(tmp_path / "test-full/newstest2014-deen-src.en.sgm", ["<doc>", '<seg id="1">Gutach &amp; more</seg>'])
-    write_lines(tmp_path / "test-full/newstest2014-deen-ref.de.sgm", ["<doc>", "<p>", '<seg id="1">Gutach & mehr</seg>'])
+    write_lines(
+        tmp_path / "test-full/newstest2014-deen-ref.de.sgm", ["<doc>", "<p>", '<seg id="1">Gutach & mehr</seg>']
+    )
     train = records(open_data({"source": "wmt14", "root": tmp_path}))
     assert [record.captions["de"] for record in train] == [("d -v7",), ("d awl",), ("d -v9",)]
     (test,) = records(open_data({"source": "wmt14", "root": tmp_path, "split": "test"}))

@@ -206,7 +206,7 @@ def test_damage_is_found(downloads: Path, damage: str) -> None:
     ("change", "why"),
     [
         ({"format": 9}, "is of format 9"),
-        ({"splits": {"train": {"languages": [], "shards": [{"file": "../a.arrow", "sha256": ""}]}}}, "names a file elsewhere"),
+        ({"splits": {"train": {"languages": [], "shards": [{"file": "../a", "sha256": ""}]}}}, "names a file elsewhere"),
         ({"splits": {"train": {"languages": []}}}, "is damaged"),
         ({"splits": {}}, "holds no records"),
     ],
@@ -234,7 +234,8 @@ images = st.none() | st.builds(ImageRef, data=st.binary(max_size=4), key=names |
 any_record = st.builds(
     Record,
     id=names,
-    image=images | names.filter(lambda name: "/" not in name).map(lambda name: ImageRef(path=f"/root/{name}", key=name)),
+    image=images
+    | names.filter(lambda name: "/" not in name).map(lambda name: ImageRef(path=f"/root/{name}", key=name)),
     captions=said,
     texts=said,
     split=st.none() | names,

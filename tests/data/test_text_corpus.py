@@ -19,7 +19,9 @@ DOCUMENTS = ["a b c", "d e", "f", "", "", "g h", "i"]
 
 
 def texts(root: Path, **options: object) -> list[str]:
-    return [record.captions["en"][0] for record in records(open_data({"source": "text_corpus", "root": root, **options}))]
+    return [
+        record.captions["en"][0] for record in records(open_data({"source": "text_corpus", "root": root, **options}))
+    ]
 
 
 def test_one_sentence_a_record(tmp_path: Path) -> None:

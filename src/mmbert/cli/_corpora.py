@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert.cli._tables import print_table
@@ -10,6 +11,7 @@ from mmbert.cli.common import human_count, note, show_progress
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmbert.data.download import Downloaded
     from mmbert.data.prepare import Prepared, Progress
 
 
@@ -93,3 +95,28 @@ def prepare_progress() -> Progress | None:
         bar.update(done - bar.n)
 
     return update
+
+
+def download_progress() -> Callable[[Downloaded], None] | None:
+    """A bar that counts addresses, where a person looks."""
+    if not show_progress():
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(unit="image", leave=False)
+
+    def update(result: Downloaded) -> None:
+        bar.set_postfix(dead=result.dead, refresh=False)
+        bar.update(result.saved + result.already + result.dead - bar.n)
+
+    return update
+
+
+def note_downloaded(result: Downloaded, out: Path) -> None:
+    """What became of the addresses."""
+    found = [(result.saved, "saved"), (result.already, "there already"), (result.dead, "dead")]
+    note(", ".join(f"{human_count(number)} {what}" for number, what in found))
+    for reason, number in result.reasons.most_common(10):
+        note(f"dead: {human_count(number)} x {reason}")
+    if result.dead:
+        note(f"each address and what became of it: {out}/links.jsonl; --again tries the dead ones once more")

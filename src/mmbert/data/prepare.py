@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -161,6 +162,26 @@ def prepare(
         text = json.dumps(about.as_dict(), ensure_ascii=False, indent=1, default=str)
         (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
     return about
+
+
+def links_of(
+    name: str, downloads: Path, options: Mapping[str, Any], report: BadRecords, *, most: int | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """The images that a corpus knows by address: file name, address, and file and line.
+
+    Args:
+        most: only so many of each split.
+
+    Raises:
+        ConfigError: the corpus gives no addresses, or an option is wrong.
+        DataError: a table is missing, or has a bad line that is not skipped.
+    """
+    module, _ = corpus_module(name)
+    if not hasattr(module, "links"):
+        raise ConfigError(f"{name!r} gives no addresses of images", hint=f"see `mmbert data list {name}`")
+    given = {**options, "root": downloads}
+    for split in _splits(name, module, given, given.pop("split", None)):
+        yield from islice(module.links(check_options(name, module, _with_split(given, split)), report), most)
 
 
 def _with_split(options: Mapping[str, Any], split: str | None) -> dict[str, Any]:
