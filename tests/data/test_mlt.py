@@ -38,7 +38,7 @@ def test_the_files_of_mm_bert(tmp_path: Path) -> None:
     write_lines(tmp_path / "val_MLT_frcnn.json", [json.dumps(row)])
     (found,) = records(open_data({"source": "mlt", "root": tmp_path, "split": "validation", "form": "mmbert"}))
     assert found.annotation["translations"] == ["jugendlich", "jung"]
-    assert (found.extra["image"], found.regions, found.image) == ("11.jpg", "00000011.json", None)
+    assert (found.extra["file_name"], found.regions, found.image) == ("11.jpg", "00000011.json", None)
     with pytest.raises(ConfigError, match="German"):
         open_data({"source": "mlt", "root": tmp_path, "form": "mmbert", "language": "fr"})
     with pytest.raises(ConfigError, match="no split 'test_2017' in this form"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from corpora import records, write_multi30k
+from corpora import records, write_image, write_multi30k
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +35,21 @@ def make(downloads: Path, name: str = "store", **options: Any) -> Path:
     flags = {key: options.pop(key) for key in ("skip_bad", "allow_incomplete", "copy_images") if key in options}
     prepare("multi30k", downloads, out, {"languages": "en,de", "images": downloads / "images", **options}, **flags)
     return out
+
+
+class Pretended:
+    """A source of given records."""
+
+    name, languages = "pretended", ("en",)
+
+    def __init__(self, found: list[Record]) -> None:
+        self.found = found
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: int, /) -> Record:
+        return self.found[index]
 
 
 def test_a_store_holds_what_the_source_says(downloads: Path) -> None:
@@ -97,11 +112,24 @@ def test_images_may_be_copied(downloads: Path) -> None:
     assert open_data(str(moved))[0].image == ImageRef(path=str(moved / "images" / "a0.jpg"), key="a0.jpg")
 
 
+def test_images_elsewhere_are_copied_under_names_of_their_own(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders, one file name: neither overwrites the other."""
+    paths = [downloads / "images" / name / "x.jpg" for name in ("a", "b")]
+    for path, colour in zip(paths, ("red", "blue"), strict=True):
+        write_image(path, colour)
+    found = [Record(path.parent.name, ImageRef(path=str(path)), {"en": ("x",)}) for path in paths]
+    monkeypatch.setattr(multi30k, "open_source", lambda options, report: Pretended(found))
+    (downloads / "elsewhere").mkdir()
+    store = make(downloads, images=downloads / "elsewhere", copy_images=True, allow_incomplete=True, split="train")
+    images = [record.image for record in records(open_data(str(store)))]
+    assert [Path(str(image and image.path)).read_bytes() for image in images] == [path.read_bytes() for path in paths]
+
+
 def test_without_images_there_are_captions_alone(downloads: Path) -> None:
     store = make(downloads, images=None)
     source = open_data(str(store))
     assert all(record.image is None for record in records(source))
-    assert source[0].extra == {"image": "a0.jpg"}
+    assert source[0].extra == {"file_name": "a0.jpg"}
 
 
 def test_languages_are_chosen_when_it_is_opened(downloads: Path) -> None:
@@ -206,7 +234,7 @@ def test_damage_is_found(downloads: Path, damage: str) -> None:
     ("change", "why"),
     [
         ({"format": 9}, "is of format 9"),
-        ({"splits": {"train": {"languages": [], "shards": [{"file": "../a", "sha256": ""}]}}}, "names a file elsewhere"),
+        ({"splits": {"train": {"languages": [], "shards": [{"file": "../a", "sha256": ""}]}}}, "a file elsewhere"),
         ({"splits": {"train": {"languages": []}}}, "is damaged"),
         ({"splits": {}}, "holds no records"),
     ],
@@ -269,16 +297,8 @@ def test_every_record_comes_back_as_it_was(
 
 
 def test_a_value_that_json_does_not_know_is_named(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Odd:
-        name, languages = "odd", ("en",)
-
-        def __len__(self) -> int:
-            return 1
-
-        def __getitem__(self, index: int, /) -> Record:
-            return Record("a", captions={"en": ("x",)}, extra={"n": float("nan")}, origin="file:1")
-
-    monkeypatch.setattr(multi30k, "open_source", lambda options, report: Odd())
+    odd = Record("a", captions={"en": ("x",)}, extra={"n": float("nan")}, origin="file:1")
+    monkeypatch.setattr(multi30k, "open_source", lambda options, report: Pretended([odd]))
     with pytest.raises(DataError, match="file:1: a has a value that JSON does not know"):
         make(downloads)
     assert not list(downloads.parent.glob(".store*"))

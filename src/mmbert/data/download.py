@@ -209,7 +209,8 @@ class _Download:
             _check_scheme(url)
             request = urllib.request.Request(_quoted(url), headers={"User-Agent": f"mm-bert/{__version__}"})
             with self.opener.open(request, timeout=self.limits.timeout) as answer:
-                body: bytes = answer.read(self.limits.max_bytes + 1)
+                claimed = _claimed_bytes(answer.headers.get("Content-Length"))
+                body: bytes = b"" if claimed > self.limits.max_bytes else answer.read(self.limits.max_bytes + 1)
         except urllib.error.HTTPError as error:
             passing = error.code in PASSING
             raise _Dead(f"HTTP {error.code}", passing=passing, after=_retry_after(error)) from error
@@ -217,8 +218,10 @@ class _Download:
             raise _Dead(_why(error), passing=True) from error
         except ValueError as error:  # an address that cannot be read
             raise _Dead("not an address") from error
-        if len(body) > self.limits.max_bytes:
+        if max(claimed, len(body)) > self.limits.max_bytes:
             raise _Dead(f"larger than {self.limits.max_bytes:,} bytes")
+        if len(body) < claimed:  # the library notices only where it is asked for everything
+            raise _Dead("the answer was cut short", passing=True)
         return body
 
 
@@ -257,6 +260,11 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
     except (ValueError, TypeError):
         return 0.0
+
+
+def _claimed_bytes(given: str | None) -> int:
+    """What the server says the answer has; 0 where it says nothing."""
+    return int(given) if given is not None and given.strip().isdecimal() else 0
 
 
 def _why(error: Exception) -> str:

@@ -74,13 +74,17 @@ class HuggingFaceSource:
     def __init__(self, options: Options, rows: Any, report: BadRecords) -> None:
         self.name = f"{options.root}:{options.split}" if options.split else str(options.root)
         self._options, self._rows = options, rows
-        texts = [c for c in rows.column_names if c != (options.image or "").partition(".")[0]]
-        slim = rows.select_columns(texts)  # the images of all rows would be read, too
+        said_by = [*options.captions.values(), *options.texts.values()]
+        texts = list(dict.fromkeys(column.partition(".")[0] for column in said_by))
+        slim = rows.select_columns(texts) if texts else None  # the images of all rows would be read, too
         self._kept = []
         codes: dict[str, None] = {}
         for number in range(len(rows)):
             try:
-                said = [self._said(columns, slim[number], number) for columns in (options.captions, options.texts)]
+                said = [
+                    self._said(columns, slim[number] if slim else {}, number)
+                    for columns in (options.captions, options.texts)
+                ]
             except DataError as error:
                 report.add(error)
             else:

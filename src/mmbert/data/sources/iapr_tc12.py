@@ -82,7 +82,7 @@ class IAPRSource:
             captions={code: _captions(text, self._options.description) for code, text in entry.descriptions.items()},
             texts={code: (title,) for code, title in entry.titles.items()},
             split=self._options.split,
-            extra={"image": entry.image},
+            extra={"file_name": entry.image},
             origin=entry.origin,
         )
 

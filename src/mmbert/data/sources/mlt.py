@@ -97,7 +97,7 @@ class MLTSource:
             captions={"en": (row.english,), options.language: (row.other,)},
             split=options.split,
             group=row.image,
-            extra={"image": row.image},
+            extra={"file_name": row.image},
             annotation={"word": row.word, "language": options.language, "translations": list(row.translations)},
             regions=row.regions,
             origin=self._lines.where(row.line),

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from mmbert.data.corpus import CorpusCard, Words, find, need
+from mmbert.data.corpus import CorpusCard, Words, find, need_all
 from mmbert.data.lines import Lines, aligned
 from mmbert.data.records import BadRecords, ImageRef, Record
 from mmbert.errors import ConfigError, DataError
@@ -86,7 +86,7 @@ class Multi30kSource:
             image=ImageRef(path=str(folder.expanduser() / name), key=name) if folder is not None else None,
             captions={code: tuple(lines[row] for lines in files) for code, files in self._captions.items()},
             split=self._options.split,
-            extra={"image": name},
+            extra={"file_name": name},
             origin=first.where(row),
         )
 
@@ -106,12 +106,10 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Multi3
     if find(root, f"task{options.task}") is None and find(root, f"data/task{options.task}") is not None:
         root = root / "data"
     listed = f"{stem}.txt" if options.task == 1 else f"{stem}_images.txt"
-    images = Lines(need(root, CARD, f"task{options.task}/image_splits/{listed}"))
     numbers = [f".{k}" for k in range(1, _DESCRIPTIONS + 1)] if options.task == 2 else [""]
-    captions = {
-        code: [Lines(need(root, CARD, f"task{options.task}/raw/{stem}{k}.{code}")) for k in numbers]
-        for code in languages
-    }
+    names = [f"image_splits/{listed}", *(f"raw/{stem}{k}.{code}" for code in languages for k in numbers)]
+    images, *files = map(Lines, need_all(root, CARD, [[f"task{options.task}/{name}"] for name in names]))
+    captions = {code: files[i * len(numbers) : (i + 1) * len(numbers)] for i, code in enumerate(languages)}
     columns = {f"{code}{i}": lines for code, files in captions.items() for i, lines in enumerate(files)}
     rows = aligned({"image": images, **columns}, report)
     for row in rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from mmbert.data.corpus import CorpusCard, MissingFiles, Words, find
+from mmbert.data.corpus import CorpusCard, Words, need_all
 from mmbert.data.lines import Lines, aligned
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import ConfigError
@@ -107,8 +107,5 @@ def open_groups(root: Path, files: Sequence[str], languages: Sequence[str], card
     Raises:
         MissingFiles: naming all that are not there.
     """
-    paths = {f"{name}.{code}": find(root, f"{name}.{code}") for name in files for code in languages}
-    missing = [name for name, path in paths.items() if path is None]
-    if missing:
-        raise MissingFiles(missing, root, card)
-    return [{code: Lines(paths[f"{name}.{code}"] or root) for code in languages} for name in files]
+    found = iter(need_all(root, card, [[f"{name}.{code}"] for name in files for code in languages]))
+    return [{code: Lines(next(found)) for code in languages} for _ in files]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from mmbert.data.corpus import CorpusCard, MissingFiles, find
+from mmbert.data.corpus import CorpusCard, need_all
 from mmbert.data.lines import Lines, Segments
 from mmbert.data.records import BadRecords
 from mmbert.data.sources.parallel_text import ParallelSource
@@ -63,11 +63,10 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Parall
     if options.split not in _FILES:
         raise ConfigError(f"WMT14 has no split {options.split!r}", hint=f"splits: {', '.join(SPLITS)}")
     root, files = options.root.expanduser(), _FILES[options.split]
-    paths = {name: find(root, *(folder + name for folder in _FOLDERS)) for names in files.values() for name in names}
-    missing = [name for name, path in paths.items() if path is None]
-    if missing:
-        raise MissingFiles(missing, root, CARD)
-    columns = {code: [_lines(paths[name] or root) for name in names] for code, names in files.items()}
+    wanted = [name for names in files.values() for name in names]
+    found = need_all(root, CARD, [[folder + name for folder in _FOLDERS] for name in wanted])
+    paths = dict(zip(wanted, found, strict=True))
+    columns = {code: [_lines(paths[name]) for name in names] for code, names in files.items()}
     groups = [dict(zip(columns, group, strict=True)) for group in zip(*columns.values(), strict=True)]
     return ParallelSource(f"wmt14:{options.split}", groups, options.split, report, blank_is_bad=False)
 
