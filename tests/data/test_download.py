@@ -138,7 +138,8 @@ def test_a_busy_server_is_asked_again(server: ThreadingHTTPServer, tmp_path: Pat
 
 def test_a_second_run_asks_for_nothing_that_is_settled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     get(server, tmp_path, ["/a.jpg", "/gone"])
-    (tmp_path / "links.jsonl").open("a").write('{"file": "02.jpg", "de')  # a crash in the middle of a line
+    with (tmp_path / "links.jsonl").open("a") as journal:
+        journal.write('{"file": "02.jpg", "de')  # a crash in the middle of a line
     result = get(server, tmp_path, ["/a.jpg", "/gone", "/c.png"])
     assert (result.saved, result.already, result.dead) == (1, 1, 1)
     assert dict(server.asked) == {"/a.jpg": 1, "/gone": 1, "/c.png": 1}  # type: ignore[attr-defined]

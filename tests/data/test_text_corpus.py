@@ -42,6 +42,7 @@ def test_sentences_of_one_document_are_packed(tmp_path: Path) -> None:
     assert texts(path, pack=100) == ["a b c d e f", "g h i"]
 
 
+@pytest.mark.slow
 def test_units_are_the_pieces_of_a_tokenizer(tmp_path: Path) -> None:
     sentences = [f"the dog number {i} runs" for i in range(12)]
     path = write_lines(tmp_path / "a.doc", sentences)

@@ -40,8 +40,8 @@ def print_catalogue(entries: Sequence[Mapping[str, Any]]) -> None:
     corpora = [entry for entry in entries if entry["card"] is not None]
     rows = [(e["name"], e["summary"], ", ".join(e["card"]["languages"]), e["card"]["licence"]) for e in corpora]
     print_table("Corpora", ("name", "what it is", "languages", "licence"), rows, range(4))
-    rows = [(e["name"], e["summary"], ", ".join(e["splits"])) for e in entries if e["card"] is None]
-    print_table("Ready, and formats of your own data", ("name", "what it is", "splits"), rows, range(3))
+    others = [(e["name"], e["summary"], ", ".join(e["splits"])) for e in entries if e["card"] is None]
+    print_table("Ready, and formats of your own data", ("name", "what it is", "splits"), others, range(3))
     note("where to get a corpus, what it holds and what to do: mmbert data list NAME, and docs/corpora.md")
     note("a folder of your own is named by its path; what it must hold: docs/own-data.md")
 
