@@ -1,4 +1,4 @@
-"""`mmbert data`: list corpora, prepare them from their downloads, check them or your own folder of images."""
+"""`mmbert data`: list, prepare and check corpora, or check your own folder of images and captions."""
 
 from __future__ import annotations
 
