@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,7 +134,7 @@ def download_images(
     limits = Limits(workers=workers, tries=tries, side=side)
     result = download(links, out, limits, again=again, progress=download_progress())
     if as_json:
-        print_json({**dataclasses.asdict(result), "images": out, "skipped": len(bad)})
+        print_json({**result.as_dict(), "images": out, "skipped": len(bad)})
         return
     note_downloaded(result, out)
     note_left_out(list(bad))
