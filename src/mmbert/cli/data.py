@@ -1,13 +1,14 @@
-"""`mmbert data`: look at a corpus or check your own folder of images and captions."""
+"""`mmbert data`: list, prepare and check corpora, or check your own folder of images and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli._tables import print_table
+from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import JsonOption, SkipBadOption, human_count, note, print_json, show_progress
 from mmbert.errors import DataError
 
@@ -22,31 +23,128 @@ MOST_FAULTS = 20
 
 @app.callback()
 def _data() -> None:
-    """Look at corpora and check your own data."""
+    """List corpora, prepare them, and check your own data."""
 
 
 @app.command("list")
-def list_corpora(as_json: JsonOption = False) -> None:
-    """List the corpora that commands and recipes can name.
+def list_corpora(
+    name: Annotated[str | None, typer.Argument(help="One corpus: where to get it, and what it holds.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the corpora that commands and recipes can name, or tell everything about one.
+
+    Examples:
+
+      mmbert data list
+      mmbert data list multi30k
+    """
+    from mmbert.cli._corpora import print_card, print_catalogue
+    from mmbert.data import sources
+    from mmbert.plugins import load
+
+    if name is not None:
+        load(sources.__name__, name)  # a misspelt name is an error that knows the nearest
+    entries = [entry for entry in sources.catalogue() if name in (None, entry["name"])]
+    if as_json:
+        print_json({"corpora": entries})
+    elif name is None:
+        print_catalogue(entries)
+    else:
+        print_card(entries[0])
+
+
+@app.command("prepare")
+def prepare_corpus(
+    name: Annotated[str, typer.Argument(help="A corpus, see `mmbert data list`.")],
+    downloads: Annotated[Path, typer.Option("--from", help="Folder of the official downloads.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The store to make: a new folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the corpus, e.g. split=train.")
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Go on where something is missing or counts differ; say what.")
+    ] = False,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="Copy the images into the store instead of pointing at them.")
+    ] = False,
+    skip_bad: SkipBadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a store from a corpus's official downloads; its counts are checked against the published ones.
+
+    Every other command then takes the store as --data STORE or --data STORE:SPLIT.
+
+    Examples:
+
+      mmbert data prepare multi30k --from multi30k-dataset/data --out stores/multi30k images=flickr30k-images
+      mmbert data prepare multi30k --from multi30k-dataset/data --out stores/m30k-de languages=en,de split=train
+    """
+    from mmbert.cli._corpora import prepare_progress, print_prepared, read_settings
+    from mmbert.data.prepare import prepare
+    from mmbert.data.records import BadRecords
+
+    bad = BadRecords(skip=skip_bad)
+    made = prepare(
+        name,
+        downloads,
+        out,
+        read_settings(settings or ()),
+        skip_bad=bad,
+        allow_incomplete=allow_incomplete,
+        copy_images=copy_images,
+        progress=prepare_progress(),
+    )
+    if as_json:
+        skipped = [{"where": where, "reason": reason} for where, reason in bad]
+        print_json({**made.as_dict(), "store": out, "skipped": skipped})
+        return
+    print_prepared(made, str(out))
+    note_left_out(list(bad))
+
+
+@app.command("download")
+def download_images(
+    name: Annotated[str, typer.Argument(help="A corpus that gives addresses, such as conceptual_captions.")],
+    downloads: Annotated[Path, typer.Option("--from", help="Folder of the official downloads.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the images; a run that was broken off goes on.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the corpus, e.g. split=train.")
+    ] = None,
+    side: Annotated[int, typer.Option(min=16, help="Larger images are made smaller: pixels of the longer side.")] = 512,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Downloads at a time.")] = 16,
+    tries: Annotated[int, typer.Option(min=1, help="For a server that is busy or silent.")] = 3,
+    most: Annotated[int | None, typer.Option(min=1, help="Only the first addresses of each split.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also try addresses again that were dead before.")] = False,
+    skip_bad: SkipBadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Download the images of a corpus that gives addresses only; dead links are counted and noted in OUT/links.jsonl.
 
     Example:
 
-      mmbert data list
+      mmbert data download conceptual_captions --from downloads --out cc-images split=validation
     """
-    from mmbert.data.sources import catalogue
+    from mmbert.cli._corpora import download_progress, note_downloaded, read_settings
+    from mmbert.data.download import Limits, download
+    from mmbert.data.prepare import links_of
+    from mmbert.data.records import BadRecords
 
-    entries = catalogue()
+    bad = BadRecords(skip=skip_bad)
+    links = links_of(name, downloads, read_settings(settings or ()), bad, most=most)
+    limits = Limits(workers=workers, tries=tries, side=side)
+    result = download(links, out, limits, again=again, progress=download_progress())
     if as_json:
-        print_json({"corpora": entries})
+        print_json({**result.as_dict(), "images": out, "skipped": len(bad)})
         return
-    rows = [(str(e["name"]), str(e["summary"]), ", ".join(e["splits"])) for e in entries]
-    _table("Corpora", ("name", "what it is", "splits"), rows)
-    note("a folder of your own is named by its path; what it must hold: docs/own-data.md")
+    note_downloaded(result, out)
+    note_left_out(list(bad))
 
 
 @app.command("check")
 def check_data(
-    data: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder, or a corpus such as starter:validation.")],
+    data: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder, a store, or a corpus such as starter:validation.")
+    ],
     skip_bad: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
