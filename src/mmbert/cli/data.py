@@ -1,13 +1,14 @@
-"""`mmbert data`: look at a corpus or check your own folder of images and captions."""
+"""`mmbert data`: list corpora, prepare them from their downloads, check them or your own folder of images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli._tables import print_table
+from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import JsonOption, SkipBadOption, human_count, note, print_json, show_progress
 from mmbert.errors import DataError
 
@@ -22,31 +23,90 @@ MOST_FAULTS = 20
 
 @app.callback()
 def _data() -> None:
-    """Look at corpora and check your own data."""
+    """List corpora, prepare them, and check your own data."""
 
 
 @app.command("list")
-def list_corpora(as_json: JsonOption = False) -> None:
-    """List the corpora that commands and recipes can name.
+def list_corpora(
+    name: Annotated[str | None, typer.Argument(help="One corpus: where to get it, and what it holds.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the corpora that commands and recipes can name, or tell everything about one.
 
-    Example:
+    Examples:
 
       mmbert data list
+      mmbert data list multi30k
     """
-    from mmbert.data.sources import catalogue
+    from mmbert.cli._corpora import print_card, print_catalogue
+    from mmbert.data import sources
+    from mmbert.plugins import load
 
-    entries = catalogue()
+    if name is not None:
+        load(sources.__name__, name)  # a misspelt name is an error that knows the nearest
+    entries = [entry for entry in sources.catalogue() if name in (None, entry["name"])]
     if as_json:
         print_json({"corpora": entries})
+    elif name is None:
+        print_catalogue(entries)
+    else:
+        print_card(entries[0])
+
+
+@app.command("prepare")
+def prepare_corpus(
+    name: Annotated[str, typer.Argument(help="A corpus, see `mmbert data list`.")],
+    downloads: Annotated[Path, typer.Option("--from", help="Folder of the official downloads.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The store to make: a new folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the corpus, e.g. split=train.")
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Go on where something is missing or counts differ; say what.")
+    ] = False,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="Copy the images into the store instead of pointing at them.")
+    ] = False,
+    skip_bad: SkipBadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a store from a corpus's official downloads; its counts are checked against the published ones.
+
+    Every other command then takes the store as --data STORE or --data STORE:SPLIT.
+
+    Examples:
+
+      mmbert data prepare multi30k --from multi30k-dataset/data --out stores/multi30k images=flickr30k-images
+      mmbert data prepare multi30k --from multi30k-dataset/data --out stores/m30k-de languages=en,de split=train
+    """
+    from mmbert.cli._corpora import prepare_progress, print_prepared, read_settings
+    from mmbert.data.prepare import prepare
+    from mmbert.data.records import BadRecords
+
+    bad = BadRecords(skip=skip_bad)
+    made = prepare(
+        name,
+        downloads,
+        out,
+        read_settings(settings or ()),
+        skip_bad=bad,
+        allow_incomplete=allow_incomplete,
+        copy_images=copy_images,
+        progress=prepare_progress(),
+    )
+    if as_json:
+        skipped = [{"where": where, "reason": reason} for where, reason in bad]
+        print_json({**made.as_dict(), "store": out, "skipped": skipped})
         return
-    rows = [(str(e["name"]), str(e["summary"]), ", ".join(e["splits"])) for e in entries]
-    _table("Corpora", ("name", "what it is", "splits"), rows)
-    note("a folder of your own is named by its path; what it must hold: docs/own-data.md")
+    print_prepared(made, str(out))
+    note_left_out(list(bad))
 
 
 @app.command("check")
 def check_data(
-    data: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder, or a corpus such as starter:validation.")],
+    data: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder, a store, or a corpus such as starter:validation.")
+    ],
     skip_bad: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.sources import open_data
 from mmbert.data.sources.folder import FolderSource, list_images
+from mmbert.data.sources.prepared import PreparedSource
 from mmbert.errors import DataError, ImageError
 from mmbert.vision.images import load_image
 
@@ -129,6 +130,8 @@ def check(spec: str | Mapping[str, Any], *, progress: Progress | None = None, **
 def check_source(source: Source, *, bad: BadRecords | None = None, progress: Progress | None = None) -> CheckResult:
     """Check an opened corpus; ``bad`` holds the records that were already left out when it was opened."""
     result = CheckResult(source.name, records=len(source), broken=[Broken(*entry) for entry in bad or ()])
+    if isinstance(source, PreparedSource):
+        result.broken += [Broken(*fault) for fault in source.faults()]
     images: dict[str, _Image] = {}
     said: dict[tuple[str, str], set[str]] = defaultdict(set)
     counts: Counter[str] = Counter()

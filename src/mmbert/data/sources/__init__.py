@@ -1,39 +1,51 @@
 """Corpora: one module each, found by file name (``starter``, ``folder``, ``text``, ...).
 
-A module has ``Options`` (pydantic) and ``open_source(options, *, report) -> Source``.
+A module has ``Options`` (pydantic) and ``open_source(options, *, report) -> Source``. A corpus that others published
+also has ``CARD`` (``mmbert.data.corpus.CorpusCard``) and ``SPLITS``, and where its counts depend on options
+``published(options)``; with ``count(record)`` it counts more than captions and images. ``mmbert.data.prepare`` uses
+these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mmbert import plugins
 from mmbert.data.records import BadRecords, Source
 from mmbert.errors import ConfigError
 
-_NEED_A_PLACE = ("folder", "text")  # formats rather than corpora: a bare name is not enough to open one
+_FORMATS = ("folder", "text", "prepared")  # formats rather than corpora: their names alone open nothing
+_READY = ("starter",)  # comes with the package; every other corpus is named with the folder it lies in
+_STORE = "corpus.json"
 
 
 def parse_data(spec: str) -> dict[str, Any]:
     """Read a corpus given as one word, as on the command line.
 
     ``starter`` and ``starter:SPLIT`` name a corpus; anything else is the path of a folder, with ``:SPLIT`` behind it
-    where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.)
+    where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.) A folder
+    that ``mmbert data prepare`` made is known by its ``corpus.json``.
 
     Returns:
-        Options for ``open_data``: ``{"source": ..., "split": ...}`` or ``{"source": "folder", "root": ..., ...}``.
+        Options for ``open_data``: ``{"source": ..., "split": ...}``, or ``{"source": "folder", "root": ..., ...}`` (or
+        ``"prepared"``).
     """
     head, _, split = spec.partition(":")
-    if head in plugins.names(__name__) and head not in _NEED_A_PLACE:
+    if head in _READY or (head not in _FORMATS and head in plugins.names(__name__) and not Path(head).exists()):
         return {"source": head, "split": split} if split else {"source": head}
     place, colon, split = spec.rpartition(":")
     if colon and split and not Path(spec).exists() and Path(place).exists():
-        return {"source": "folder", "root": place, "split": split}
-    return {"source": "folder", "root": spec}
+        return {"source": _kind(place), "root": place, "split": split}
+    return {"source": _kind(spec), "root": spec}
+
+
+def _kind(folder: str) -> str:
+    return "prepared" if (Path(folder).expanduser() / _STORE).is_file() else "folder"
 
 
 def open_data(spec: str | Mapping[str, Any], *, report: BadRecords | None = None, **overrides: Any) -> Source:
@@ -56,15 +68,23 @@ def open_data(spec: str | Mapping[str, Any], *, report: BadRecords | None = None
             f"data {options} names no source", hint=f"add source: one of {', '.join(plugins.names(__name__))}"
         )
     module = plugins.load(__name__, name)
+    return cast(Source, module.open_source(check_options(name, module, options), report=report))
+
+
+def check_options(name: str, module: ModuleType, options: Mapping[str, Any]) -> BaseModel:
+    """The options of a source, typed.
+
+    Raises:
+        ConfigError: one is unknown, missing or wrong.
+    """
     try:
-        checked = module.Options(**options)
+        return cast(BaseModel, module.Options(**options))
     except ValidationError as error:
-        raise _config_error(name, error, module.Options.model_fields) from error
-    return cast(Source, module.open_source(checked, report=report))
+        raise _config_error(name, error, module) from error
 
 
-def _config_error(name: str, error: ValidationError, fields: Mapping[str, Any]) -> ConfigError:
-    first = error.errors()[0]
+def _config_error(name: str, error: ValidationError, module: ModuleType) -> ConfigError:
+    first, fields = error.errors()[0], module.Options.model_fields
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         close = plugins.nearest(key, fields)
@@ -72,15 +92,26 @@ def _config_error(name: str, error: ValidationError, fields: Mapping[str, Any]) 
             f"unknown option {key!r} of data source {name!r}",
             hint=f"did you mean {close!r}?" if close else f"known: {', '.join(fields)}",
         )
+    if first["type"] == "missing" and key == "root" and hasattr(module, "CARD"):
+        hint = f"mmbert data prepare {name} --from DOWNLOADS --out STORE, then give STORE (`mmbert data list {name}`)"
+        return ConfigError(f"data source {name!r} needs its files", hint=hint)
     return ConfigError(f"option {key!r} of data source {name!r}: {first['msg']}")
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Every source: its name, the first line of its documentation, its splits and its options."""
+    """Every source: its name, the first line of its documentation, its splits, its options and its card (or None)."""
     found = []
     for name in plugins.names(__name__):
         module = plugins.load(__name__, name)
         summary = (module.__doc__ or "").strip().partition("\n")[0].replace("``", "")
-        splits = list(getattr(module, "SPLITS", ()))
-        found.append({"name": name, "summary": summary, "splits": splits, "options": list(module.Options.model_fields)})
+        card = getattr(module, "CARD", None)
+        found.append(
+            {
+                "name": name,
+                "summary": summary,
+                "splits": list(getattr(module, "SPLITS", ())),
+                "options": list(module.Options.model_fields),
+                "card": card.as_dict() if card is not None else None,
+            }
+        )
     return found

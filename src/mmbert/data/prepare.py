@@ -1,0 +1,313 @@
+"""From a corpus's official downloads to a store: one folder of records that commands and recipes open with ``--data``.
+
+A corpus's file in ``data/sources`` reads the downloads; its records are counted, held against the published numbers,
+and written as shards with ``corpus.json`` beside them. Nothing half-written stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+from mmbert import __version__, plugins
+from mmbert.data.corpus import CorpusCard, Counting, MissingFiles, records_of
+from mmbert.data.records import BadRecords, Record
+from mmbert.data.shards import Shard, ShardWriter
+from mmbert.data.sources import check_options
+from mmbert.data.sources.prepared import ABOUT, FORMAT
+from mmbert.errors import ConfigError, DataError, ImageError
+
+SOURCES = "mmbert.data.sources"
+
+Progress = Callable[[str, int, int], None]
+"""Called with the split, the records written and the records there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A count that is not the published one."""
+
+    split: str
+    what: str
+    found: int
+    published: int
+
+    def __str__(self) -> str:
+        gap = self.found - self.published
+        kind = f"{-gap:,} missing" if gap < 0 else f"{gap:,} extra"
+        return f"{self.split}: {self.what} {self.found:,} instead of {self.published:,} ({kind})"
+
+
+@dataclass(slots=True)
+class PreparedSplit:
+    """One split of a store.
+
+    Args:
+        counts: what was counted.
+        published: what it was held against.
+        languages: of its records.
+        shards: its files.
+    """
+
+    counts: dict[str, int]
+    published: dict[str, int]
+    languages: list[str]
+    shards: list[Shard]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What ``corpus.json`` says.
+
+    Args:
+        corpus: the corpus's name.
+        card: its card.
+        options: what was asked for.
+        images: folder that relative image paths start at (relative to the store where they were copied), or None.
+        splits: name -> split.
+        differences: counts that are not the published ones (only with ``allow_incomplete``).
+        missing: what was not among the downloads (only with ``allow_incomplete``).
+        left_out: bad records that were skipped.
+        made_by: version of mm-bert.
+        format: of the store.
+    """
+
+    corpus: str
+    card: dict[str, Any]
+    options: dict[str, Any]
+    images: str | None
+    splits: dict[str, PreparedSplit] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    left_out: int = 0
+    made_by: str = __version__
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def corpus_module(name: str) -> tuple[ModuleType, CorpusCard]:
+    """The file of a corpus and its card.
+
+    Raises:
+        ConfigError: no such corpus, or it is a format of the user's own data, which needs no preparing.
+    """
+    module = plugins.load(SOURCES, name)
+    card = getattr(module, "CARD", None)
+    if card is None:
+        raise ConfigError(f"{name!r} is opened as it is; there is nothing to prepare", hint="see docs/own-data.md")
+    return module, card
+
+
+def prepare(
+    name: str,
+    downloads: Path,
+    out: Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    skip_bad: BadRecords | bool = False,
+    allow_incomplete: bool = False,
+    copy_images: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Make the store of a corpus.
+
+    Args:
+        name: of the corpus.
+        downloads: folder of the official downloads (``root`` of the corpus's options).
+        out: the store's folder; must not exist yet.
+        options: further options of the corpus; ``split`` may name several, with commas.
+        skip_bad: leave out records that cannot be used, or images that are missing.
+        allow_incomplete: go on where splits are missing or counts are not the published ones.
+        copy_images: copy the images into the store instead of pointing at them.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: unknown corpus or option.
+        DataError: ``out`` exists, something is missing or damaged, or counts differ.
+    """
+    module, card = corpus_module(name)
+    report = skip_bad if isinstance(skip_bad, BadRecords) else BadRecords(skip=skip_bad)
+    given = {**(options or {}), "root": downloads}
+    splits = _splits(module, given.pop("split", None))
+    first = check_options(name, module, _with_split(given, splits[0]))
+    root = _image_root(first)
+    shown = {key: value for key, value in first.model_dump(mode="json").items() if key not in ("root", "split")}
+    about = Prepared(name, card.as_dict(), shown, None)
+    with _aside(out) as folder:
+        images = folder / "images" if copy_images else None
+        run = _Run(module, card, folder, root, images, report, progress)
+        for split in splits:
+            try:
+                about.splits.update(run.write(split, check_options(name, module, _with_split(given, split))))
+            except MissingFiles as error:
+                about.missing += [missing for missing in error.missing if missing not in about.missing]
+        about.left_out = len(report)
+        _judge(about, run, downloads, card, allow_incomplete)
+        if run.has_images:
+            about.images = "images" if copy_images else str(root)
+        text = json.dumps(about.as_dict(), ensure_ascii=False, indent=1, default=str)
+        (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
+    return about
+
+
+def _with_split(options: Mapping[str, Any], split: str | None) -> dict[str, Any]:
+    return {**options, "split": split} if split is not None else dict(options)
+
+
+def _splits(module: ModuleType, given: Any) -> list[str | None]:
+    """The splits asked for, else all that the corpus has (None: it has none)."""
+    known = tuple(getattr(module, "SPLITS", ()))
+    if given is None:
+        return list(known) or [None]
+    wanted = given.replace(",", " ").split() if isinstance(given, str) else [str(split) for split in given]
+    for split in wanted:
+        if known and split not in known:
+            close = plugins.nearest(split, known)
+            hint = f"did you mean {close!r}?" if close else f"splits: {', '.join(known)}"
+            raise ConfigError(f"the corpus has no split {split!r}", hint=hint)
+    return list(dict.fromkeys(wanted))
+
+
+def _image_root(options: BaseModel) -> Path:
+    """Where image paths start: the option ``images`` of the corpus, else its downloads."""
+    images = getattr(options, "images", None)
+    return Path(os.path.abspath(Path(images or options.root).expanduser()))  # type: ignore[attr-defined]  # noqa: PTH100
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name when all went well, and goes away when not."""
+    if out.exists():
+        raise DataError("exists already", where=str(out), hint="remove it, or give the name of a new folder")
+    if not out.parent.is_dir():
+        raise DataError("no such folder", where=str(out.parent), hint="create it first")
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", where=str(out.parent)) from error
+    try:
+        yield aside
+        aside.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        aside.rename(out)
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileNotFoundError):
+            raise
+        raise DataError(f"cannot be written: {error.strerror}", where=str(out)) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class _Run:
+    """One run of ``prepare``: writes split after split.
+
+    Args:
+        root: folder that image paths are stored relative to.
+        copies: where to copy images to, or None.
+    """
+
+    def __init__(
+        self,
+        module: ModuleType,
+        card: CorpusCard,
+        folder: Path,
+        root: Path,
+        copies: Path | None,
+        report: BadRecords,
+        progress: Progress | None,
+    ) -> None:
+        self.module, self.card, self.folder, self.root, self.copies = module, card, folder, root, copies
+        self.report, self.progress = report, progress
+        self.has_images = False
+        self._there: set[str] = set()
+
+    def write(self, split: str | None, options: BaseModel) -> dict[str, PreparedSplit]:
+        """Write one split.
+
+        Raises:
+            MissingFiles: its downloads are not there.
+            DataError: a bad record, unless they are skipped.
+        """
+        name = split or "all"
+        source = self.module.open_source(options, report=self.report)
+        counting = Counting(getattr(self.module, "count", None))
+        writer = ShardWriter(self.folder, name)
+        for number, record in enumerate(records_of(source), 1):
+            try:
+                image = self._image(record)
+            except ImageError as error:
+                self.report.add(error)
+            else:
+                writer.add(record, image)
+                counting.add(record)
+            if self.progress is not None and (number % 500 == 0 or number == len(source)):
+                self.progress(name, number, len(source))
+        shards = writer.close()
+        if not shards:
+            raise DataError(f"no usable record in split {name!r}", where=str(self.root), hint="see docs/corpora.md")
+        published = dict(_published(self.module, self.card, options, name))
+        return {name: PreparedSplit(counting.counts(), published, list(counting.languages), shards)}
+
+    def _image(self, record: Record) -> str | None:
+        """Path to store for the record's image; makes sure that it is there, and copies it where that is asked for."""
+        if record.image is None or record.image.path is None:
+            return None
+        path = record.image.path
+        inside = os.path.relpath(path, self.root)
+        below = not inside.startswith(os.pardir)
+        self.has_images = True
+        if path not in self._there:
+            if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises on a null byte)
+                hint = "get the missing images, or leave such records out with --skip-bad"
+                raise ImageError(f"no image {inside if below else path}", where=record.origin, hint=hint)
+            self._there.add(path)
+            if self.copies is not None:
+                copy = self.copies / (inside if below else Path(path).name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+        if self.copies is not None and not below:
+            return Path(path).name
+        return inside if below else path
+
+
+def _published(module: ModuleType, card: CorpusCard, options: BaseModel, split: str) -> Mapping[str, int]:
+    """The published counts of a split: of its card, unless the corpus's file knows better for these options."""
+    decide = getattr(module, "published", None)
+    found: Mapping[str, int] = decide(options) if decide is not None else card.counts.get(split, {})
+    return found
+
+
+def _judge(about: Prepared, run: _Run, downloads: Path, card: CorpusCard, allow_incomplete: bool) -> None:
+    """Note what is missing and what differs.
+
+    Raises:
+        MissingFiles, DataError: something is or does, and that is not allowed; or nothing is there at all.
+    """
+    if about.missing and (not allow_incomplete or not about.splits):
+        raise MissingFiles(about.missing, downloads, card)
+    about.differences = [
+        Difference(name, what, split.counts.get(what, 0), number)
+        for name, split in about.splits.items()
+        for what, number in split.published.items()
+        if split.counts.get(what, 0) != number
+    ]
+    if about.differences and not allow_incomplete:
+        more = f" (and {len(about.differences) - 3} more)" if len(about.differences) > 3 else ""
+        left_out = f"; {about.left_out:,} bad records were left out" if about.left_out else ""
+        raise DataError(
+            "not the published numbers: " + "; ".join(map(str, about.differences[:3])) + more + left_out,
+            where=str(downloads),
+            hint="download it again, or go on all the same with --allow-incomplete",
+        )
