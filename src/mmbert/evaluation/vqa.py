@@ -17,8 +17,7 @@ MIN_OCCURRENCES = 9
 """An answer given for at least as many questions enters the vocabulary (3,129 of them for VQA v2 train and val)."""
 
 _NUMBERS = {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
 } | {"none": "0"}
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

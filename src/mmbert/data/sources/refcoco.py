@@ -5,6 +5,7 @@ What a record holds: ``mmbert.data.referring``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from mmbert.data.corpus import CorpusCard
@@ -34,6 +35,14 @@ class Options(ReferringOptions):
     """Options of RefCOCO; see ``ReferringOptions``. ``split_by: google`` takes Google's splits: train, val, test."""
 
     split_by: Literal["unc", "google"] = "unc"
+
+
+def published(options: Options) -> Mapping[str, int]:
+    """Counts of the chosen split; of Google's splits only those of images are known."""
+    if options.split_by == "unc":
+        return CARD.counts.get(options.split, {})
+    of_google = {"train": {"images": 19_213}, "val": {"images": 4_559}, "test": {"images": 4_527}}
+    return of_google.get(options.split, {})
 
 
 def open_source(options: Options, *, report: BadRecords | None = None) -> RowSource[ExpressionRow]:

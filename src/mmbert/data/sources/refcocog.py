@@ -5,6 +5,7 @@ What a record holds: ``mmbert.data.referring``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from mmbert.data.corpus import CorpusCard
@@ -36,6 +37,14 @@ class Options(ReferringOptions):
     """
 
     split_by: Literal["umd", "google"] = "umd"
+
+
+def published(options: Options) -> Mapping[str, int]:
+    """Counts of the chosen split by whoever made the splits."""
+    if options.split_by == "umd":
+        return CARD.counts.get(options.split, {})
+    of_google = {"train": {"records": 85_474, "images": 24_698}, "val": {"records": 9_536, "images": 4_650}}
+    return of_google.get(options.split, {})
 
 
 def open_source(options: Options, *, report: BadRecords | None = None) -> RowSource[ExpressionRow]:

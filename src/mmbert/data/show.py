@@ -1,0 +1,242 @@
+"""Showing what is in a corpus: some of its records go in, a page (or plain rows) comes out.
+
+Any source can be shown. What a record's annotation says is laid out by its keys: a question with answers or choices, an
+expression with its box, phrases of captions tied to boxes; other keys are shown as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert import __version__, html
+from mmbert.data.records import Record, Source
+from mmbert.errors import ImageError
+from mmbert.vision.images import load_image
+
+PICTURE_SIDE = 640
+"""Pixels of the longer side of a picture on the page."""
+COLOURS = 8
+"""Box colours of the page; numbers beyond them begin anew."""
+MOST_NAMES = 40
+"""Boxes that are named below a picture."""
+_SHOWN = ("phrases", "scene", "no_box", "expression", "raw", "box", "target", "question", "answers", "answer",
+          "answer_choices", "answer_label", "rationale_choices", "rationale_label")  # fmt: skip
+
+Part = tuple[str, tuple[int, ...]]
+"""Text, and the numbers (from 1) of the boxes that it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that a record says.
+
+    Args:
+        label: what it is; "" for captions.
+        parts: the text.
+        language: code of the language, if known.
+        right: whether it is the right one of several; None where that is not asked or not known.
+    """
+
+    label: str
+    parts: tuple[Part, ...]
+    language: str = ""
+    right: bool | None = None
+
+    @property
+    def text(self) -> str:
+        """The text, boxes as ``[1]``."""
+        return "".join(text + "".join(f"[{number}]" for number in boxes) for text, boxes in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownBox:
+    """A box as it is drawn.
+
+    Args:
+        number: from 1; 0 for a true box that is none of the record's.
+        box: x1, y1, x2, y2 in pixels.
+        name: what to call it.
+        polygons: outlines as ``x,y x,y ...``.
+        right: it is what the expression means.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    name: str
+    polygons: tuple[str, ...] = ()
+    right: bool = False
+
+
+def sample(source: Source, count: int, seed: int) -> list[Record]:
+    """Some records, drawn at random, in the corpus's order; the same seed draws the same ones."""
+    chosen = random.Random(seed).sample(range(len(source)), min(count, len(source)))
+    return [source[index] for index in sorted(chosen)]
+
+
+def boxes_of(record: Record) -> list[ShownBox]:
+    """The record's boxes; the true one of an expression is marked, or added where it is none of them."""
+    target, true = record.annotation.get("target"), record.annotation.get("box")
+    shown = [
+        ShownBox(
+            number,
+            box.box,
+            box.name + ("" if box.score is None else f" {box.score:.2f}"),
+            tuple(_points(polygon) for polygon in box.polygons),
+            target == number - 1 and not isinstance(target, bool),
+        )
+        for number, box in enumerate(record.boxes, 1)
+    ]
+    if true is not None and not any(box.right for box in shown):
+        x1, y1, x2, y2 = true
+        shown.append(ShownBox(0, (x1, y1, x2, y2), "true box", (), True))
+    return shown
+
+
+def _points(polygon: Sequence[float]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))
+
+
+def lines_of(record: Record) -> list[Line]:
+    """Everything that a record says in words."""
+    said = record.annotation
+    lines = list(_captions(record))
+    if "expression" in said:
+        lines.append(Line("expression", _plain(said["expression"])))
+    if "question" in said:
+        lines.append(Line("question", _tokens(said["question"])))
+    if "answers" in said:
+        counts = Counter(said["answers"]).most_common()
+        text = ", ".join(answer if count == 1 else f"{answer} ×{count}" for answer, count in counts)
+        lines.append(Line("answers", _plain(text)))
+    if "answer" in said:
+        lines.append(Line("answer", _plain(said["answer"]), right=True))
+    for kind, label in (("answer", "answer"), ("rationale", "reason")):
+        right = said.get(f"{kind}_label")
+        for number, choice in enumerate(said.get(f"{kind}_choices", ())):
+            mark = None if right is None else number == right
+            lines.append(Line(f"{label} {number + 1}", _tokens(choice), right=mark))
+    others = [(key, value) for key, value in {**said, **record.extra}.items() if key not in _SHOWN]
+    lines += [Line(key, _plain(value)) for key, value in others if value is not None and value != ""]
+    return lines
+
+
+def _captions(record: Record) -> Iterator[Line]:
+    phrases = record.annotation.get("phrases")
+    for language, captions in record.captions.items():
+        for number, caption in enumerate(captions):
+            tied = phrases[number] if language == "en" and phrases is not None and number < len(phrases) else ()
+            yield Line("", _tied(caption, tied), language)
+    for language, texts in record.texts.items():
+        yield Line("also", _plain(", ".join(texts)), language)
+
+
+def _tied(caption: str, phrases: Iterable[Mapping[str, Any]]) -> tuple[Part, ...]:
+    """A caption cut at its phrases, each with the numbers of its boxes."""
+    parts: list[Part] = []
+    end = 0
+    for phrase in phrases:
+        if phrase["boxes"]:
+            parts += [(caption[end : phrase["start"]], ())]
+            parts += [(caption[phrase["start"] : phrase["end"]], tuple(number + 1 for number in phrase["boxes"]))]
+            end = phrase["end"]
+    return tuple(part for part in (*parts, (caption[end:], ())) if part[0])
+
+
+def _tokens(tokens: Any) -> tuple[Part, ...]:
+    """Text, or tokens with lists of box numbers among them."""
+    if not isinstance(tokens, (list, tuple)):
+        return _plain(tokens)
+    parts: list[Part] = []
+    for token in tokens:
+        before = " " if parts and not (isinstance(token, str) and token in ".,?!;:") else ""
+        if isinstance(token, str):
+            parts.append((before + token, ()))
+        else:
+            parts.append((before, tuple(number + 1 for number in token)))
+    return tuple(parts)
+
+
+def _plain(value: Any) -> tuple[Part, ...]:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return ((text if len(text) <= 300 else text[:299] + "…", ()),)
+
+
+def rows_of(record: Record) -> list[tuple[str, str]]:
+    """The record as rows of a table: what it is, and the text."""
+    rows = []
+    for line in lines_of(record):
+        mark = "" if line.right is None else "✓ " if line.right else "  "
+        rows.append((line.label or line.language, mark + line.text))
+        if line.label and line.language:
+            rows[-1] = (f"{line.label} ({line.language})", rows[-1][1])
+    names = [
+        f"{box.number or '✓'}{'✓' if box.right and box.number else ''} {box.name}".strip() for box in boxes_of(record)
+    ]
+    if names:
+        more = f" … and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        rows.append(("boxes", ", ".join(names[:MOST_NAMES]) + more))
+    return rows
+
+
+def data_page(records: Sequence[Record], *, title: str = "Data", facts: Iterable[tuple[str, Any]] = ()) -> str:
+    """A page with the records: pictures with their boxes, and what is said about them.
+
+    Args:
+        records: what to show.
+        title: of the page.
+        facts: name and value of what a reader should know (corpus, counts).
+    """
+    return html.render(
+        "data.html",
+        title=title,
+        facts=list(facts),
+        version=__version__,
+        samples=[_shown(record) for record in records],
+        colours=COLOURS,
+        most_names=MOST_NAMES,
+    )
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    picture, size, fault = None, record.size, ""
+    if record.image is not None:
+        try:
+            image = load_image(record.image)
+        except ImageError as error:
+            fault = error.message
+        else:
+            picture = html.thumbnail(image, PICTURE_SIDE)
+            size = size or image.size
+    boxes = boxes_of(record) if size is not None else []
+    return {
+        "id": record.id,
+        "split": record.split or "",
+        "origin": record.origin,
+        "has_image": record.image is not None,
+        "image": picture,
+        "fault": fault,
+        "size": size,
+        "boxes": sorted(boxes, key=lambda box: box.right),  # the true one is drawn on top
+        "lines": lines_of(record),
+    }
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    """Plain values of a record, for JSON (the picture's key, not its bytes)."""
+    return {
+        "id": record.id,
+        "split": record.split,
+        "image": record.image.key if record.image is not None else None,
+        "size": record.size,
+        "captions": {language: list(said) for language, said in record.captions.items()},
+        "texts": {language: list(said) for language, said in record.texts.items()},
+        "boxes": [{"box": list(b.box), "name": b.name, "score": b.score} for b in record.boxes],
+        "annotation": dict(record.annotation),
+        "extra": dict(record.extra),
+        "origin": record.origin,
+    }
