@@ -64,10 +64,7 @@ def changed(**entries: Any) -> dict[str, Any]:
         (changed(objects=["person"] * 3), "movie_A/train@1.json has others"),
         (changed(img_fn="movie_A/gone.jpg"), "no image movie_A/gone.jpg"),
         (changed(metadata_fn="../../x.json"), "outside of the folder"),
-        (
-            {key: value for key, value in changed().items() if key != "rationale_choices"},
-            "'rationale_choices' is missing",
-        ),
+        (vcr_line(0, "test", image="train@1"), "'answer_label' is missing"),
     ],
 )
 def test_a_damaged_question_names_its_line(root: Path, line: dict[str, Any], reason: str) -> None:

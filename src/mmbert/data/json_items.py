@@ -20,6 +20,8 @@ CHUNK = 1 << 20
 MAX_ITEM = 1 << 26
 """Characters of the longest item that is read; anything longer is not an annotation of one image."""
 
+_AFTER_VALUE = tuple(",:]} \t\r\n")
+
 
 def json_items(path: Path) -> Iterator[tuple[str, int, Any]]:
     """The items of every array at the top of a JSON file, in the file's order.
@@ -116,7 +118,8 @@ class _Scanner:
                 if isinstance(error, RecursionError) or not self._more():
                     self._fail("cut short, or " + str(getattr(error, "msg", "nested too deeply")).lower())
             else:
-                if end < len(self._text) or not self._more():  # a number may go on in the next chunk
+                # A number may go on in the next chunk: 0 may be the start of 0.5.
+                if self._text[end : end + 1] in _AFTER_VALUE or not self._more():
                     self._at = end
                     return value
 

@@ -174,13 +174,15 @@ def rows_of(record: Record) -> list[tuple[str, str]]:
         rows.append((line.label or line.language, mark + line.text))
         if line.label and line.language:
             rows[-1] = (f"{line.label} ({line.language})", rows[-1][1])
-    names = [
-        f"{box.number or '✓'}{'✓' if box.right and box.number else ''} {box.name}".strip() for box in boxes_of(record)
-    ]
+    names = [f"{_mark(box)} {box.name}".strip() for box in boxes_of(record)]
     if names:
         more = f" … and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         rows.append(("boxes", ", ".join(names[:MOST_NAMES]) + more))
     return rows
+
+
+def _mark(box: ShownBox) -> str:
+    return f"{box.number or ''}{'✓' if box.right else ''}"
 
 
 def data_page(records: Sequence[Record], *, title: str = "Data", facts: Iterable[tuple[str, Any]] = ()) -> str:
