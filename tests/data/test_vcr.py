@@ -60,7 +60,7 @@ def changed(**entries: Any) -> dict[str, Any]:
         (changed(question=["Is", [3], "?"]), "'question' names object 3; there are 3"),
         (changed(question=["Is", [], "?"]), "neither a word nor a list of objects"),
         (changed(question=[]), "a list of tokens belongs"),
-        (changed(objects=["person"] * 2, question=["Who", "?"]), "names object"),
+        (changed(objects=["person"] * 2), "2 objects, but movie_A/train@1.json has others"),
         (changed(objects=["person"] * 3), "movie_A/train@1.json has others"),
         (changed(img_fn="movie_A/gone.jpg"), "no image movie_A/gone.jpg"),
         (changed(metadata_fn="../../x.json"), "outside of the folder"),

@@ -102,7 +102,7 @@ def _points(polygon: Sequence[float]) -> str:
 
 
 def lines_of(record: Record) -> list[Line]:
-    """Everything that a record says in words."""
+    """What a record says in words: captions and texts, an expression, a question with its answers or choices."""
     said = record.annotation
     lines = list(_captions(record))
     if "expression" in said:
@@ -120,9 +120,17 @@ def lines_of(record: Record) -> list[Line]:
         for number, choice in enumerate(said.get(f"{kind}_choices", ())):
             mark = None if right is None else number == right
             lines.append(Line(f"{label} {number + 1}", _tokens(choice), right=mark))
-    others = [(key, value) for key, value in {**said, **record.extra}.items() if key not in _SHOWN]
-    lines += [Line(key, _plain(value)) for key, value in others if value is not None and value != ""]
     return lines
+
+
+def rest_of(record: Record) -> list[tuple[str, str]]:
+    """What else the record carries (numbers of questions and images, further columns): name and value as text."""
+    others = {**record.annotation, **record.extra}
+    return [
+        (key, _plain(value)[0][0])
+        for key, value in others.items()
+        if key not in _SHOWN and value is not None and value != ""
+    ]
 
 
 def _captions(record: Record) -> Iterator[Line]:
@@ -178,7 +186,7 @@ def rows_of(record: Record) -> list[tuple[str, str]]:
     if names:
         more = f" … and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         rows.append(("boxes", ", ".join(names[:MOST_NAMES]) + more))
-    return rows
+    return rows + rest_of(record)
 
 
 def _mark(box: ShownBox) -> str:
@@ -225,7 +233,15 @@ def _shown(record: Record) -> dict[str, Any]:
         "size": size,
         "boxes": sorted(boxes, key=lambda box: box.right),  # the true one is drawn on top
         "lines": lines_of(record),
+        "rest": rest_of(record),
+        "width": _width(size) if size is not None else 0,
     }
+
+
+def _width(size: tuple[int, int]) -> int:
+    """Widest that a picture is shown, in CSS pixels: never higher than 420, small ones at most three times as large."""
+    width, height = size
+    return round(width * min(420 / height, 3))
 
 
 def as_dict(record: Record) -> dict[str, Any]:
