@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert.cli._tables import print_table
@@ -10,6 +11,7 @@ from mmbert.cli.common import human_count, note, show_progress
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmbert.data.download import Downloaded
     from mmbert.data.prepare import Prepared, Progress
 
 
@@ -38,8 +40,8 @@ def print_catalogue(entries: Sequence[Mapping[str, Any]]) -> None:
     corpora = [entry for entry in entries if entry["card"] is not None]
     rows = [(e["name"], e["summary"], ", ".join(e["card"]["languages"]), e["card"]["licence"]) for e in corpora]
     print_table("Corpora", ("name", "what it is", "languages", "licence"), rows, range(4))
-    rows = [(e["name"], e["summary"], ", ".join(e["splits"])) for e in entries if e["card"] is None]
-    print_table("Ready, and formats of your own data", ("name", "what it is", "splits"), rows, range(3))
+    others = [(e["name"], e["summary"], ", ".join(e["splits"])) for e in entries if e["card"] is None]
+    print_table("Ready, and formats of your own data", ("name", "what it is", "splits"), others, range(3))
     note("where to get a corpus, what it holds and what to do: mmbert data list NAME, and docs/corpora.md")
     note("a folder of your own is named by its path; what it must hold: docs/own-data.md")
 
@@ -93,3 +95,28 @@ def prepare_progress() -> Progress | None:
         bar.update(done - bar.n)
 
     return update
+
+
+def download_progress() -> Callable[[Downloaded], None] | None:
+    """A bar that counts addresses, where a person looks."""
+    if not show_progress():
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(unit="image", leave=False)
+
+    def update(result: Downloaded) -> None:
+        bar.set_postfix(dead=result.dead, refresh=False)
+        bar.update(result.saved + result.already + result.dead - bar.n)
+
+    return update
+
+
+def note_downloaded(result: Downloaded, out: Path) -> None:
+    """What became of the addresses."""
+    found = [(result.saved, "saved"), (result.already, "there already"), (result.dead, "dead")]
+    note(", ".join(f"{human_count(number)} {what}" for number, what in found))
+    for reason, number in result.reasons.most_common(10):
+        note(f"dead: {human_count(number)} x {reason}")
+    if result.dead:
+        note(f"each address and what became of it: {out}/links.jsonl; --again tries the dead ones once more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,6 +101,44 @@ def prepare_corpus(
         print_json({**made.as_dict(), "store": out, "skipped": skipped})
         return
     print_prepared(made, str(out))
+    note_left_out(list(bad))
+
+
+@app.command("download")
+def download_images(
+    name: Annotated[str, typer.Argument(help="A corpus that gives addresses, such as conceptual_captions.")],
+    downloads: Annotated[Path, typer.Option("--from", help="Folder of the official downloads.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the images; a run that was broken off goes on.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the corpus, e.g. split=train.")
+    ] = None,
+    side: Annotated[int, typer.Option(min=16, help="Larger images are made smaller: pixels of the longer side.")] = 512,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Downloads at a time.")] = 16,
+    tries: Annotated[int, typer.Option(min=1, help="For a server that is busy or silent.")] = 3,
+    most: Annotated[int | None, typer.Option(min=1, help="Only the first addresses of each split.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also try addresses again that were dead before.")] = False,
+    skip_bad: SkipBadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Download the images of a corpus that gives addresses only; dead links are counted and noted in OUT/links.jsonl.
+
+    Example:
+
+      mmbert data download conceptual_captions --from downloads --out cc-images split=validation
+    """
+    from mmbert.cli._corpora import download_progress, note_downloaded, read_settings
+    from mmbert.data.download import Limits, download
+    from mmbert.data.prepare import links_of
+    from mmbert.data.records import BadRecords
+
+    bad = BadRecords(skip=skip_bad)
+    links = links_of(name, downloads, read_settings(settings or ()), bad, most=most)
+    limits = Limits(workers=workers, tries=tries, side=side)
+    result = download(links, out, limits, again=again, progress=download_progress())
+    if as_json:
+        print_json({**dataclasses.asdict(result), "images": out, "skipped": len(bad)})
+        return
+    note_downloaded(result, out)
     note_left_out(list(bad))
 
 

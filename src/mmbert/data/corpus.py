@@ -1,4 +1,4 @@
-"""What the files in ``data/sources`` share: a corpus's card, finding its downloads, and counting its records.
+"""What the files in ``data/sources`` share: a corpus's card, finding its downloads, counting, and what a store says.
 
 A source is opened from the official downloads by its own file; ``mmbert.data.prepare`` turns it into a store and holds
 its counts against those that the corpus's authors published.
@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from mmbert import __version__
 from mmbert.data.records import Record, Source
+from mmbert.data.shards import Shard
 from mmbert.errors import DataError
+
+FORMAT = 1
+"""Of a store; another format is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,23 @@ def find(root: Path, *names: str) -> Path | None:
     return None
 
 
-def need(root: Path, card: CorpusCard, *names: str) -> Path:
-    """The same, where one has to be there.
+def need_all(root: Path, card: CorpusCard, wanted: Iterable[Sequence[str]]) -> list[Path]:
+    """For each of ``wanted`` (names, any of which will do) the file or folder that is there.
 
     Raises:
-        MissingFiles: none is; the message names the first.
+        MissingFiles: naming the first name of all that are not.
     """
-    found = find(root, *names)
-    if found is None:
-        raise MissingFiles([names[0]], root, card)
-    return found
+    wanted = list(wanted)
+    found = [find(root, *names) for names in wanted]
+    missing = [names[0] for names, path in zip(wanted, found, strict=True) if path is None]
+    if missing:
+        raise MissingFiles(missing, root, card)
+    return [path for path in found if path is not None]
+
+
+def need(root: Path, card: CorpusCard, *names: str) -> Path:
+    """The same for one."""
+    return need_all(root, card, [names])[0]
 
 
 def records_of(source: Source) -> Iterator[Record]:
@@ -126,3 +138,68 @@ class Counting:
         """What was counted; what there is none of is left out, but for ``records``."""
         found = {"records": self._counts["records"], "images": len(self._images), **self._counts}
         return {what: number for what, number in found.items() if number or what == "records"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A count that is not the published one."""
+
+    split: str
+    what: str
+    found: int
+    published: int
+
+    def __str__(self) -> str:
+        gap = self.found - self.published
+        kind = f"{-gap:,} missing" if gap < 0 else f"{gap:,} extra"
+        return f"{self.split}: {self.what} {self.found:,} instead of {self.published:,} ({kind})"
+
+
+@dataclass(slots=True)
+class PreparedSplit:
+    """One split of a store.
+
+    Args:
+        counts: what was counted.
+        published: what it was held against.
+        languages: of its records.
+        shards: its files.
+    """
+
+    counts: dict[str, int]
+    published: dict[str, int]
+    languages: list[str]
+    shards: list[Shard]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What ``corpus.json`` says.
+
+    Args:
+        corpus: the corpus's name.
+        card: its card.
+        options: what was asked for.
+        images: folder that relative image paths start at (relative to the store where they were copied), or None.
+        splits: name -> split.
+        differences: counts that are not the published ones (only with ``allow_incomplete``).
+        missing: what was not among the downloads (only with ``allow_incomplete``).
+        left_out: bad records that were skipped.
+        made_by: version of mm-bert.
+        format: of the store.
+    """
+
+    corpus: str
+    card: dict[str, Any]
+    options: dict[str, Any]
+    images: str | None
+    splits: dict[str, PreparedSplit] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    left_out: int = 0
+    made_by: str = __version__
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)

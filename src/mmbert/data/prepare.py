@@ -6,96 +6,32 @@ and written as shards with ``corpus.json`` beside them. Nothing half-written sta
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
 
-from mmbert import __version__, plugins
-from mmbert.data.corpus import CorpusCard, Counting, MissingFiles, records_of
+from mmbert import plugins
+from mmbert.data.corpus import CorpusCard, Counting, Difference, MissingFiles, Prepared, PreparedSplit, records_of
 from mmbert.data.records import BadRecords, Record
-from mmbert.data.shards import Shard, ShardWriter
+from mmbert.data.shards import ShardWriter
 from mmbert.data.sources import check_options
-from mmbert.data.sources.prepared import ABOUT, FORMAT
+from mmbert.data.sources.prepared import ABOUT
 from mmbert.errors import ConfigError, DataError, ImageError
 
 SOURCES = "mmbert.data.sources"
 
 Progress = Callable[[str, int, int], None]
 """Called with the split, the records written and the records there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A count that is not the published one."""
-
-    split: str
-    what: str
-    found: int
-    published: int
-
-    def __str__(self) -> str:
-        gap = self.found - self.published
-        kind = f"{-gap:,} missing" if gap < 0 else f"{gap:,} extra"
-        return f"{self.split}: {self.what} {self.found:,} instead of {self.published:,} ({kind})"
-
-
-@dataclass(slots=True)
-class PreparedSplit:
-    """One split of a store.
-
-    Args:
-        counts: what was counted.
-        published: what it was held against.
-        languages: of its records.
-        shards: its files.
-    """
-
-    counts: dict[str, int]
-    published: dict[str, int]
-    languages: list[str]
-    shards: list[Shard]
-
-
-@dataclass(slots=True)
-class Prepared:
-    """What ``corpus.json`` says.
-
-    Args:
-        corpus: the corpus's name.
-        card: its card.
-        options: what was asked for.
-        images: folder that relative image paths start at (relative to the store where they were copied), or None.
-        splits: name -> split.
-        differences: counts that are not the published ones (only with ``allow_incomplete``).
-        missing: what was not among the downloads (only with ``allow_incomplete``).
-        left_out: bad records that were skipped.
-        made_by: version of mm-bert.
-        format: of the store.
-    """
-
-    corpus: str
-    card: dict[str, Any]
-    options: dict[str, Any]
-    images: str | None
-    splits: dict[str, PreparedSplit] = field(default_factory=dict)
-    differences: list[Difference] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    left_out: int = 0
-    made_by: str = __version__
-    format: int = FORMAT
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def corpus_module(name: str) -> tuple[ModuleType, CorpusCard]:
@@ -141,7 +77,7 @@ def prepare(
     module, card = corpus_module(name)
     report = skip_bad if isinstance(skip_bad, BadRecords) else BadRecords(skip=skip_bad)
     given = {**(options or {}), "root": downloads}
-    splits = _splits(module, given.pop("split", None))
+    splits = _splits(name, module, given, given.pop("split", None))
     first = check_options(name, module, _with_split(given, splits[0]))
     root = _image_root(first)
     shown = {key: value for key, value in first.model_dump(mode="json").items() if key not in ("root", "split")}
@@ -163,15 +99,39 @@ def prepare(
     return about
 
 
+def links_of(
+    name: str, downloads: Path, options: Mapping[str, Any], report: BadRecords, *, most: int | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """The images that a corpus knows by address, one after the other: file name, address, and file and line.
+
+    Args:
+        most: only so many of each split.
+
+    Raises:
+        ConfigError: the corpus gives no addresses, or an option is wrong.
+        DataError: a table is missing, or has a bad line that is not skipped.
+    """
+    module, _ = corpus_module(name)
+    if not hasattr(module, "links"):
+        raise ConfigError(f"{name!r} gives no addresses of images", hint=f"see `mmbert data list {name}`")
+    given = {**options, "root": downloads}
+    splits = _splits(name, module, given, given.pop("split", None))
+    checked = [check_options(name, module, _with_split(given, split)) for split in splits]
+    return (link for split in checked for link in islice(module.links(split, report), most))
+
+
 def _with_split(options: Mapping[str, Any], split: str | None) -> dict[str, Any]:
     return {**options, "split": split} if split is not None else dict(options)
 
 
-def _splits(module: ModuleType, given: Any) -> list[str | None]:
+def _splits(name: str, module: ModuleType, options: Mapping[str, Any], given: Any) -> Sequence[str | None]:
     """The splits asked for, else all that the corpus has (None: it has none)."""
     known = tuple(getattr(module, "SPLITS", ()))
+    if not known and given is None and hasattr(module, "find_splits"):
+        known = tuple(module.find_splits(check_options(name, module, options)))
     if given is None:
-        return list(known) or [None]
+        return known or (None,)
+    known += tuple(getattr(module, "MORE_SPLITS", ()))
     wanted = given.replace(",", " ").split() if isinstance(given, str) else [str(split) for split in given]
     for split in wanted:
         if known and split not in known:
@@ -258,28 +218,30 @@ class _Run:
         if not shards:
             raise DataError(f"no usable record in split {name!r}", where=str(self.root), hint="see docs/corpora.md")
         published = dict(_published(self.module, self.card, options, name))
-        return {name: PreparedSplit(counting.counts(), published, list(counting.languages), shards)}
+        counts = counting.counts() | dict(getattr(source, "counts", {}))
+        return {name: PreparedSplit(counts, published, list(counting.languages), shards)}
 
     def _image(self, record: Record) -> str | None:
         """Path to store for the record's image; makes sure that it is there, and copies it where that is asked for."""
         if record.image is None or record.image.path is None:
             return None
-        path = record.image.path
+        path = os.path.abspath(record.image.path)  # noqa: PTH100 (resolve() would follow links)
         inside = os.path.relpath(path, self.root)
-        below = not inside.startswith(os.pardir)
+        if Path(inside).parts[:1] == (os.pardir,):
+            inside = (
+                path if self.copies is None else f"{hashlib.sha256(path.encode()).hexdigest()[:16]}{Path(path).suffix}"
+            )
         self.has_images = True
         if path not in self._there:
             if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises on a null byte)
                 hint = "get the missing images, or leave such records out with --skip-bad"
-                raise ImageError(f"no image {inside if below else path}", where=record.origin, hint=hint)
+                raise ImageError(f"no image {inside}", where=record.origin, hint=hint)
             self._there.add(path)
             if self.copies is not None:
-                copy = self.copies / (inside if below else Path(path).name)
+                copy = self.copies / inside
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-        if self.copies is not None and not below:
-            return Path(path).name
-        return inside if below else path
+        return inside
 
 
 def _published(module: ModuleType, card: CorpusCard, options: BaseModel, split: str) -> Mapping[str, int]:

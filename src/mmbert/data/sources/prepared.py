@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from mmbert.data.corpus import Words
+from mmbert.data.corpus import FORMAT, Words
 from mmbert.data.records import BadRecords, Record
 from mmbert.data.shards import SCHEMA, checksum, open_shard, record_at
 from mmbert.errors import DataError
 
 ABOUT = "corpus.json"
-FORMAT = 1
 _AGAIN = "prepare the corpus again"
 
 
