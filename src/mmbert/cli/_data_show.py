@@ -21,6 +21,9 @@ def show_data(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another seed draws other records.")] = 1,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures and boxes there.")] = None,
+    regions: Annotated[
+        str | None, typer.Option("--regions", help="A region store; the page draws its boxes too.")
+    ] = None,
     skip_bad: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,13 +44,21 @@ def show_data(
         output_path(page)
     if downloads is not None and "root" in parse_data(data):
         raise UsageError(f"{data} is a folder already", hint="--from goes with the name of a corpus: mmbert data list")
+    if regions is not None and page is None:
+        raise UsageError("--regions draws boxes on a page", hint="add --html FILE")
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad, root=downloads, split=split)
     records = sample(source, count, seed)
     shown = f"{human_count(len(records))} of {human_count(len(source))}"
     if page is not None:
         facts = [("Data", source.name), ("Records", shown), ("Seed", seed)]
-        html.write_page(page, data_page(records, title="What is in the data", facts=facts))
+        store = None
+        if regions is not None:
+            from mmbert.vision.store import RegionStore
+
+            store = RegionStore(regions)
+            facts.append(("Regions", f"{regions} ({store.layout.encoder})"))
+        html.write_page(page, data_page(records, title="What is in the data", facts=facts, regions=store))
     if as_json:
         skipped = [{"where": where, "reason": reason} for where, reason in bad]
         print_json({"data": source.name, "records": [as_dict(r) for r in records], "page": page, "skipped": skipped})

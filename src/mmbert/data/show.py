@@ -1,7 +1,8 @@
 """Showing what is in a corpus: some of its records go in, a page (or plain rows) comes out.
 
 Any source can be shown. What a record's annotation says is laid out by its keys: a question with answers or choices, an
-expression with its box, phrases of captions tied to boxes; other keys are shown as they are.
+expression with its box, phrases of captions tied to boxes; other keys, and these where they hold something else, are
+shown as they are.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mmbert import __version__, html
 from mmbert.data.records import Record, Source
 from mmbert.errors import ImageError
 from mmbert.vision.images import load_image
+from mmbert.vision.regions import Regions
 
 PICTURE_SIDE = 640
 """Pixels of the longer side of a picture on the page."""
@@ -29,6 +31,16 @@ _SHOWN = ("phrases", "scene", "no_box", "expression", "raw", "box", "target", "q
 
 Part = tuple[str, tuple[int, ...]]
 """Text, and the numbers (from 1) of the boxes that it is about."""
+
+
+class RegionLookup(Protocol):
+    """Regions by the key of their image; ``mmbert.vision.store.RegionStore`` is one."""
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def regions(self, key: str) -> Regions:
+        """Regions of one image; row 0 is the whole image."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ def sample(source: Source, count: int, seed: int) -> list[Record]:
 
 def boxes_of(record: Record) -> list[ShownBox]:
     """The record's boxes; the true one of an expression is marked, or added where it is none of them."""
-    target, true = record.annotation.get("target"), record.annotation.get("box")
+    target, true = record.annotation.get("target"), _true_box(record)
     shown = [
         ShownBox(
             number,
@@ -92,9 +104,15 @@ def boxes_of(record: Record) -> list[ShownBox]:
         for number, box in enumerate(record.boxes, 1)
     ]
     if true is not None and not any(box.right for box in shown):
-        x1, y1, x2, y2 = true
-        shown.append(ShownBox(0, (x1, y1, x2, y2), "true box", (), True))
+        shown.append(ShownBox(0, true, "true box", (), True))
     return shown
+
+
+def _true_box(record: Record) -> tuple[float, float, float, float] | None:
+    box = record.annotation.get("box")
+    if "expression" not in record.annotation or not isinstance(box, (list, tuple)) or len(box) != 4:
+        return None
+    return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
 def _points(polygon: Sequence[float]) -> str:
@@ -109,15 +127,15 @@ def lines_of(record: Record) -> list[Line]:
         lines.append(Line("expression", _plain(said["expression"])))
     if "question" in said:
         lines.append(Line("question", _tokens(said["question"])))
-    if "answers" in said:
-        counts = Counter(said["answers"]).most_common()
+    if isinstance(said.get("answers"), (list, tuple)):
+        counts = Counter(map(str, said["answers"])).most_common()
         text = ", ".join(answer if count == 1 else f"{answer} ×{count}" for answer, count in counts)
         lines.append(Line("answers", _plain(text)))
     if "answer" in said:
         lines.append(Line("answer", _plain(said["answer"]), right=True))
     for kind, label in (("answer", "answer"), ("rationale", "reason")):
         right = said.get(f"{kind}_label")
-        for number, choice in enumerate(said.get(f"{kind}_choices", ())):
+        for number, choice in enumerate(_list(said.get(f"{kind}_choices"))):
             mark = None if right is None else number == right
             lines.append(Line(f"{label} {number + 1}", _tokens(choice), right=mark))
     return lines
@@ -134,25 +152,29 @@ def rest_of(record: Record) -> list[tuple[str, str]]:
 
 
 def _captions(record: Record) -> Iterator[Line]:
-    phrases = record.annotation.get("phrases")
+    phrases = _list(record.annotation.get("phrases"))
     for language, captions in record.captions.items():
         for number, caption in enumerate(captions):
-            tied = phrases[number] if language == "en" and phrases is not None and number < len(phrases) else ()
+            tied = phrases[number] if language == "en" and number < len(phrases) else ()
             yield Line("", _tied(caption, tied), language)
     for language, texts in record.texts.items():
         yield Line("also", _plain(", ".join(texts)), language)
 
 
-def _tied(caption: str, phrases: Iterable[Mapping[str, Any]]) -> tuple[Part, ...]:
+def _tied(caption: str, phrases: Any) -> tuple[Part, ...]:
     """A caption cut at its phrases, each with the numbers of its boxes."""
     parts: list[Part] = []
     end = 0
-    for phrase in phrases:
-        if phrase["boxes"]:
+    for phrase in _list(phrases):
+        if isinstance(phrase, Mapping) and {"start", "end", "boxes"} <= phrase.keys() and phrase["boxes"]:
             parts += [(caption[end : phrase["start"]], ())]
             parts += [(caption[phrase["start"] : phrase["end"]], tuple(number + 1 for number in phrase["boxes"]))]
             end = phrase["end"]
     return tuple(part for part in (*parts, (caption[end:], ())) if part[0])
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _tokens(tokens: Any) -> tuple[Part, ...]:
@@ -164,8 +186,10 @@ def _tokens(tokens: Any) -> tuple[Part, ...]:
         before = " " if parts and not (isinstance(token, str) and token in ".,?!;:") else ""
         if isinstance(token, str):
             parts.append((before + token, ()))
-        else:
+        elif isinstance(token, (list, tuple)) and all(isinstance(number, int) for number in token):
             parts.append((before, tuple(number + 1 for number in token)))
+        else:
+            return _plain(tokens)
     return tuple(parts)
 
 
@@ -193,26 +217,33 @@ def _mark(box: ShownBox) -> str:
     return f"{box.number or ''}{'✓' if box.right else ''}"
 
 
-def data_page(records: Sequence[Record], *, title: str = "Data", facts: Iterable[tuple[str, Any]] = ()) -> str:
+def data_page(
+    records: Sequence[Record],
+    *,
+    title: str = "Data",
+    facts: Iterable[tuple[str, Any]] = (),
+    regions: RegionLookup | None = None,
+) -> str:
     """A page with the records: pictures with their boxes, and what is said about them.
 
     Args:
         records: what to show.
         title: of the page.
         facts: name and value of what a reader should know (corpus, counts).
+        regions: draws the images' regions too, e.g. those of a detector.
     """
     return html.render(
         "data.html",
         title=title,
         facts=list(facts),
         version=__version__,
-        samples=[_shown(record) for record in records],
+        samples=[_shown(record, regions) for record in records],
         colours=COLOURS,
         most_names=MOST_NAMES,
     )
 
 
-def _shown(record: Record) -> dict[str, Any]:
+def _shown(record: Record, regions: RegionLookup | None) -> dict[str, Any]:
     picture, size, fault = None, record.size, ""
     if record.image is not None:
         try:
@@ -232,10 +263,24 @@ def _shown(record: Record) -> dict[str, Any]:
         "fault": fault,
         "size": size,
         "boxes": sorted(boxes, key=lambda box: box.right),  # the true one is drawn on top
+        "regions": None if regions is None or size is None else _region_boxes(record, size, regions),
         "lines": lines_of(record),
         "rest": rest_of(record),
         "width": _width(size) if size is not None else 0,
     }
+
+
+def _region_boxes(record: Record, size: tuple[int, int], regions: RegionLookup) -> list[list[float]]:
+    """x, y, width, height of each region but the whole image, in pixels of ``size``; none where none are stored."""
+    key = record.regions or (record.image.key if record.image is not None else "")
+    if key not in regions:
+        return []
+    found = regions.regions(key)
+    scale = size[0] / found.size[0], size[1] / found.size[1]
+    return [
+        [x1 * scale[0], y1 * scale[1], (x2 - x1) * scale[0], (y2 - y1) * scale[1]]
+        for x1, y1, x2, y2 in found.boxes[1:].tolist()
+    ]
 
 
 def _width(size: tuple[int, int]) -> int:
