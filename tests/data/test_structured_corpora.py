@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pages import Page, outside_references
 from vl_corpora import (
@@ -23,8 +24,9 @@ from vl_corpora import (
 from mmbert.cli.main import run
 from mmbert.data.prepare import prepare
 from mmbert.data.records import ImageRef, Record, RegionBox, Source
-from mmbert.data.show import boxes_of, data_page, lines_of, rows_of, sample
+from mmbert.data.show import boxes_of, data_page, lines_of, rest_of, rows_of, sample
 from mmbert.data.sources import catalogue, open_data
+from mmbert.vision.regions import Regions
 
 ROOT = Path(__file__).parents[2]
 CORPORA: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -218,3 +220,50 @@ def test_show_works_on_the_starter_corpus(capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(capsys.readouterr().out)
     assert len(found["records"]) == 2
     assert {"en", "ar", "zh"} <= set(found["records"][0]["captions"])
+
+
+BOXES = [[0, 0, 79, 59], [8, 6, 40, 30], [0, 0, 80, 60]]
+
+
+class FewRegions:
+    """Regions of one image, of 80x60 pixels where the record's has 64x48."""
+
+    def __contains__(self, key: object) -> bool:
+        return key == "seen"
+
+    def regions(self, key: str) -> Regions:
+        return Regions(np.array(BOXES, np.float32), np.ones((3, 2), np.float32), (80, 60))
+
+
+def test_regions_are_drawn_at_the_scale_of_the_picture(picture: ImageRef) -> None:
+    seen, unseen = a_record(image=picture, regions="seen", boxes=()), a_record(image=picture, boxes=())
+    page = Page(data_page([seen, unseen], regions=FewRegions()))
+    drawn = [
+        [float(attrs[name] or 0) for name in ("x", "y", "width", "height")] for attrs, _ in page.all("rect", "region")
+    ]
+    assert drawn == [pytest.approx([6.4, 4.8, 25.6, 19.2]), pytest.approx([0, 0, 64, 48])]
+    said = [text for _, text in page.all("p", "muted")]
+    assert "2 regions (dashed)" in said
+    assert "no regions in the store" in said
+
+
+def test_regions_of_a_store_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mmbert.vision.store")
+    from stores import make_store, regions_of
+
+    make_refcoco(tmp_path)
+    make_store(tmp_path / "regions", {"train2014/COCO_train2014_000000000001.jpg": regions_of(0, 3)})
+    page = tmp_path / "look.html"
+    command = ["data", "show", "refcoco_plus", "--from", str(tmp_path), "--regions", str(tmp_path / "regions")]
+    assert run([*command, "--html", str(page)]) == 0
+    assert len(Page(page.read_text(encoding="utf-8")).all("rect", "region")) == 2 * 3
+    assert run(command) == 2
+    assert "--regions draws boxes on a page" in capsys.readouterr().err
+
+
+def test_keys_with_another_meaning_are_shown_as_they_are() -> None:
+    said = {"answers": "many", "phrases": "two", "question": [1, {"a": 2}], "answer_choices": 3, "box": [1, 2]}
+    record = a_record(annotation=said, captions={"en": ("x",)})
+    assert [line.text for line in lines_of(record)] == ["x", '[1, {"a": 2}]']
+    assert rest_of(record) == [("answers", "many"), ("phrases", "two"), ("answer_choices", "3"), ("box", "[1, 2]")]
+    assert len(boxes_of(record)) == 2

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import field_validator
 
-from mmbert.data.corpus import CorpusCard, need
+from mmbert.data.corpus import CorpusCard, need, need_all
 from mmbert.data.json_items import item_at, json_items, list_entry, text_entry, whole_number
 from mmbert.data.metadata import kind_of
 from mmbert.data.official import (
@@ -167,9 +167,10 @@ def open_expressions(
     """
     report = report_for(options, report)
     wanted = chosen_splits(options.split, splits, name)
-    below = ("", f"{folder}/")
-    path = need(options.root, card, *(f"{b}refs({by}).{end}" for b in below for end in ("p", "json")))
-    objects = Objects(need(options.root, card, *(f"{b}instances.json" for b in below)), report)
+    below = (f"{folder}/", "")
+    refs = [f"{b}refs({by}).{end}" for b in below for end in ("p", "json")]
+    path, instances = need_all(options.root, card, [refs, [f"{b}instances.json" for b in below]])
+    objects = Objects(instances, report)
     candidates = objects.boxes
     if options.candidates == "detections":
         places = (f"detections/{folder}_{by}/{DETECTIONS}", f"{folder}/proposal/{DETECTIONS}", DETECTIONS)

@@ -26,9 +26,6 @@ COLOURS = 8
 """Box colours of the page; numbers beyond them begin anew."""
 MOST_NAMES = 40
 """Boxes that are named below a picture."""
-_SHOWN = ("phrases", "scene", "no_box", "expression", "raw", "box", "target", "question", "answers", "answer",
-          "answer_choices", "answer_label", "rationale_choices", "rationale_label")  # fmt: skip
-
 Part = tuple[str, tuple[int, ...]]
 """Text, and the numbers (from 1) of the boxes that it is about."""
 
@@ -143,12 +140,30 @@ def lines_of(record: Record) -> list[Line]:
 
 def rest_of(record: Record) -> list[tuple[str, str]]:
     """What else the record carries (numbers of questions and images, further columns): name and value as text."""
+    shown = _laid_out(record)
     others = {**record.annotation, **record.extra}
     return [
         (key, _plain(value)[0][0])
         for key, value in others.items()
-        if key not in _SHOWN and value is not None and value != ""
+        if key not in shown and value is not None and value != ""
     ]
+
+
+def _laid_out(record: Record) -> set[str]:
+    """Keys of the annotation that lines and boxes show already."""
+    said = record.annotation
+    found = {"expression", "question", "answer"}
+    if "expression" in said:
+        found |= {"raw", "target", "box"} if _true_box(record) is not None else {"raw", "target"}
+    for key, with_it in (
+        ("answers", ()),
+        ("phrases", ("scene", "no_box")),
+        ("answer_choices", ("answer_label",)),
+        ("rationale_choices", ("rationale_label",)),
+    ):
+        if isinstance(said.get(key), (list, tuple)):
+            found |= {key, *with_it}
+    return found
 
 
 def _captions(record: Record) -> Iterator[Line]:

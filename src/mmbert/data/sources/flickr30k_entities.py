@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmbert.data.corpus import CorpusCard, need
+from mmbert.data.corpus import CorpusCard, need, need_all
 from mmbert.data.official import ImageOptions, Images, RowSource, box_within, chosen_splits, report_for, some
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources.flickr30k import IMAGE_FOLDERS
@@ -76,7 +76,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     """
     report = report_for(options, report)
     images = Images(options, CARD, IMAGE_FOLDERS)
-    sentences, boxes = (need(options.root, CARD, name) for name in ("Sentences", "Annotations"))
+    sentences, boxes = need_all(options.root, CARD, [("Sentences",), ("Annotations",)])
     rows = []
     for split in chosen_splits(options.split, SPLITS, "flickr30k_entities"):
         listed = need(options.root, CARD, f"{split}.txt")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import field_validator
 
-from mmbert.data.corpus import CorpusCard, need
+from mmbert.data.corpus import CorpusCard, need, need_all
 from mmbert.data.json_items import item_at, json_items, list_entry, text_entry, whole_number
 from mmbert.data.official import (
     COCO_FOLDERS,
@@ -150,8 +150,9 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
 def _questions(root: Path, split: str, images: Images, report: BadRecords) -> Iterator[QuestionRow]:
     year = YEARS[split]
     names = f"v2_OpenEnded_mscoco_{year}_questions.json", f"v2_mscoco_{year}_annotations.json"
-    questions = need(root, CARD, names[0], f"vqa/{names[0]}")
-    answers = _answers(need(root, CARD, names[1], f"vqa/{names[1]}"), report) if split in ANSWERED else {}
+    wanted = names if split in ANSWERED else names[:1]
+    questions, *answered_in = need_all(root, CARD, [(name, f"vqa/{name}") for name in wanted])
+    answers = _answers(answered_in[0], report) if answered_in else {}
     seen: set[int] = set()
     for key, number, item in json_items(questions):
         if key != "questions" or not number:
