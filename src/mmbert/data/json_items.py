@@ -67,7 +67,9 @@ class _Scanner:
         if self._peek() == "[":
             yield from self._array("")
         elif self._take("{", "an object or an array"):
-            while self._peek() != "}":
+            first = True
+            while self._goes_on("}", first):
+                first = False
                 key = self._value()
                 if not isinstance(key, str):
                     self._fail(f"a key is {kind_of(key)}")
@@ -76,9 +78,6 @@ class _Scanner:
                     yield from self._array(key)
                 else:
                     yield key, 0, self._value()
-                if self._peek() != "}":
-                    self._take(",", "',' or '}'")
-            self._at += 1
         self._place = ""
         if self._peek():
             self._fail("more text behind the end")
@@ -86,13 +85,19 @@ class _Scanner:
     def _array(self, key: str) -> Iterator[tuple[str, int, Any]]:
         self._at += 1
         number = 0
-        while self._peek() != "]":
+        while self._goes_on("]", number == 0):
             number += 1
             self._place = item_at(key, number)
             yield key, number, self._value()
-            if self._peek() != "]":
-                self._take(",", "',' or ']'")
-        self._at += 1
+
+    def _goes_on(self, end: str, first: bool) -> bool:
+        """Whether another item follows; takes the comma before all but the first, or the bracket at the end."""
+        if self._peek() == end:
+            self._at += 1
+            return False
+        if not first:
+            self._take(",", f"',' or {end!r}")
+        return True
 
     def _peek(self) -> str:
         """The next character that is no white space, not taken; "" at the end."""
@@ -114,9 +119,13 @@ class _Scanner:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-            except (json.JSONDecodeError, RecursionError) as error:
-                if isinstance(error, RecursionError) or not self._more():
-                    self._fail("cut short, or " + str(getattr(error, "msg", "nested too deeply")).lower())
+            except RecursionError:
+                self._fail("nested too deeply")
+            except json.JSONDecodeError as error:
+                if not self._more():
+                    self._fail(f"cut short, or {error.msg.lower()}")
+            except ValueError as error:  # a number of more digits than Python converts
+                self._fail(str(error))
             else:
                 # A number may go on in the next chunk: 0 may be the start of 0.5.
                 if self._text[end : end + 1] in _AFTER_VALUE or not self._more():
@@ -173,6 +182,8 @@ def text_entry(item: Any, key: str, where: str) -> str:
         raise DataError(f"{key!r} holds {kind_of(value)}, not text", where=where)
     if not value.strip():
         raise DataError(f"{key!r} is empty", where=where)
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise DataError(f"{key!r} holds half a character (a lone surrogate)", where=where)
     return value.strip()
 
 

@@ -178,11 +178,17 @@ def open_expressions(
         candidates = objects.detections(found, report)
     images = Images(options, card, COCO_FOLDERS)
     rows: list[ExpressionRow] = []
+    taken: set[int] = set()
     for where, item in _refs(path):
         try:
             split = text_entry(item, "split", where)
             if split in wanted:
-                rows += _rows(item, split, objects, candidates, images, where)
+                found_rows = _rows(item, split, objects, candidates, images, where)
+                for row in found_rows:
+                    if row.sent_id in taken:
+                        raise DataError(f"sentence {row.sent_id} is there twice", where=where)
+                    taken.add(row.sent_id)
+                rows += found_rows
         except DataError as error:
             report.add(error)
 

@@ -109,11 +109,13 @@ def _true_box(record: Record) -> tuple[float, float, float, float] | None:
     box = record.annotation.get("box")
     if "expression" not in record.annotation or not isinstance(box, (list, tuple)) or len(box) != 4:
         return None
+    if not all(isinstance(edge, (int, float)) for edge in box):
+        return None
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
 def _points(polygon: Sequence[float]) -> str:
-    return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))
+    return " ".join(f"{x:g},{y:g}" for x, y in zip(polygon[::2], polygon[1::2], strict=False))
 
 
 def lines_of(record: Record) -> list[Line]:
@@ -181,7 +183,7 @@ def _tied(caption: str, phrases: Any) -> tuple[Part, ...]:
     parts: list[Part] = []
     end = 0
     for phrase in _list(phrases):
-        if isinstance(phrase, Mapping) and {"start", "end", "boxes"} <= phrase.keys() and phrase["boxes"]:
+        if isinstance(phrase, Mapping) and {"start", "end", "boxes"} <= phrase.keys() and _list(phrase["boxes"]):
             parts += [(caption[end : phrase["start"]], ())]
             parts += [(caption[phrase["start"] : phrase["end"]], tuple(number + 1 for number in phrase["boxes"]))]
             end = phrase["end"]
@@ -209,7 +211,7 @@ def _tokens(tokens: Any) -> tuple[Part, ...]:
 
 
 def _plain(value: Any) -> tuple[Part, ...]:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return ((text if len(text) <= 300 else text[:299] + "…", ()),)
 
 
