@@ -33,6 +33,7 @@ def test_the_lines_are_those_between_line_feeds(tmp_path_factory: pytest.TempPat
 
 def test_a_line_of_a_large_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK", 7)  # line feeds fall before, on and behind the cuts
+    monkeypatch.setattr(module, "_SMALL", 0)
     found = Lines(write_lines(tmp_path / "a.gz", [f"line {i}" for i in range(30)]))
     assert [found[i] for i in (0, 1, 13, 29)] == ["line 0", "line 1", "line 13", "line 29"]
     with pytest.raises(IndexError):

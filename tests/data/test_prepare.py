@@ -190,6 +190,8 @@ def test_options_are_checked_before_anything_is_read(downloads: Path) -> None:
         make(downloads, langauges="en")
     with pytest.raises(ConfigError, match="did you mean 'validation'"):
         make(downloads, split="validatoin")
+    with pytest.raises(ConfigError, match=r"'../x' is no name for a split"):
+        make(downloads, split="train,../x")
     with pytest.raises(ConfigError, match="did you mean 'multi30k'"):
         prepare("multi3k", downloads, downloads.parent / "store")
     with pytest.raises(ConfigError, match="nothing to prepare"):
@@ -302,6 +304,12 @@ def test_a_value_that_json_does_not_know_is_named(downloads: Path, monkeypatch: 
     with pytest.raises(DataError, match="file:1: a has a value that JSON does not know"):
         make(downloads)
     assert not list(downloads.parent.glob(".store*"))
+    fine = Record("b", captions={"en": ("y",)})
+    monkeypatch.setattr(multi30k, "open_source", lambda options, report: Pretended([fine, odd]))
+    bad = BadRecords(skip=True)
+    store = make(downloads, skip_bad=bad, allow_incomplete=True, split="train")
+    assert [record.id for record in records(open_data(str(store)))] == ["b"]
+    assert [where for where, _ in bad] == ["file:1"]
 
 
 def test_progress_is_told(downloads: Path) -> None:

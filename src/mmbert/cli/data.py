@@ -1,8 +1,7 @@
-"""`mmbert data`: list corpora, prepare them from their downloads, show and check them or your own folder of images."""
+"""`mmbert data`: list, prepare, show and check corpora, or check your own folder of images and captions."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,7 +135,7 @@ def download_images(
     limits = Limits(workers=workers, tries=tries, side=side)
     result = download(links, out, limits, again=again, progress=download_progress())
     if as_json:
-        print_json({**dataclasses.asdict(result), "images": out, "skipped": len(bad)})
+        print_json({**result.as_dict(), "images": out, "skipped": len(bad)})
         return
     note_downloaded(result, out)
     note_left_out(list(bad))

@@ -130,8 +130,9 @@ def check(spec: str | Mapping[str, Any], *, progress: Progress | None = None, **
 def check_source(source: Source, *, bad: BadRecords | None = None, progress: Progress | None = None) -> CheckResult:
     """Check an opened corpus; ``bad`` holds the records that were already left out when it was opened."""
     result = CheckResult(source.name, records=len(source), broken=[Broken(*entry) for entry in bad or ()])
-    if isinstance(source, PreparedSource):
-        result.broken += [Broken(*fault) for fault in source.faults()]
+    if isinstance(source, PreparedSource) and (faults := [Broken(*fault) for fault in source.faults()]):
+        result.broken += faults  # what a damaged file says about its own layout is not to be trusted
+        return result
     images: dict[str, _Image] = {}
     said: dict[tuple[str, str], set[str]] = defaultdict(set)
     counts: Counter[str] = Counter()

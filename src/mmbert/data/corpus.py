@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from mmbert import __version__
-from mmbert.data.records import Record, Source
+from mmbert.data.records import Record
 from mmbert.data.shards import Shard
 from mmbert.errors import DataError
 
@@ -101,11 +101,6 @@ def need_all(root: Path, card: CorpusCard, wanted: Iterable[Sequence[str]]) -> l
 def need(root: Path, card: CorpusCard, *names: str) -> Path:
     """The same for one."""
     return need_all(root, card, [names])[0]
-
-
-def records_of(source: Source) -> Iterator[Record]:
-    """All records of a source, in order."""
-    return (source[i] for i in range(len(source)))
 
 
 class Counting:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from mmbert import __version__
@@ -70,6 +71,11 @@ class Downloaded:
     already: int = 0
     dead: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        numbers = {"saved": self.saved, "already": self.already, "dead": self.dead}
+        return {**numbers, "reasons": dict(self.reasons)}  # asdict would count a Counter's pairs
 
 
 class _Dead(Exception):

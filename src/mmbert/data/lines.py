@@ -21,6 +21,7 @@ from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
 
 _CHUNK = 1 << 24
+_SMALL = 1 << 20
 MAX_EXPANSION = 100
 """A gzip file that unpacks to more than this times its size (and 64 MB) is refused; text stays below 20."""
 
@@ -124,9 +125,10 @@ def _unpacked(file: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def _map(file: IO[bytes]) -> mmap.mmap | bytes:
-    """The file's content; the mapping stays when the file is closed."""
-    file.seek(0, 2)
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
+    """The file's content; a mapping stays when the file is closed, but holds a descriptor: small files are read."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > _SMALL else file.read()
 
 
 def _bounds(data: mmap.mmap | bytes) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mmbert import plugins
-from mmbert.data.corpus import CorpusCard, Counting, Difference, MissingFiles, Prepared, PreparedSplit, records_of
+from mmbert.data.corpus import CorpusCard, Counting, Difference, MissingFiles, Prepared, PreparedSplit
 from mmbert.data.records import BadRecords, Record
 from mmbert.data.shards import ShardWriter
 from mmbert.data.sources import check_options
@@ -134,6 +135,8 @@ def _splits(name: str, module: ModuleType, options: Mapping[str, Any], given: An
     known += tuple(getattr(module, "MORE_SPLITS", ()))
     wanted = given.replace(",", " ").split() if isinstance(given, str) else [str(split) for split in given]
     for split in wanted:
+        if not re.fullmatch(r"\w[\w.-]*", split):
+            raise ConfigError(f"{split!r} is no name for a split", hint="use letters, digits, _ and -")
         if known and split not in known:
             close = plugins.nearest(split, known)
             hint = f"did you mean {close!r}?" if close else f"splits: {', '.join(known)}"
@@ -204,16 +207,17 @@ class _Run:
         source = self.module.open_source(options, report=self.report)
         counting = Counting(getattr(self.module, "count", None))
         writer = ShardWriter(self.folder, name)
-        for number, record in enumerate(records_of(source), 1):
+        for number in range(len(source)):
             try:
-                image = self._image(record)
-            except ImageError as error:
+                record = source[number]
+                writer.add(record, self._image(record))
+            except DataError as error:
                 self.report.add(error)
             else:
-                writer.add(record, image)
                 counting.add(record)
-            if self.progress is not None and (number % 500 == 0 or number == len(source)):
-                self.progress(name, number, len(source))
+            done = number + 1
+            if self.progress is not None and (done % 500 == 0 or done == len(source)):
+                self.progress(name, done, len(source))
         shards = writer.close()
         if not shards:
             raise DataError(f"no usable record in split {name!r}", where=str(self.root), hint="see docs/corpora.md")

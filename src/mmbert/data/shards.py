@@ -132,6 +132,8 @@ def open_shard(path: Path) -> list[pa.RecordBatch]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate()  # sizes and bounds; `mmbert data check` compares every byte
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path), hint=hint) from error
     if reader.schema != SCHEMA:

@@ -261,7 +261,7 @@ def data_page(
 
 
 def _shown(record: Record, regions: RegionLookup | None) -> dict[str, Any]:
-    picture, size, fault = None, record.size, ""
+    picture, size, width, fault = None, record.size, 420, ""
     if record.image is not None:
         try:
             image = load_image(record.image)
@@ -269,7 +269,7 @@ def _shown(record: Record, regions: RegionLookup | None) -> dict[str, Any]:
             fault = error.message
         else:
             picture = html.thumbnail(image, PICTURE_SIDE)
-            size = size or image.size
+            size, width = size or image.size, _width(image.size)
     boxes = boxes_of(record) if size is not None else []
     return {
         "id": record.id,
@@ -283,7 +283,7 @@ def _shown(record: Record, regions: RegionLookup | None) -> dict[str, Any]:
         "regions": None if regions is None or size is None else _region_boxes(record, size, regions),
         "lines": lines_of(record),
         "rest": rest_of(record),
-        "width": _width(size) if size is not None else 0,
+        "width": width,
     }
 
 

@@ -100,7 +100,8 @@ class HuggingFaceSource:
     def __getitem__(self, index: int, /) -> Record:
         number = self._kept[index]
         row, options, where = self._rows[number], self._options, self._where(number)
-        identity = str(_cell(row, options.id, where)) if options.id else str(number)
+        default = f"{options.split}:{number}" if options.split else str(number)
+        identity = str(_cell(row, options.id, where)) if options.id else default
         return Record(
             id=identity,
             image=self._image(_cell(row, options.image, where), where) if options.image else None,

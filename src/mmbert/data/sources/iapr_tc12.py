@@ -122,7 +122,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> IAPRSo
 
 
 def published(options: Options) -> Mapping[str, int]:
-    """All images; files on disk only where they are read."""
+    """All images, whatever the split is called."""
     return CARD.counts["all"]
 
 
