@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_every_corpus_is_documented_with_its_card() -> None:
         assert card["where"] in page
         for split in card["counts"].values():
             assert all(f"{number:,}" in page for what, number in split.items() if what == "records")
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "structured-corpora.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "downloads").mkdir()
+    make_vqa_v2(tmp_path / "downloads", per_image=6)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["answers"] == ["yes"]  # five of the six questions about each of three images
 
 
 def test_counts_of_splits_add_up_to_the_published_totals() -> None:
@@ -216,6 +228,8 @@ def test_show_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_show_works_on_the_starter_corpus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "show", "--help"]) == 0
+    assert "mmbert data show starter -n 5" in capsys.readouterr().out
     assert run(["data", "show", "starter:validation", "-n", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["records"]) == 2
