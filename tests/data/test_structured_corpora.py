@@ -27,6 +27,7 @@ from mmbert.data.prepare import prepare
 from mmbert.data.records import ImageRef, Record, RegionBox, Source
 from mmbert.data.show import boxes_of, data_page, lines_of, rest_of, rows_of, sample
 from mmbert.data.sources import catalogue, open_data
+from mmbert.errors import ConfigError
 from mmbert.vision.regions import Regions
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,20 @@ def test_a_store_holds_what_the_downloads_say(name: str, tmp_path: Path) -> None
     assert len(page.all("article", "sample")) == len(stored)
     assert len(page.all("rect")) == sum(len(record.boxes) for record in stored)
     assert len(page.all("polygon")) == sum(len(box.polygons) for record in stored for box in record.boxes)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_region_stores_may_know_images_by_their_numbers(name: str, tmp_path: Path) -> None:
+    make, split = CORPORA[name]
+    make(tmp_path)
+    options = {"source": name, "root": tmp_path, "split": split}
+    assert {record.regions for record in records(open_data(options))} == {""}
+    if name == "vcr":
+        with pytest.raises(ConfigError, match="does not number its images"):
+            open_data(options, regions_by="image_id")
+    else:
+        for record in records(open_data(options, regions_by="image_id")):
+            assert record.regions == str(record.annotation["image_id"]) != ""
 
 
 def test_every_corpus_is_documented_with_its_card() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -34,7 +35,9 @@ class ImageOptions(BaseModel):
 
     ``root``: the folder of the official downloads. ``split``: one of the corpus's, or several joined by ``+``.
     ``images``: the folder of the images, where it is elsewhere. ``check_images: false`` does not look whether every
-    image is there (for whoever has region features only). ``skip_bad`` leaves out what cannot be used.
+    image is there (for whoever has region features only). ``regions_by``: what a region store calls the images: their
+    ``file``, or the number of the corpus (``image_id``), as features in bottom-up TSV files are kept.
+    ``skip_bad`` leaves out what cannot be used.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +46,7 @@ class ImageOptions(BaseModel):
     split: str
     images: Path | None = None
     check_images: bool = True
+    regions_by: Literal["file", "image_id"] = "file"
     skip_bad: bool = False
 
     @field_validator("root", "images")
@@ -170,21 +174,29 @@ class RowSource(Generic[RowT]):
         languages: of its captions.
         rows: one for each record.
         make: row -> record.
+        regions_by: as in ``ImageOptions``.
     """
 
     def __init__(
-        self, name: str, languages: tuple[str, ...], rows: Sequence[RowT], make: Callable[[RowT], Record]
+        self,
+        name: str,
+        languages: tuple[str, ...],
+        rows: Sequence[RowT],
+        make: Callable[[RowT], Record],
+        regions_by: str = "file",
     ) -> None:
         self.name = name
         self.languages = languages
         self._rows = rows
         self._make = make
+        self._by_number = regions_by == "image_id"
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int, /) -> Record:
-        return self._make(self._rows[index])
+        record = self._make(self._rows[index])
+        return replace(record, regions=str(record.annotation["image_id"])) if self._by_number else record
 
 
 def some(rows: Sequence[RowT], report: BadRecords, where: str) -> Sequence[RowT]:

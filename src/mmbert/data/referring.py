@@ -216,7 +216,7 @@ def open_expressions(
             annotation=annotation,
         )
 
-    return RowSource(f"{name}:{options.split}", (), some(rows, report, str(path)), record)
+    return RowSource(f"{name}:{options.split}", (), some(rows, report, str(path)), record, options.regions_by)
 
 
 def _refs(path: Path) -> Iterator[tuple[str, Any]]:

@@ -50,7 +50,9 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     card = replace(CARD, where=WHERE)
     path = need(options.root, card, *(f"{below}dataset_coco.json" for below in ("", "annotations/", "karpathy/")))
     rows = karpathy_rows(path, splits, Images(options, CARD, COCO_FOLDERS), _name, report)
-    return RowSource(f"coco_captions:{options.split}", ("en",), some(rows, report, str(path)), CaptionRow.record)
+    return RowSource(
+        f"coco_captions:{options.split}", ("en",), some(rows, report, str(path)), CaptionRow.record, options.regions_by
+    )
 
 
 def _name(item: Any, where: str) -> str:

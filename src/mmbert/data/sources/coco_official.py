@@ -49,7 +49,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     for split in chosen_splits(options.split, SPLITS, "coco_official"):
         rows += _official(options, split, images, report)
     some(rows, report, str(options.root))
-    return RowSource(f"coco_official:{options.split}", ("en",), rows, CaptionRow.record)
+    return RowSource(f"coco_official:{options.split}", ("en",), rows, CaptionRow.record, options.regions_by)
 
 
 def _official(options: Options, split: str, images: Images, report: BadRecords) -> list[CaptionRow]:

@@ -48,7 +48,9 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     splits = chosen_splits(options.split, SPLITS, "flickr30k")
     path = need(options.root, replace(CARD, where=WHERE), "dataset_flickr30k.json", "karpathy/dataset_flickr30k.json")
     rows = karpathy_rows(path, splits, Images(options, CARD, IMAGE_FOLDERS), _name, report)
-    return RowSource(f"flickr30k:{options.split}", ("en",), some(rows, report, str(path)), CaptionRow.record)
+    return RowSource(
+        f"flickr30k:{options.split}", ("en",), some(rows, report, str(path)), CaptionRow.record, options.regions_by
+    )
 
 
 def _name(item: Any, where: str) -> str:

@@ -88,7 +88,11 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
             except DataError as error:
                 report.add(error)
     return RowSource(
-        f"flickr30k_entities:{options.split}", ("en",), some(rows, report, str(options.root)), EntitiesRow.record
+        f"flickr30k_entities:{options.split}",
+        ("en",),
+        some(rows, report, str(options.root)),
+        EntitiesRow.record,
+        options.regions_by,
     )
 
 

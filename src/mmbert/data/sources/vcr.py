@@ -19,7 +19,7 @@ from mmbert.data.json_items import finite_numbers, list_entry, text_entry, whole
 from mmbert.data.metadata import kind_of
 from mmbert.data.official import ImageOptions, Images, RowSource, box_within, chosen_splits, report_for, some
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
-from mmbert.errors import DataError
+from mmbert.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 CHOICES = 4
@@ -71,6 +71,8 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
+    if options.regions_by != "file":
+        raise ConfigError("VCR does not number its images", hint="leave regions_by out")
     report = report_for(options, report)
     splits = chosen_splits(options.split, SPLITS, "vcr")
     corpus = _Corpus(options, {split: need(options.root, CARD, f"{split}.jsonl") for split in splits})

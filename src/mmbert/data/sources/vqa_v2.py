@@ -144,7 +144,9 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
             )
         of_coco = {row.image_id: row for row in rows}
         rows += _visual_genome(options.visual_genome, of_coco, report)
-    return RowSource(f"vqa_v2:{options.split}", (), some(rows, report, str(options.root)), QuestionRow.record)
+    return RowSource(
+        f"vqa_v2:{options.split}", (), some(rows, report, str(options.root)), QuestionRow.record, options.regions_by
+    )
 
 
 def _questions(root: Path, split: str, images: Images, report: BadRecords) -> Iterator[QuestionRow]:
