@@ -84,8 +84,10 @@ class Objects:
                 elif key == "categories" and number:
                     names[whole_number(item, "id", where)] = text_entry(item, "name", where)
                 elif key == "annotations" and number:
-                    keys = (whole_number(item, name, where) for name in ("id", "image_id", "category_id"))
-                    found.append((*keys, list_entry(item, "bbox", where, 4), where))  # type: ignore[arg-type]
+                    ann_id, image_id, category = (
+                        whole_number(item, name, where) for name in ("id", "image_id", "category_id")
+                    )
+                    found.append((ann_id, image_id, category, list_entry(item, "bbox", where, 4), where))
             except DataError as error:
                 report.add(error)
         for ann_id, image_id, category, values, where in found:

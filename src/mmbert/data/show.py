@@ -26,6 +26,14 @@ COLOURS = 8
 """Box colours of the page; numbers beyond them begin anew."""
 MOST_NAMES = 40
 """Boxes that are named below a picture."""
+_LISTS: dict[str, tuple[str, ...]] = {
+    "answers": (),
+    "phrases": ("scene", "no_box"),
+    "answer_choices": ("answer_label",),
+    "rationale_choices": ("rationale_label",),
+}
+"""Keys of the annotation that are laid out where they hold a list, and the keys that go with them."""
+
 Part = tuple[str, tuple[int, ...]]
 """Text, and the numbers (from 1) of the boxes that it is about."""
 
@@ -157,12 +165,7 @@ def _laid_out(record: Record) -> set[str]:
     found = {"expression", "question", "answer"}
     if "expression" in said:
         found |= {"raw", "target", "box"} if _true_box(record) is not None else {"raw", "target"}
-    for key, with_it in (
-        ("answers", ()),
-        ("phrases", ("scene", "no_box")),
-        ("answer_choices", ("answer_label",)),
-        ("rationale_choices", ("rationale_label",)),
-    ):
+    for key, with_it in _LISTS.items():
         if isinstance(said.get(key), (list, tuple)):
             found |= {key, *with_it}
     return found
