@@ -1,4 +1,4 @@
-"""`mmbert data`: list, prepare and check corpora, or check your own folder of images and captions."""
+"""`mmbert data`: list, prepare, show and check corpora, or check your own folder of images and captions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbert.cli._data_show import show_data
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import JsonOption, SkipBadOption, human_count, note, print_json, show_progress
 from mmbert.errors import DataError
@@ -23,7 +24,7 @@ MOST_FAULTS = 20
 
 @app.callback()
 def _data() -> None:
-    """List corpora, prepare them, and check your own data."""
+    """List corpora, prepare them, show what is in them, and check your own data."""
 
 
 @app.command("list")
@@ -138,6 +139,9 @@ def download_images(
         return
     note_downloaded(result, out)
     note_left_out(list(bad))
+
+
+app.command("show")(show_data)
 
 
 @app.command("check")
