@@ -19,9 +19,11 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from mmbert.api.processing import MMBertProcessor
+from mmbert.api.regions import check_regions
 from mmbert.data.images import OpenedImage
 from mmbert.data.packing import collate
 from mmbert.data.records import ImageRef
+from mmbert.data.region_input import RegionInput
 from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
@@ -108,6 +110,16 @@ class MMBert:
     def rerank_weight(self) -> float:
         """Weight of the match logit in re-ranking."""
         return float(self.config.rerank_weight)
+
+    def use_regions(self, images: RegionInput) -> None:
+        """Read images as regions from stores, by key, instead of opening them.
+
+        Raises:
+            ConfigError: the regions are of another encoder or size than the model was made for, or the model trains
+                its own vision encoder.
+        """
+        check_regions(self.model, images)
+        self.processor.images = images
 
     @cached_property
     def fingerprint(self) -> str:

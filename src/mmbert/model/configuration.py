@@ -53,6 +53,8 @@ class MMBertConfig(PreTrainedConfig):
         logit_scale_init: initial value of log(1 / temperature) of the contrastive loss.
         rerank_weight: weight of the match logit when it is added to ``exp(logit_scale) * cosine``.
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
+        region_encoder: identity of the encoder whose precomputed regions the model was trained with; it refuses those
+            of another. None: not known (a converted checkpoint), or never trained with any.
         mask_token_id: the ``[MASK]`` at which answers and translations are read, where the model has such a head.
         max_text_tokens: longest text, special tokens included, that the processor makes.
     """
@@ -99,6 +101,7 @@ class MMBertConfig(PreTrainedConfig):
     logit_scale_init: float | int = 2.6593
     rerank_weight: float | int = 1.0
     vision: dict[str, Any] | None = None
+    region_encoder: str | None = None
     mask_token_id: int | None = None
     max_text_tokens: int = 64
     tie_word_embeddings: bool = True

@@ -15,14 +15,15 @@ from mmbert import plugins
 from mmbert.data.records import BadRecords, Source
 from mmbert.errors import ConfigError
 
-_NEED_A_PLACE = ("folder", "text")  # formats rather than corpora: a bare name is not enough to open one
+_NEED_A_PLACE = ("folder", "legacy", "text")  # formats rather than corpora: a bare name is not enough to open one
 
 
 def parse_data(spec: str) -> dict[str, Any]:
     """Read a corpus given as one word, as on the command line.
 
     ``starter`` and ``starter:SPLIT`` name a corpus; anything else is the path of a folder, with ``:SPLIT`` behind it
-    where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.)
+    where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.) A ``.json``
+    file is an annotation file of VL-BERT or MM-BERT.
 
     Returns:
         Options for ``open_data``: ``{"source": ..., "split": ...}`` or ``{"source": "folder", "root": ..., ...}``.
@@ -30,6 +31,8 @@ def parse_data(spec: str) -> dict[str, Any]:
     head, _, split = spec.partition(":")
     if head in plugins.names(__name__) and head not in _NEED_A_PLACE:
         return {"source": head, "split": split} if split else {"source": head}
+    if spec.endswith((".json", ".jsonl")) and Path(spec).is_file():
+        return {"source": "legacy", "path": spec}
     place, colon, split = spec.rpartition(":")
     if colon and split and not Path(spec).exists() and Path(place).exists():
         return {"source": "folder", "root": place, "split": split}

@@ -1,0 +1,384 @@
+"""Writing a region store: regions of many images in, shards out; a build that is killed goes on where it stopped.
+
+``plan.json`` says beforehand which image goes into which shard, so a shard's bytes depend on nothing else: several
+processes or machines take every n-th shard each, and whoever finds that none is missing writes the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmbert.data.records import BadRecords
+from mmbert.errors import DataError
+from mmbert.vision.regions import Regions
+from mmbert.vision.store import MANIFEST, SHARDS, Layout, Manifest, ShardEntry, checksum, read_manifest, shard_name
+from mmbert.vision.store_files import StoreFiles
+
+PLAN = "plan.json"
+DONE = "done"
+SHARD_IMAGES = 512
+LARGEST_FP16 = float(np.finfo(np.float16).max)
+
+Item = TypeVar("Item")
+Result = Regions | DataError
+Produce = Callable[[Sequence[Sequence[Item]]], Iterator[list[Result]]]
+"""Lots of items in; for each lot, the regions (or what is wrong) of each item in its order."""
+
+
+class Plan(BaseModel):
+    """Which images a build puts where.
+
+    Attributes:
+        first: number of its first shard.
+        images, digest: how many images, and a hash of their keys in order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layout: Layout
+    first: int = Field(ge=0)
+    images: int = Field(ge=1)
+    shard_images: int = Field(ge=1)
+    digest: str
+
+    @property
+    def shards(self) -> range:
+        """Numbers of the shards."""
+        return range(self.first, self.first + -(-self.images // self.shard_images))
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        images, regions: written by this call.
+        known: images that were in the store already.
+        left_out: bad ones, as (where, message), of all shards of the build that are done.
+        complete: whether the store is finished; not while other parts still run.
+    """
+
+    images: int = 0
+    regions: int = 0
+    known: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    complete: bool = False
+
+
+class StoreBuilder:
+    """One build of one store.
+
+    Args:
+        path: folder or fsspec URL of the store; a finished store is appended to.
+        layout: of the regions.
+        keys: of all images that the store should hold afterwards, distinct.
+        shard_images: images per shard: what a killed build loses at most, and what is kept in memory.
+
+    Raises:
+        DataError: the store holds regions of another layout, an unfinished build of other images, or something else.
+    """
+
+    def __init__(
+        self, path: str | Path, layout: Layout, keys: Sequence[str], *, shard_images: int = SHARD_IMAGES
+    ) -> None:
+        self.files = StoreFiles(path)
+        self.layout = layout
+        _check_keys(keys, self.files.path)
+        self.manifest = read_manifest(self.files)
+        if self.manifest is not None:
+            _check_same(self.manifest.layout, layout, self.files.path)
+        self.known = self._known_keys()
+        self.new = [number for number, key in enumerate(keys) if key not in self.known]
+        self.keys = [keys[number] for number in self.new]
+        self.plan = self._plan(shard_images) if self.new else None
+
+    def _known_keys(self) -> set[str]:
+        if self.manifest is None:
+            return set()
+        return set(self.files.read_arrow(self.manifest.keys_file)["key"].to_pylist())
+
+    def _plan(self, shard_images: int) -> Plan:
+        """The plan that is there, or a new one, written."""
+        first = 1 + max((entry.number for entry in self.manifest.shards), default=-1) if self.manifest else 0
+        plan = Plan(
+            layout=self.layout,
+            first=first,
+            images=len(self.keys),
+            shard_images=shard_images,
+            digest=_digest(self.keys),
+        )
+        there = read_plan(self.files)
+        if there is not None and there != plan and self._is_stale(there):
+            self._clear()
+            there = None
+        if there is None:
+            if self.manifest is None and not self.files.is_empty():
+                raise DataError("this folder holds something else", where=self.files.path, hint="give a new folder")
+            self.files.write(PLAN, _json(plan))
+        elif there != plan:
+            raise DataError(
+                "an unfinished extraction of other images or settings is here",
+                where=self.files.path,
+                hint="finish it with the command it was begun with, or delete the folder",
+            )
+        return plan
+
+    def _is_stale(self, there: Plan) -> bool:
+        """Whether the store holds all that this plan was about: a build was killed while it tidied up."""
+        return self.manifest is not None and {s.number for s in self.manifest.shards} >= set(there.shards)
+
+    def build(
+        self,
+        items: Sequence[Item],
+        produce: Produce[Item],
+        *,
+        part: tuple[int, int] = (0, 1),
+        bad: BadRecords | None = None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> BuildReport:
+        """Write the shards that are missing, and finish the store if none is.
+
+        Args:
+            items: what ``produce`` makes regions of, one for each key.
+            produce: see :data:`Produce`.
+            part: which of how many processes this is: it takes every n-th shard.
+            bad: decides about items without regions.
+            progress: told how many images each shard had.
+
+        Raises:
+            DataError: an item cannot be used and ``bad`` does not skip; a shard cannot be written.
+        """
+        bad = bad if bad is not None else BadRecords()
+        report = BuildReport(known=len(items) - len(self.new))
+        if self.plan is None:
+            self._clear()
+            report.complete = self.manifest is not None
+            return report
+        self.files.remove_partial(SHARDS)
+        self.files.remove_partial(DONE)
+        done = set(self.files.names(DONE))
+        index, parts = part
+        missing = [n for n in self.plan.shards if n % parts == index and f"{n:05}.json" not in done]
+        lots = [self._numbers(number) for number in missing]
+        made = produce([[items[self.new[i]] for i in lot] for lot in lots])
+        for number, lot in zip(missing, lots, strict=True):
+            entry = self._write(number, [self.keys[i] for i in lot], next(made), bad)
+            report.images += entry.images
+            report.regions += entry.regions
+            progress(len(lot))
+        return self.finish(report)
+
+    def _numbers(self, shard: int) -> range:
+        assert self.plan is not None
+        start = (shard - self.plan.first) * self.plan.shard_images
+        return range(start, min(start + self.plan.shard_images, self.plan.images))
+
+    def _write(self, number: int, keys: Sequence[str], results: Sequence[Result], bad: BadRecords) -> ShardEntry:
+        good: list[tuple[str, Regions]] = []
+        left_out: list[tuple[str, str]] = []
+        for key, result in zip(keys, results, strict=True):
+            try:
+                if isinstance(result, DataError):
+                    raise result
+                _check_regions(result, self.layout, key)
+            except DataError as error:
+                bad.add(error)
+                left_out.append((error.where or key, error.message))
+            else:
+                good.append((key, result))
+        content = shard_bytes(good, self.layout)
+        self.files.write(shard_name(number), content)
+        entry = ShardEntry(
+            number=number,
+            images=len(good),
+            regions=sum(len(regions) for _, regions in good),
+            bytes=len(content),
+            checksum=checksum(content),
+            left_out=left_out,
+        )
+        self.files.write(f"{DONE}/{number:05}.json", _json(entry))
+        return entry
+
+    def finish(self, report: BuildReport) -> BuildReport:
+        """Write the manifest if all shards are there; else leave that to whoever makes the last one."""
+        assert self.plan is not None
+        entries = []
+        for number in self.plan.shards:
+            try:
+                entries.append(ShardEntry.model_validate_json(self.files.read(f"{DONE}/{number:05}.json")))
+            except FileNotFoundError:
+                now = read_manifest(self.files)  # another process has finished it in the meantime?
+                report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
+                return report
+            except ValidationError as error:
+                place = self.files.place(f"{DONE}/{number:05}.json")
+                raise DataError("damaged", where=place, hint="delete this file and run again") from error
+        report.left_out = [tuple(pair) for entry in entries for pair in entry.left_out]
+        before = self.manifest.shards if self.manifest is not None else []
+        shards = [*before, *entries]
+        images, regions = (sum(getattr(entry, name) for entry in shards) for name in ("images", "regions"))
+        if not images:
+            self._clear()
+            where, message = report.left_out[0]
+            raise DataError(f"no image can be used; the first: {message}", where=where, hint="mend it first")
+        manifest = Manifest(layout=self.layout, images=images, regions=regions, shards=shards)
+        self.files.write(manifest.keys_file, self._keys_bytes(manifest))
+        self.files.write(MANIFEST, _json(manifest))
+        if self.manifest is not None and self.manifest.keys_file != manifest.keys_file:
+            self.files.remove(self.manifest.keys_file)
+        self._clear()
+        report.complete = True
+        return report
+
+    def _keys_bytes(self, manifest: Manifest) -> bytes:
+        old = [] if self.manifest is None else [self.files.read_arrow(self.manifest.keys_file)]
+        first = 0 if self.manifest is None else len(self.manifest.shards)
+        tables = [*old, *(self._keys_of(entry) for entry in manifest.shards[first:])]
+        return _stream(pa.concat_tables(tables).combine_chunks())
+
+    def _keys_of(self, entry: ShardEntry) -> pa.Table:
+        table = self.files.read_arrow(shard_name(entry.number), entry.bytes)
+        return pa.table(
+            {
+                "key": table["key"],
+                "shard": pa.array(np.full(len(table), entry.number, dtype=np.int32)),
+                "row": pa.array(np.arange(len(table), dtype=np.int32)),
+                "regions": pa.compute.list_value_length(table["boxes"]),
+            }
+        )
+
+    def _clear(self) -> None:
+        """Remove the plan and the notes about single shards; the manifest has all of it."""
+        for name in self.files.names(DONE):
+            self.files.remove(f"{DONE}/{name}")
+        self.files.remove(PLAN)
+        if self.files.local and Path(self.files.place(DONE)).is_dir():
+            try:
+                Path(self.files.place(DONE)).rmdir()
+            except OSError:  # another process that finishes is doing the same
+                return
+
+
+def read_plan(files: StoreFiles) -> Plan | None:
+    """The plan of an unfinished build; None where there is none."""
+    try:
+        return Plan.model_validate_json(files.read(PLAN))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError("damaged", where=files.place(PLAN), hint="delete the unfinished store") from error
+
+
+def shard_bytes(images: Sequence[tuple[str, Regions]], layout: Layout) -> bytes:
+    """A shard with these images, as an Arrow stream of one batch."""
+    bounds = pa.array(np.cumsum([0, *(len(regions) for _, regions in images)], dtype=np.int32))
+
+    def listed(values: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(bounds, values)
+
+    def rows(arrays: Iterable[np.ndarray], dtype: Any, width: int) -> pa.Array:
+        flat = np.concatenate([np.zeros((0, width), dtype), *(a.astype(dtype, copy=False) for a in arrays)])
+        return listed(pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), width))
+
+    found = [regions for _, regions in images]
+    columns: dict[str, pa.Array] = {
+        "key": pa.array([key for key, _ in images], pa.string()),
+        "width": pa.array([regions.size[0] for regions in found], pa.int32()),
+        "height": pa.array([regions.size[1] for regions in found], pa.int32()),
+        "boxes": rows((regions.boxes for regions in found), np.float32, 4),
+    }
+    if layout.dtype == "int8":
+        quantised = [_quantise(regions.features) for regions in found]
+        columns["features"] = rows((q for q, _ in quantised), np.int8, layout.feature_size)
+        flat_scales = np.concatenate([np.zeros(0, np.float32), *(scale for _, scale in quantised)])
+        columns["scales"] = listed(pa.array(flat_scales))
+    else:
+        dtype = np.float16 if layout.dtype == "fp16" else np.float32
+        columns["features"] = rows((regions.features for regions in found), dtype, layout.feature_size)
+    if layout.num_classes:
+        sparse = [_largest(regions.classes, layout.kept_classes) for regions in found if regions.classes is not None]
+        exact = np.float32 if layout.dtype == "fp32" else np.float16
+        columns["class_ids"] = rows((ids for ids, _, _ in sparse), np.int32, layout.kept_classes)
+        columns["class_shares"] = rows((shares for _, shares, _ in sparse), exact, layout.kept_classes)
+        flat_rest = np.concatenate([np.zeros(0, np.float32), *(rest for _, _, rest in sparse)])
+        columns["class_rest"] = listed(pa.array(flat_rest))
+    table = pa.table(columns).replace_schema_metadata({"mmbert": layout.model_dump_json()})
+    return _stream(table)
+
+
+def _quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[n, F] as int8, and [n] what one step of each row is worth."""
+    scales = (np.abs(features).max(axis=1) / 127).astype(np.float32)
+    return np.rint(features / np.where(scales > 0, scales, 1)[:, None]).astype(np.int8), scales
+
+
+def _largest(classes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k largest shares of each row: [n, k] classes, [n, k] shares, and [n] the sum of all others."""
+    order = np.argsort(-classes, axis=1, kind="stable")[:, :k].astype(np.int32)
+    shares = np.take_along_axis(classes, order, axis=1)
+    rest = classes.sum(1, dtype=np.float64) - shares.sum(1, dtype=np.float64)
+    return order, shares, np.maximum(rest, 0).astype(np.float32) if k < classes.shape[1] else np.zeros_like(rest, "f")
+
+
+def _stream(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def _check_regions(regions: Regions, layout: Layout, key: str) -> None:
+    """Whether regions are of the layout.
+
+    Raises:
+        DataError: another feature size or number of classes, or a feature that fp16 cannot hold.
+    """
+    if regions.features.shape[1] != layout.feature_size:
+        raise DataError(f"{regions.features.shape[1]} numbers per region, not {layout.feature_size}", where=key)
+    classes = 0 if regions.classes is None else regions.classes.shape[1]
+    if classes != layout.num_classes:
+        raise DataError(f"{classes} classes, not {layout.num_classes}", where=key)
+    if regions.classes is not None and not np.isfinite(regions.classes).all():
+        raise DataError("class shares are not finite", where=key)
+    if layout.dtype == "fp16" and float(np.abs(regions.features).max()) > LARGEST_FP16:
+        raise DataError("a feature is too large for fp16", where=key, hint="use --dtype fp32")
+
+
+def _check_keys(keys: Sequence[str], where: str) -> None:
+    if not keys:
+        raise DataError("no images", where=where)
+    if len(set(keys)) != len(keys):
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise DataError(f"two images are called {twice!r}", where=where, hint="give each image a name of its own")
+
+
+def _check_same(there: Layout, wanted: Layout, where: str) -> None:
+    for name in Layout.model_fields:
+        old, new = getattr(there, name), getattr(wanted, name)
+        if old != new:
+            raise DataError(
+                f"the store has {name.replace('_', ' ')} {old}, not {new}",
+                where=where,
+                hint="append with the encoder and options that made it, or give a new folder",
+            )
+
+
+def _digest(keys: Sequence[str]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        found.update(key.encode("utf-8", "surrogatepass") + b"\0")
+    return found.hexdigest()
+
+
+def _json(content: BaseModel) -> bytes:
+    return content.model_dump_json(indent=1).encode()
