@@ -1,4 +1,4 @@
-"""mmbert features as a person runs it: extract, look, train's and evaluate's way of using it, convert there and back."""
+"""mmbert features as a person runs it: extract, look, use it for evaluation, convert there and back."""
 
 from __future__ import annotations
 

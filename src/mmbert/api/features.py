@@ -9,6 +9,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class _Work:
         self.layout = layout_of(self.encoder, job.dtype, job.top_k)
         self.images = list_images(job.data, self.bad)
 
-    @property
+    @cached_property
     def builder(self) -> StoreBuilder:
         keys = [file.image.key for file in self.images]
         return StoreBuilder(self.job.out, self.layout, keys, shard_images=self.job.shard_images)

@@ -248,7 +248,7 @@ def _new_model(
     tokenizer = _tokenizer(recipe, sources, parts)
     options = (parts.sizes if parts is not None else {}) | recipe.config
     options.setdefault("vocab_size", len(tokenizer))
-    if images is not None and parts is None:
+    if images is not None:
         options.setdefault("region_feature_size", images.layout.feature_size)
         options.setdefault("num_region_classes", images.layout.num_classes)
     if options.get("vision"):

@@ -21,7 +21,7 @@ from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
 from mmbert.vision.regions import Regions
 from mmbert.vision.store import MANIFEST, SHARDS, Layout, Manifest, ShardEntry, checksum, read_manifest, shard_name
-from mmbert.vision.store_files import StoreFiles
+from mmbert.vision.store_files import PARTIAL, StoreFiles
 
 PLAN = "plan.json"
 DONE = "done"
@@ -120,7 +120,8 @@ class StoreBuilder:
             self._clear()
             there = None
         if there is None:
-            if self.manifest is None and not self.files.is_empty():
+            foreign = set(self.files.names("")) - {PLAN, DONE, SHARDS}
+            if self.manifest is None and any(not name.endswith(PARTIAL) for name in foreign):
                 raise DataError("this folder holds something else", where=self.files.path, hint="give a new folder")
             self.files.write(PLAN, _json(plan))
         elif there != plan:
@@ -210,17 +211,12 @@ class StoreBuilder:
     def finish(self, report: BuildReport) -> BuildReport:
         """Write the manifest if all shards are there; else leave that to whoever makes the last one."""
         assert self.plan is not None
-        entries = []
-        for number in self.plan.shards:
-            try:
-                entries.append(ShardEntry.model_validate_json(self.files.read(f"{DONE}/{number:05}.json")))
-            except FileNotFoundError:
-                now = read_manifest(self.files)  # another process has finished it in the meantime?
-                report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
-                return report
-            except ValidationError as error:
-                place = self.files.place(f"{DONE}/{number:05}.json")
-                raise DataError("damaged", where=place, hint="delete this file and run again") from error
+        try:
+            entries = self._done()
+        except FileNotFoundError:
+            now = read_manifest(self.files)  # another process may have finished it in the meantime
+            report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
+            return report
         report.left_out = [tuple(pair) for entry in entries for pair in entry.left_out]
         before = self.manifest.shards if self.manifest is not None else []
         shards = [*before, *entries]
@@ -237,6 +233,26 @@ class StoreBuilder:
         self._clear()
         report.complete = True
         return report
+
+    def _done(self) -> list[ShardEntry]:
+        """What the notes say about all shards of the plan.
+
+        Raises:
+            FileNotFoundError: a shard is not done yet.
+            DataError: a note is damaged.
+        """
+        assert self.plan is not None
+        names = [f"{number:05}.json" for number in self.plan.shards]
+        if not set(names) <= set(self.files.names(DONE)):
+            raise FileNotFoundError(DONE)
+        entries = []
+        for name in names:
+            try:
+                entries.append(ShardEntry.model_validate_json(self.files.read(f"{DONE}/{name}")))
+            except ValidationError as error:
+                place = self.files.place(f"{DONE}/{name}")
+                raise DataError("damaged", where=place, hint="delete this file and run again") from error
+        return entries
 
     def _keys_bytes(self, manifest: Manifest) -> bytes:
         old = [] if self.manifest is None else [self.files.read_arrow(self.manifest.keys_file)]

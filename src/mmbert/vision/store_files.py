@@ -129,10 +129,6 @@ class StoreFiles:
             if left and not _runs(int(process)):
                 self.remove(f"{folder}/{name}")
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there yet."""
-        return not self.names("")
-
 
 def _runs(process: int) -> bool:
     try:
