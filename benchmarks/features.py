@@ -35,8 +35,8 @@ from mmbert.data.records import ImageRef
 from mmbert.data.region_input import RegionInput
 from mmbert.vision.encoders import grid
 from mmbert.vision.extraction import Extraction, ImageFile
-from mmbert.vision.store import Layout
 from mmbert.vision.store_build import StoreBuilder
+from mmbert.vision.store_format import Layout
 
 BOXES, BATCH = 36, 32
 BACKBONE, SIDE = "tf_efficientnet_lite0", 224

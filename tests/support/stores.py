@@ -18,8 +18,9 @@ from mmbert.data.records import ImageRef
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
 from mmbert.vision.regions import Regions
-from mmbert.vision.store import Layout, RegionStore
+from mmbert.vision.store import RegionStore
 from mmbert.vision.store_build import StoreBuilder
+from mmbert.vision.store_format import Layout
 
 FEATURES, CLASSES = 6, 5
 

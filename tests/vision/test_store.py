@@ -23,7 +23,8 @@ from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
 from mmbert.vision.regions import Regions
 from mmbert.vision.store import RegionStore
-from mmbert.vision.store_build import StoreBuilder, shard_bytes
+from mmbert.vision.store_build import StoreBuilder
+from mmbert.vision.store_shards import shard_bytes
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -26,8 +26,8 @@ from mmbert.errors import CheckpointError, ConfigError, UsageError
 from mmbert.model.modeling import ENCODERS
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
-from mmbert.vision.store import DType, Layout
 from mmbert.vision.store_build import SHARD_IMAGES, BuildReport, StoreBuilder
+from mmbert.vision.store_format import DType, Layout
 
 Progress = Callable[[int], None]
 

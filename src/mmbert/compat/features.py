@@ -18,8 +18,8 @@ from mmbert.data.records import BadRecords
 from mmbert.data.sources.legacy import read_rows
 from mmbert.errors import DataError, UsageError
 from mmbert.vision.regions import Regions
-from mmbert.vision.store import DType, Layout
 from mmbert.vision.store_build import SHARD_IMAGES, BuildReport, StoreBuilder
+from mmbert.vision.store_format import DType, Layout
 
 TSV_COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 

@@ -7,11 +7,10 @@ processes or machines take every n-th shard each, and whoever finds that none is
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
 from mmbert.vision.regions import Regions
-from mmbert.vision.store import MANIFEST, SHARDS, Layout, Manifest, ShardEntry, checksum, read_manifest, shard_name
 from mmbert.vision.store_files import PARTIAL, StoreFiles
+from mmbert.vision.store_format import (
+    MANIFEST,
+    SHARDS,
+    Layout,
+    Manifest,
+    ShardEntry,
+    checksum,
+    read_manifest,
+    shard_name,
+)
+from mmbert.vision.store_shards import shard_bytes, stream_bytes
 
 PLAN = "plan.json"
 DONE = "done"
@@ -258,7 +267,7 @@ class StoreBuilder:
         old = [] if self.manifest is None else [self.files.read_arrow(self.manifest.keys_file)]
         first = 0 if self.manifest is None else len(self.manifest.shards)
         tables = [*old, *(self._keys_of(entry) for entry in manifest.shards[first:])]
-        return _stream(pa.concat_tables(tables).combine_chunks())
+        return stream_bytes(pa.concat_tables(tables).combine_chunks())
 
     def _keys_of(self, entry: ShardEntry) -> pa.Table:
         table = self.files.read_arrow(shard_name(entry.number), entry.bytes)
@@ -291,65 +300,6 @@ def read_plan(files: StoreFiles) -> Plan | None:
         return None
     except ValidationError as error:
         raise DataError("damaged", where=files.place(PLAN), hint="delete the unfinished store") from error
-
-
-def shard_bytes(images: Sequence[tuple[str, Regions]], layout: Layout) -> bytes:
-    """A shard with these images, as an Arrow stream of one batch."""
-    bounds = pa.array(np.cumsum([0, *(len(regions) for _, regions in images)], dtype=np.int32))
-
-    def listed(values: pa.Array) -> pa.Array:
-        return pa.ListArray.from_arrays(bounds, values)
-
-    def rows(arrays: Iterable[np.ndarray], dtype: Any, width: int) -> pa.Array:
-        flat = np.concatenate([np.zeros((0, width), dtype), *(a.astype(dtype, copy=False) for a in arrays)])
-        return listed(pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), width))
-
-    found = [regions for _, regions in images]
-    columns: dict[str, pa.Array] = {
-        "key": pa.array([key for key, _ in images], pa.string()),
-        "width": pa.array([regions.size[0] for regions in found], pa.int32()),
-        "height": pa.array([regions.size[1] for regions in found], pa.int32()),
-        "boxes": rows((regions.boxes for regions in found), np.float32, 4),
-    }
-    if layout.dtype == "int8":
-        quantised = [_quantise(regions.features) for regions in found]
-        columns["features"] = rows((q for q, _ in quantised), np.int8, layout.feature_size)
-        flat_scales = np.concatenate([np.zeros(0, np.float32), *(scale for _, scale in quantised)])
-        columns["scales"] = listed(pa.array(flat_scales))
-    else:
-        dtype = np.float16 if layout.dtype == "fp16" else np.float32
-        columns["features"] = rows((regions.features for regions in found), dtype, layout.feature_size)
-    if layout.num_classes:
-        sparse = [_largest(regions.classes, layout.kept_classes) for regions in found if regions.classes is not None]
-        exact = np.float32 if layout.dtype == "fp32" else np.float16
-        columns["class_ids"] = rows((ids for ids, _, _ in sparse), np.int32, layout.kept_classes)
-        columns["class_shares"] = rows((shares for _, shares, _ in sparse), exact, layout.kept_classes)
-        flat_rest = np.concatenate([np.zeros(0, np.float32), *(rest for _, _, rest in sparse)])
-        columns["class_rest"] = listed(pa.array(flat_rest))
-    table = pa.table(columns).replace_schema_metadata({"mmbert": layout.model_dump_json()})
-    return _stream(table)
-
-
-def _quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[n, F] as int8, and [n] what one step of each row is worth."""
-    scales = (np.abs(features).max(axis=1) / 127).astype(np.float32)
-    return np.rint(features / np.where(scales > 0, scales, 1)[:, None]).astype(np.int8), scales
-
-
-def _largest(classes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k largest shares of each row: [n, k] classes, [n, k] shares, and [n] the sum of all others."""
-    order = np.argsort(-classes, axis=1, kind="stable")[:, :k].astype(np.int32)
-    shares = np.take_along_axis(classes, order, axis=1)
-    rest = classes.sum(1, dtype=np.float64) - shares.sum(1, dtype=np.float64)
-    return order, shares, np.maximum(rest, 0).astype(np.float32) if k < classes.shape[1] else np.zeros_like(rest, "f")
-
-
-def _stream(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        for batch in table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]:
-            writer.write_batch(batch)
-    return sink.getvalue()
 
 
 def _check_regions(regions: Regions, layout: Layout, key: str) -> None:
