@@ -73,7 +73,7 @@ def _largest(classes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def stream_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
-    with pa.ipc.newstream_bytes(sink, table.schema) as writer:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
         for batch in table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]:
             writer.write_batch(batch)
     return sink.getvalue()
