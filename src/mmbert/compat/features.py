@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -293,7 +291,6 @@ class TsvFeatures:
         with self.path.open("rb") as file:
             file.seek(start)
             line = file.readline(LARGEST_MEMBER)
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         cells = line.decode("ascii", "replace").rstrip("\r\n").split("\t")
         if len(cells) != len(TSV_COLUMNS):
             raise DataError(f"{len(cells)} columns", where=where, hint=f"columns: {', '.join(TSV_COLUMNS)}")

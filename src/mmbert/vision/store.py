@@ -196,6 +196,8 @@ class RegionStore:
                 raise DataError("missing", where=self._files.place(name), hint="copy or make it again") from error
             if checksum(content) != entry.checksum:
                 raise DataError("damaged: another checksum", where=self._files.place(name), hint="copy it again")
+            if not entry.images:
+                continue
             shard = self._shard(entry.number)
             if (len(shard.sizes), len(shard.boxes)) != (entry.images, entry.regions):
                 raise DataError("other counts than the manifest says", where=self._files.place(name))

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbert.data.records import BadRecords
@@ -169,7 +170,9 @@ class StoreBuilder:
         bad = bad if bad is not None else BadRecords()
         report = BuildReport(known=len(items) - len(self.new))
         if self.plan is None:
-            self._clear()
+            there = read_plan(self.files)
+            if there is not None and self._is_stale(there):
+                self._clear()
             report.complete = self.manifest is not None
             return report
         self.files.remove_partial(SHARDS)
@@ -276,7 +279,7 @@ class StoreBuilder:
                 "key": table["key"],
                 "shard": pa.array(np.full(len(table), entry.number, dtype=np.int32)),
                 "row": pa.array(np.arange(len(table), dtype=np.int32)),
-                "regions": pa.compute.list_value_length(table["boxes"]),
+                "regions": pc.list_value_length(table["boxes"]),
             }
         )
 

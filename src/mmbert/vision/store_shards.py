@@ -72,6 +72,7 @@ def _largest(classes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def stream_bytes(table: pa.Table) -> bytes:
+    """A table as an Arrow stream of one batch."""
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         for batch in table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]:
@@ -119,8 +120,8 @@ def shard_columns(table: pa.Table, layout: Layout, where: str) -> Shard:
         )
     except (KeyError, IndexError, ValueError, TypeError, pa.ArrowException) as error:
         raise DataError(f"damaged: {error}", where=where, hint="copy or make it again") from error
-    lengths = {len(t) for t in (shard.boxes, shard.features, shard.scales, shard.class_ids, shard.shares, shard.rest)
-               if t is not None}  # fmt: skip
+    columns = (shard.boxes, shard.features, shard.scales, shard.class_ids, shard.shares, shard.rest)
+    lengths = {len(column) for column in columns if column is not None}
     inside = bool((np.diff(bounds) >= 0).all()) and bounds[0] >= 0 and bounds[-1] <= min(lengths)
     if len(lengths) != 1 or not inside or len(bounds) != len(sizes) + 1:
         raise DataError("damaged: its columns do not fit together", where=where, hint="copy or make it again")
