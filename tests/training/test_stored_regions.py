@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stores import CLASSES, FEATURES, make_store, old_image, old_json, regions_o
 
 from mmbert import MMBert
 from mmbert.compat.features import convert_features
+from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, ImageRef
 from mmbert.data.region_input import RecordsWithRegions, RegionInput
 from mmbert.data.sources import open_data
@@ -115,6 +117,30 @@ def test_batches_are_planned_by_the_regions_that_each_image_has(stored_recipe: M
         assert made <= masked.task.cost(record)
     sizes = [sum(masked.task.cost(masked.source[i]) for i in masked.batch(n)) for n in range(masked.batches_per_epoch)]
     assert len(sizes) > 2 and max(sizes) <= 40
+
+
+def test_a_batch_is_the_same_on_every_rank_and_in_every_order(stored_recipe: MakeRecipe) -> None:
+    recipe = stored_recipe()
+    images = open_features(recipe)
+    sources = open_sources(recipe, images=images)
+    bert = build_model(recipe.model, sources, 1, images=images)
+    ranks = [
+        StepDataset(
+            build_components(recipe, sources, bert.processor),
+            batches=4,
+            images=pickle.loads(pickle.dumps(images)),
+            seed=3,
+        )
+        for _ in range(2)
+    ]
+    forwards = [ranks[0][number] for number in range(4)]
+    backwards = [ranks[1][number] for number in reversed(range(4))][::-1]
+    for here, there in zip(forwards, backwards, strict=True):
+        assert here.regions is not None and there.regions is not None
+        assert torch.equal(here.regions.features, there.regions.features)
+        assert torch.equal(here.regions.classes, there.regions.classes)
+        assert torch.equal(here.token_ids, there.token_ids)
+    assert not torch.equal(forwards[0].token_ids, forwards[1].token_ids)
 
 
 def test_regions_of_another_encoder_are_refused(stored_recipe: MakeRecipe, old: Path, tmp_path: Path) -> None:

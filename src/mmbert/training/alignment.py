@@ -41,7 +41,9 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
     config, trunk = bert.config, bert.model.trunk
     hidden = config.hidden_size
     if bert.processor.images is None or config.visual_size != 2 * hidden:
-        raise ConfigError("model.whiten_regions needs a vision encoder or stored regions, and visual_size = 2 x hidden_size")
+        raise ConfigError(
+            "model.whiten_regions needs a vision encoder (or stored regions) and visual_size = 2 x hidden_size"
+        )
     features, parts = _whole_image_features(bert, images)
     mean = features.mean(0)
     centred = features - mean
