@@ -20,7 +20,7 @@ from mmbert.errors import DataError
 from mmbert.model.packed import RegionTable
 from mmbert.vision.regions import Regions
 from mmbert.vision.store_files import StoreFiles
-from mmbert.vision.store_format import SHARDS, Layout, checksum, read_manifest, shard_name
+from mmbert.vision.store_format import PLAN, Layout, checksum, read_manifest, shard_name
 from mmbert.vision.store_shards import Shard, shard_columns
 
 MOST_OPEN = 400
@@ -42,7 +42,7 @@ class RegionStore:
         self._files = StoreFiles(path)
         manifest = read_manifest(self._files)
         if manifest is None:
-            unfinished = bool(self._files.names(SHARDS))
+            unfinished = PLAN in self._files.names("")
             raise DataError(
                 "unfinished: its extraction was interrupted" if unfinished else "no region store here",
                 where=self.path,

@@ -23,6 +23,7 @@ from mmbert.vision.regions import Regions
 from mmbert.vision.store_files import PARTIAL, StoreFiles
 from mmbert.vision.store_format import (
     MANIFEST,
+    PLAN,
     SHARDS,
     Layout,
     Manifest,
@@ -33,7 +34,6 @@ from mmbert.vision.store_format import (
 )
 from mmbert.vision.store_shards import shard_bytes, stream_bytes
 
-PLAN = "plan.json"
 DONE = "done"
 SHARD_IMAGES = 512
 LARGEST_FP16 = float(np.finfo(np.float16).max)

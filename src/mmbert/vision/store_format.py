@@ -13,6 +13,7 @@ from mmbert.vision.store_files import StoreFiles
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
 SHARDS = "shards"
 DType = Literal["fp16", "fp32", "int8"]
 
