@@ -5,10 +5,11 @@ The encoder is one by name, or that of a model. Work can be shared out over proc
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from mmbert import plugins
 from mmbert.api.front_door import SHIPPED, find_model, load_model
 from mmbert.data.records import BadRecords
 from mmbert.data.sources import open_data
-from mmbert.errors import CheckpointError, ConfigError, UsageError
+from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
 from mmbert.model.modeling import ENCODERS
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
@@ -257,16 +258,17 @@ def extract_with_ray(job: Job, workers: int) -> BuildReport:
     count = len(builder.plan.shards)
     gpus = int(next(work.encoder.parameters()).is_cuda)
     shards = ray.data.range(count, override_num_blocks=count)
-    made = shards.map_batches(
+    work_on = shards.map_batches(
         RayWorker, fn_constructor_args=(job, count), batch_size=1, concurrency=workers, num_gpus=gpus
-    ).take_all()
-    done = [
-        BuildReport(
-            row["images"], row["regions"], row["known"], [tuple(pair) for pair in row["left_out"]], row["complete"]
-        )
-        for row in made
-    ]
-    return _merged(done, builder)
+    )
+    try:
+        rows = list(work_on.take_all())
+    except Exception as error:  # Ray wraps what a worker raised
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, MMBertError):
+            raise cause from error
+        raise
+    return _merged([BuildReport(**json.loads(row["report"])) for row in rows], builder)
 
 
 class RayWorker:
@@ -281,7 +283,6 @@ class RayWorker:
         self.work = _Work(job)
         self.shards = shards
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         reports = [self.work.run((int(number), self.shards)) for number in batch["id"]]
-        names = ("images", "regions", "known", "left_out", "complete")
-        return {name: [getattr(report, name) for report in reports] for name in names}
+        return {"report": [json.dumps(asdict(report)) for report in reports]}

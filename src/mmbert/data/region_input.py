@@ -5,7 +5,7 @@ Stands where ``PixelInput`` stands, for models without a vision encoder (or in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +117,9 @@ class RecordsWithRegions:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int, /) -> Record:
         return with_region_key(self._source[self._kept[index]])

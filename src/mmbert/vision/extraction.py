@@ -140,11 +140,12 @@ class Extraction:
 
 def _pixels(image: Reference) -> int:
     """Pixels of an image by its header alone; 0 where it cannot be told (opening it will say why)."""
-    source = image.path if image.data is None else io.BytesIO(image.data)
     try:
+        data = image.data
+        source = image.path if data is None else io.BytesIO(data)
         with Image.open(source) as opened:  # type: ignore[arg-type]
             return min(opened.width * opened.height, PIXELS_AHEAD)
-    except Exception:  # damaged headers raise almost anything
+    except Exception:  # damaged headers and archives raise almost anything
         return 0
 
 

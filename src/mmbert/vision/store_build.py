@@ -229,7 +229,7 @@ class StoreBuilder:
             now = read_manifest(self.files)  # another process may have finished it in the meantime
             report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
             return report
-        report.left_out = [tuple(pair) for entry in entries for pair in entry.left_out]
+        report.left_out = [pair for entry in entries for pair in entry.left_out]
         before = self.manifest.shards if self.manifest is not None else []
         shards = [*before, *entries]
         images, regions = (sum(getattr(entry, name) for entry in shards) for name in ("images", "regions"))
