@@ -49,14 +49,15 @@ def write_legacy(path: Path, images: int) -> list[str]:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number in range(images):
             corner = rng.uniform(0, 300, (BOXES, 2))
-            shares = rng.dirichlet(np.full(CLASSES, 0.005), BOXES)
+            peaks = rng.random((BOXES, CLASSES), dtype=np.float32) ** 1000  # few classes have most of the share
+            shares = peaks / peaks.sum(1, keepdims=True)
             content = {
                 "image_id": number,
                 "image_w": 640,
                 "image_h": 480,
                 "num_boxes": BOXES,
                 "boxes": encoded(np.concatenate([corner, corner + rng.uniform(20, 150, (BOXES, 2))], axis=1)),
-                "features": encoded(np.maximum(rng.standard_normal((BOXES, FEATURES)), 0)),
+                "features": encoded(np.maximum(rng.standard_normal((BOXES, FEATURES), dtype=np.float32), 0)),
                 "classes": encoded(shares),
             }
             archive.writestr(f"{number}.json", json.dumps(content))

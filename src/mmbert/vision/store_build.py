@@ -175,8 +175,8 @@ class StoreBuilder:
                 self._clear()
             report.complete = self.manifest is not None
             return report
-        self.files.remove_partial(SHARDS)
-        self.files.remove_partial(DONE)
+        for folder in ("", SHARDS, DONE):
+            self.files.remove_partial(folder)
         done = set(self.files.names(DONE))
         index, parts = part
         missing = [n for n in self.plan.shards if n % parts == index and f"{n:05}.json" not in done]

@@ -122,12 +122,12 @@ class StoreFiles:
             Path(self.place(name)).unlink() if self.local else self._fs.rm_file(self.place(name))
 
     def remove_partial(self, folder: str) -> None:
-        """Remove what writers on this machine that were killed have left aside in a folder below."""
+        """Remove what writers on this machine that were killed have left aside in the folder or one below."""
         for name in self.names(folder) if self.local else []:
             host, _, process = name.removesuffix(PARTIAL).rpartition("@")
             left = name.endswith(PARTIAL) and host.endswith(f".{_HOST}") and process.isdigit()
             if left and not _runs(int(process)):
-                self.remove(f"{folder}/{name}")
+                self.remove(f"{folder}/{name}".lstrip("/"))
 
 
 def _runs(process: int) -> bool:
