@@ -20,6 +20,7 @@ from mmbert.api.features import Job, extract_with_ray, open_encoder
 from mmbert.cli.main import run
 from mmbert.data.records import ImageRef
 from mmbert.errors import CheckpointError, ConfigError, UsageError
+from mmbert.training.run import TrainingResult
 from mmbert.vision.images import load_image
 from mmbert.vision.store import RegionStore
 
@@ -106,6 +107,21 @@ def test_evaluation_looks_images_up(photos: Path, model_folder: Path, capsys: py
     capsys.readouterr()
     assert run(arguments) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 7
+
+
+def test_training_is_told_which_store_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def trained(recipe: Any, out: Path, **options: Any) -> TrainingResult:
+        asked.append(recipe)
+        return TrainingResult(out, out / "last", {}, 0.0, [])
+
+    monkeypatch.setattr("mmbert.training.run.train", trained)
+    assert run(["train", "pretraining-regions", "--data", "x.json", "--features", "x.regions"]) == 0
+    assert run(["train", "pretraining-regions", "--data", "x.json", "features=[a, b]"]) == 0
+    assert [recipe.features for recipe in asked] == ["x.regions", ["a", "b"]]
+    assert asked[0].model.config["vision"] is None and asked[0].model.backbone_weights is None
+    assert asked[0].components["captions"].options == {"max_positions": 64}
 
 
 def test_there_and_back(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from mmbert.training.recipe import Recipe
 from mmbert.training.run import train
 
 torch.set_num_threads(1)
+LEGACY = Path(__file__).parents[2].parent / "shared" / "data" / "legacy"
 MakeRecipe = Callable[..., Recipe]
 WORDS = [("dog", "Hund"), ("cat", "Katze"), ("tree", "Baum"), ("house", "Haus"), ("ball", "Ball"), ("sea", "Meer")]
 
@@ -100,6 +101,23 @@ def test_old_features_train_and_go_on_after_an_interruption_as_if_nothing_had_be
     found = evaluate_retrieval(model, records, mode="rerank", rerank=3)
     assert set(found["text_to_image"]) == {"mean", "en", "de"}
     assert model.match_pairs([r.image for r in records], ["a dog"], np.array([[0, 0], [5, 0]])).shape == (2,)
+
+
+@pytest.mark.skipif(not LEGACY.is_dir(), reason="../shared/data/legacy is not here")
+def test_the_published_fixture_trains_and_is_evaluated(stored_recipe: MakeRecipe, tmp_path: Path) -> None:
+    data = str(LEGACY / "multi30k_val_40.json")
+    convert_features(data, tmp_path / "store")
+    recipe = stored_recipe(features=str(tmp_path / "store"), steps=3)
+    recipe.model.config["num_region_classes"] = 1601
+    for component in recipe.components.values():
+        component.data = data
+    recipe.evaluation.data = data
+    done = train(recipe, tmp_path / "run")
+    lines = [json.loads(line) for line in (done.folder / "log.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["masked/mvrc"]) and np.isfinite(line["masked/mlm"]) for line in lines if "loss" in line)
+    assert set(done.metrics["evaluation"]["text_to_image"]) == {"mean", "en", "de"}
+    config = MMBert.from_pretrained(done.model, device="cpu").config
+    assert (config.region_feature_size, config.region_encoder) == (2048, "legacy:2048x1601")
 
 
 def test_batches_are_planned_by_the_regions_that_each_image_has(stored_recipe: MakeRecipe, old: Path) -> None:
