@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmbert.api.processing import MMBertProcessor
 from mmbert.api.regions import check_regions
+from mmbert.data.archives import ZippedImage
 from mmbert.data.images import OpenedImage
 from mmbert.data.packing import collate
 from mmbert.data.records import ImageRef
@@ -382,8 +383,8 @@ def _silent_transformers() -> Iterator[None]:
 
 def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
     """Any image source in the form that collation takes; a path or reference twice is one image."""
-    if isinstance(image, ImageRef):
-        return image
+    if isinstance(image, ImageRef | ZippedImage):
+        return image  # type: ignore[return-value]
     if isinstance(image, str | Path):
         return ImageRef(path=str(image))
     if isinstance(image, bytes):
@@ -392,7 +393,7 @@ def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
 
 
 def _as_list(images: Any) -> list[Any]:
-    single = isinstance(images, str | Path | bytes | Image.Image | ImageRef)
+    single = isinstance(images, str | Path | bytes | Image.Image | ImageRef | ZippedImage)
     if single or (isinstance(images, np.ndarray) and images.ndim <= 3):
         return [images]
     return list(images)
