@@ -60,7 +60,7 @@ class RegionExtractor(nn.Module):
         try:
             yield found
         finally:
-            del self.__dict__["_fixed_identity"]
+            self.__dict__.pop("_fixed_identity", None)
 
     @abstractmethod
     def extract(self, images: Sequence[Image.Image]) -> list[Regions]:
