@@ -19,9 +19,12 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from mmbert.api.processing import MMBertProcessor
+from mmbert.api.regions import check_regions
+from mmbert.data.archives import ZippedImage
 from mmbert.data.images import OpenedImage
 from mmbert.data.packing import collate
 from mmbert.data.records import ImageRef
+from mmbert.data.region_input import RegionInput
 from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
@@ -144,6 +147,16 @@ class MMBert:
             self._embedding_head().register_buffer("query_bank", bank, persistent=bool(len(bank)))
             self.config.query_bank = len(bank)
             self.__dict__.pop("fingerprint", None)
+
+    def use_regions(self, images: RegionInput) -> None:
+        """Read images as regions from stores, by key, instead of opening them.
+
+        Raises:
+            ConfigError: the regions are of another encoder or size than the model was made for, or the model trains
+                its own vision encoder.
+        """
+        check_regions(self.model, images)
+        self.processor.images = images
 
     @cached_property
     def fingerprint(self) -> str:
@@ -422,8 +435,8 @@ def _silent_transformers() -> Iterator[None]:
 
 def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
     """Any image source in the form that collation takes; a path or reference twice is one image."""
-    if isinstance(image, ImageRef):
-        return image
+    if isinstance(image, ImageRef | ZippedImage):
+        return image  # type: ignore[return-value]
     if isinstance(image, str | Path):
         return ImageRef(path=str(image))
     if isinstance(image, bytes):
@@ -432,7 +445,7 @@ def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
 
 
 def _as_list(images: Any) -> list[Any]:
-    single = isinstance(images, str | Path | bytes | Image.Image | ImageRef)
+    single = isinstance(images, str | Path | bytes | Image.Image | ImageRef | ZippedImage)
     if single or (isinstance(images, np.ndarray) and images.ndim <= 3):
         return [images]
     return list(images)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mmbert.data.images import Augmentation, OpenedImage, PixelInput
+from mmbert.data.images import Augmentation, ImageInput, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import ImageRef
 from mmbert.errors import CheckpointError, ConfigError, UsageError
@@ -39,7 +39,7 @@ class MMBertProcessor:
         self.max_text_tokens = config.max_text_tokens
         self.vision = vision
         self._lengths: dict[str, int] = {}
-        self.images = None if vision is None else PixelInput(vision, cache_bytes=0)
+        self.images: ImageInput | None = None if vision is None else PixelInput(vision, cache_bytes=0)
 
     @classmethod
     def from_pretrained(
@@ -70,8 +70,16 @@ class MMBertProcessor:
 
     @property
     def regions_per_image(self) -> int:
-        """Positions that an image takes; 0 in a model without a vision encoder."""
+        """Positions that an image takes in the model's own vision encoder; 0 without one."""
         return 0 if self.vision is None else self.vision.regions_per_image
+
+    def region_count(self, image: ImageRef | OpenedImage | None) -> int:
+        """Positions that this image takes; 0 for None, and where the model has no images at all.
+
+        Raises:
+            DataError: regions come from a store, and it does not have the image's.
+        """
+        return 0 if image is None or self.images is None else self.images.count(image)
 
     def encode(self, *texts: str) -> Any:
         """The tokenizer's own answer for one text or a pair, cut to ``max_text_tokens``."""
@@ -119,9 +127,17 @@ class MMBertProcessor:
         """Images alone, one sequence each."""
         return [Example(self.image_ids(), image=image) for image in images]
 
-    def augmented_images(self, augment: Augmentation | None) -> PixelInput | None:
-        """A source of pixels for training, with its own cache."""
-        return None if self.vision is None else PixelInput(self.vision, augment=augment)
+    def augmented_images(self, augment: Augmentation | None) -> ImageInput | None:
+        """Where images come from in training: pixels with their own cache, or the region store.
+
+        Raises:
+            ConfigError: stored regions are to be augmented.
+        """
+        if self.vision is not None and isinstance(self.images, PixelInput):
+            return PixelInput(self.vision, augment=augment)
+        if augment is not None and self.images is not None:
+            raise ConfigError("stored regions cannot be augmented", hint="set augment to null, or leave features out")
+        return self.images
 
     def __call__(
         self, texts: Sequence[str] | None = None, images: Sequence[ImageRef | OpenedImage] | None = None

@@ -49,6 +49,10 @@ def retrieval(
         ),
     ] = "embed",
     rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 10,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the figures and a gallery of answers.")
     ] = None,
@@ -70,6 +74,7 @@ def retrieval(
       mmbert evaluate retrieval --data starter:heldout_style
       mmbert evaluate retrieval --model runs/first --data my-photos:test --lang de,fr --html retrieval.html
       mmbert evaluate retrieval --data my-photos --mode rerank --before before.json --html compared.html
+      mmbert evaluate retrieval --model runs/vl --data my-photos --features my-photos.regions
     """
     from mmbert.data.records import BadRecords
     from mmbert.data.sources import open_data
@@ -82,10 +87,18 @@ def retrieval(
     earlier = None if before is None else read_report(before)
     bad = BadRecords(skip=skip_bad)
     checked = as_mode(mode, rerank)
-    records = open_data(data, report=bad)
+    source = open_data(data, report=bad)
+    bert = load_model(model, device)
+    records = [source[i] for i in range(len(source))]
+    if features:
+        from mmbert.data.region_input import RecordsWithRegions, RegionInput
+
+        images = RegionInput(features, classes=False)
+        bert.use_regions(images)
+        records = list(RecordsWithRegions(records, images, bad))
     result = Retrieval(
-        load_model(model, device),
-        [records[i] for i in range(len(records))],
+        bert,
+        records,
         languages=split_languages(lang),
         mode=checked,
         rerank=rerank,

@@ -19,6 +19,9 @@ def train(
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="A folder with captions (or FOLDER:SPLIT) to train on.")
     ] = None,
+    features: Annotated[
+        str | None, typer.Option("--features", help="A region store in which images are looked up.")
+    ] = None,
     init: Annotated[
         str | None, typer.Option("--init", help="Model to start from: 'starter', a model folder or a hub id.")
     ] = None,
@@ -39,12 +42,14 @@ def train(
       mmbert train starter
       mmbert train retrieval --data my-photos --init starter --out runs/my-photos
       mmbert train retrieval --data my-photos epochs=5 optimizer.lr=3e-5
+      mmbert train pretraining --data my-photos --features my-photos.regions
     """
     from mmbert.training.recipe import load_recipe
     from mmbert.training.run import train as run
 
     silence_libraries()
     chosen = [f"data={data}"] if data is not None else []
+    chosen += [f"features={features}"] if features is not None else []
     chosen += [f"model.init={init}"] if init is not None else []
     loaded = load_recipe(recipe, [*chosen, *(overrides or [])])
     result = run(loaded, out or Path("runs") / loaded.name, resume=resume, skip_bad=skip_bad)

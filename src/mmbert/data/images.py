@@ -96,6 +96,10 @@ class PixelInput:
         first_rows = list(range(0, per_image * len(images) + 1, per_image))
         return first_rows, table, self._pixels(torch.stack([pixels for pixels, _ in loaded]), rng)
 
+    def count(self, image: ImageRef | OpenedImage) -> int:
+        """Regions of an image."""
+        return self.encoder.regions_per_image
+
     def _pixels(self, rgba: Tensor, rng: np.random.Generator | None) -> Tensor:
         if self.augment is not None and rng is not None:
             return self.augment(rgba, torch.Generator().manual_seed(int(rng.integers(2**62))))
@@ -121,7 +125,11 @@ class PixelInput:
 
 
 class ImageInput(Protocol):
-    """What collation asks of the images of a batch (``PixelInput`` is one)."""
+    """What tasks and collation ask of the images of a batch (``PixelInput`` and ``RegionInput`` are some)."""
+
+    def count(self, image: ImageRef | OpenedImage) -> int:
+        """Regions that an image takes in a sequence, the whole image counted."""
+        ...
 
     def table(
         self, images: Sequence[ImageRef | OpenedImage], rng: np.random.Generator | None = None

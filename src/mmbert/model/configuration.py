@@ -56,6 +56,8 @@ class MMBertConfig(PreTrainedConfig):
         query_bank: number of texts kept with the model as vectors, to tell by them images that are near to everything.
         hub_weight: weight of an image's nearness to the bank, taken off in re-ranking.
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
+        region_encoder: identity of the encoder whose precomputed regions the model was trained with; it refuses those
+            of another. None: not known (a converted checkpoint), or never trained with any.
         mask_token_id: the ``[MASK]`` at which answers and translations are read, where the model has such a head.
         max_text_tokens: longest text, special tokens included, that the processor makes.
     """
@@ -105,6 +107,7 @@ class MMBertConfig(PreTrainedConfig):
     query_bank: int = 0
     hub_weight: float | int = 0.0
     vision: dict[str, Any] | None = None
+    region_encoder: str | None = None
     mask_token_id: int | None = None
     max_text_tokens: int = 64
     tie_word_embeddings: bool = True

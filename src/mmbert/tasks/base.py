@@ -64,6 +64,26 @@ def longest_text(
     return max(*alone, items + (max(most[: len(captions)], default=0) if behind else 0))
 
 
+def shorten(tokens: int, regions: int, limit: int | None) -> tuple[int, int]:
+    """How many tokens and regions are kept where both together are at most ``limit``.
+
+    One is dropped from the longer of the two in turn (from the text where they are equal); at least 2 tokens and,
+    where there is an image, 1 region stay: VL-BERT's rule.
+    """
+    if limit is None or tokens + regions <= limit:
+        return tokens, regions
+    if not regions:
+        return max(2, limit), 0
+    surplus = tokens + regions - limit
+    ahead = abs(tokens - regions)  # first the longer one comes down to the other, then both in turn
+    alone, both = min(surplus, ahead), max(0, surplus - ahead)
+    if regions > tokens:
+        regions -= alone
+    else:
+        tokens -= alone
+    return max(2, tokens - (both + 1) // 2), max(1, regions - both // 2)
+
+
 def choose(items: Sequence[str], rng: np.random.Generator) -> str:
     """One of ``items``."""
     return items[int(rng.integers(len(items)))]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record
-from mmbert.tasks.base import Task, choose, choose_languages, longest_text
+from mmbert.tasks.base import Task, choose, choose_languages, longest_text, shorten
 from mmbert.text.masking import mask_whole_words
 
 OBJECTIVES = ("mlm", "mvrc", "mvfr")
@@ -30,6 +30,8 @@ class Options(BaseModel):
         word_rate: chance that a word is hidden.
         region_rate: chance that a region is hidden (never region 0, the whole image).
         keywords: also read the record's further texts, as a list behind the caption.
+        max_positions: tokens and regions of a sequence together, at most (64 in the originals): one is dropped from
+            the longer of the two in turn, the last regions and the tokens before the last one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,6 +41,7 @@ class Options(BaseModel):
     word_rate: float = Field(default=0.15, gt=0, lt=1)
     region_rate: float = Field(default=0.15, ge=0, lt=1)
     keywords: bool = False
+    max_positions: int | None = Field(default=None, ge=3)
 
 
 class PreTrainingTask(Task):
@@ -57,7 +60,7 @@ class PreTrainingTask(Task):
             return 0
         lengths = sorted(self._longest(record, language) for language in languages)
         text = self.processor.sequence_length(*lengths[-self.options.languages_per_example :])
-        return text + 1 + (self.processor.regions_per_image if record.image is not None else 0)
+        return sum(shorten(text, self.processor.region_count(record.image), self.options.max_positions)) + 1
 
     def _longest(self, record: Record, language: str) -> int:
         further = record.texts.get(language, ()) if self.options.keywords else ()
@@ -80,7 +83,26 @@ class PreTrainingTask(Task):
             if len(places):
                 labels["mlm"] = Label("mlm", "token", places, values)
         masked = self._hide_regions(record, rng, labels)
-        return [Example(ids, segments, record.image, masked=masked, labels=labels)]
+        example = Example(ids, segments, record.image, masked=masked, labels=labels)
+        return [self._within_limit(example)]
+
+    def _within_limit(self, example: Example) -> Example:
+        """The example without the tokens and regions (and their labels) beyond ``max_positions``."""
+        regions = self.processor.region_count(example.image)
+        tokens = len(example.token_ids)
+        kept_tokens, kept_regions = shorten(tokens, regions, self.options.max_positions)
+        if kept_tokens < tokens:
+            kept = np.r_[0 : kept_tokens - 1, tokens - 1]  # the last token is [SEP]
+            example.token_ids = example.token_ids[kept]
+            if not isinstance(example.segments, int):
+                example.segments = example.segments[kept]
+            _drop_labels(example, "token", kept_tokens - 1)
+        if kept_regions < regions:
+            example.region_numbers = np.arange(kept_regions)
+            if example.masked is not None:
+                example.masked = example.masked[:kept_regions]
+            _drop_labels(example, "region", kept_regions)
+        return example
 
     def _texts(self, record: Record, rng: np.random.Generator) -> list[str]:
         languages = choose_languages(record, self.options.languages)
@@ -96,7 +118,7 @@ class PreTrainingTask(Task):
 
     def _hide_regions(self, record: Record, rng: np.random.Generator, labels: dict[str, Label]) -> np.ndarray | None:
         """Draw hidden regions; the label of each is its own row, whether its feature is removed (90 %) or kept."""
-        count = self.processor.regions_per_image
+        count = self.processor.region_count(record.image)
         if record.image is None or self.region_objective is None or count < 2:
             return None
         drawn = rng.random(count) < self.options.region_rate
@@ -111,6 +133,17 @@ class PreTrainingTask(Task):
 def _distinct_words(words: list[int | None], texts: list[int | None]) -> list[int | None]:
     """Word numbers that differ between the first and the second text."""
     return [None if w is None else 2 * w + int(t == 1) for w, t in zip(words, texts, strict=True)]
+
+
+def _drop_labels(example: Example, scope: str, end: int) -> None:
+    """Keep the labels before place ``end``; a label without any place goes."""
+    for name, label in list(example.labels.items()):
+        if label.scope == scope:
+            kept = label.places < end
+            label.places = label.places[kept]
+            label.values = None if label.values is None else label.values[kept]
+            if not kept.any():
+                del example.labels[name]
 
 
 def build(options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> PreTrainingTask:

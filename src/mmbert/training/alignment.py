@@ -40,8 +40,10 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
     """
     config, trunk = bert.config, bert.model.trunk
     hidden = config.hidden_size
-    if trunk.vision is None or config.visual_size != 2 * hidden:
-        raise ConfigError("model.whiten_regions needs a vision encoder and visual_size = 2 x hidden_size")
+    if bert.processor.images is None or config.visual_size != 2 * hidden:
+        raise ConfigError(
+            "model.whiten_regions needs a vision encoder (or stored regions) and visual_size = 2 x hidden_size"
+        )
     features, parts = _whole_image_features(bert, images)
     mean = features.mean(0)
     centred = features - mean
@@ -182,13 +184,15 @@ def align_texts(
 def _whole_image_features(bert: MMBert, images: Sequence[ImageRef]) -> tuple[Tensor, list[range]]:
     """[n, F] features of region 0 of each image, and the columns of each level."""
     encoder = bert.model.trunk.vision
-    assert encoder is not None and bert.processor.images is not None
-    encoder.eval()
+    assert bert.processor.images is not None
     found = []
     for start in range(0, len(images), 64):
-        _, table, pixels = bert.processor.images.table(images[start : start + 64])
-        features, _ = encoder(pixels, table)
-        found.append(features[:: encoder.regions_per_image].float())
-    sizes = getattr(encoder, "part_sizes", [encoder.feature_size])
+        first_rows, table, pixels = bert.processor.images.table(images[start : start + 64])
+        features = table.features
+        if features is None:
+            assert encoder is not None and pixels is not None
+            features, _ = encoder.eval()(pixels, table)
+        found.append(features[first_rows[:-1]].float())
+    sizes = getattr(encoder, "part_sizes", [found[0].shape[1]])
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return torch.cat(found), [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]

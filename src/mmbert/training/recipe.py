@@ -221,6 +221,8 @@ class Recipe(_Section):
         data: the run's own data, for components that name none. Has it a split ``train``, only that is trained on; has
             it a split ``validation``, that decides which checkpoint is best (where ``evaluation`` names no data).
         components: the mixture by name.
+        features: a region store, or several of one encoder, in which images are looked up instead of being opened;
+            see docs/features.md.
         augment: options of the image augmentation; None leaves images as they are.
         precision: ``auto`` measures at the start whether bf16 is faster here.
         save_dtype: of the stored weights.
@@ -237,6 +239,7 @@ class Recipe(_Section):
     data: str | dict[str, Any] | None = None
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     components: dict[str, ComponentRecipe] = Field(min_length=1)
+    features: str | list[str] | None = None
     augment: dict[str, Any] | None = None
     optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)

@@ -37,6 +37,7 @@ from mmbert.training.build import (
     group_numbers,
     grouped_records,
     objective_options,
+    open_features,
     open_sources,
     step_count,
     typical_queries,
@@ -92,14 +93,15 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     model = _with_first_stage(recipe.model, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
-    sources = open_sources(recipe, report)
+    stored = open_features(recipe)
+    sources = open_sources(recipe, report, stored)
     started = InitReport() if isinstance(model.init, InitRecipe) else None
-    bert = build_model(model, sources, recipe.seed, started)
+    bert = build_model(model, sources, recipe.seed, started, stored)
     if recipe.optimizer.vision_lr == 0 and bert.model.trunk.vision is not None:
         bert.model.trunk.vision.requires_grad_(False)
     bert.model.train()
     components = build_components(recipe, sources, bert.processor)
-    records = evaluation_records(recipe, report)
+    records = evaluation_records(recipe, report, stored)
     steps = step_count(recipe, components, world_size())
     args = _arguments(recipe, out, steps, watched=bool(records))
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))

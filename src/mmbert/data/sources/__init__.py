@@ -19,7 +19,7 @@ from mmbert import plugins
 from mmbert.data.records import BadRecords, Source
 from mmbert.errors import ConfigError
 
-_FORMATS = ("folder", "text", "prepared")  # formats rather than corpora: their names alone open nothing
+_FORMATS = ("folder", "legacy", "text", "prepared")  # formats rather than corpora: their names alone open nothing
 _READY = ("starter",)  # comes with the package; every other corpus is named with the folder it lies in
 _STORE = "corpus.json"
 
@@ -29,7 +29,8 @@ def parse_data(spec: str) -> dict[str, Any]:
 
     ``starter`` and ``starter:SPLIT`` name a corpus; anything else is the path of a folder, with ``:SPLIT`` behind it
     where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.) A folder
-    that ``mmbert data prepare`` made is known by its ``corpus.json``.
+    that ``mmbert data prepare`` made is known by its ``corpus.json``. A ``.json`` file is
+    an annotation file of VL-BERT or MM-BERT.
 
     Returns:
         Options for ``open_data``: ``{"source": ..., "split": ...}``, or ``{"source": "folder", "root": ..., ...}`` (or
@@ -38,6 +39,8 @@ def parse_data(spec: str) -> dict[str, Any]:
     head, _, split = spec.partition(":")
     if head in _READY or (head not in _FORMATS and head in plugins.names(__name__) and not Path(head).exists()):
         return {"source": head, "split": split} if split else {"source": head}
+    if spec.endswith((".json", ".jsonl")) and Path(spec).is_file():
+        return {"source": "legacy", "path": spec}
     place, colon, split = spec.rpartition(":")
     if colon and split and not Path(spec).exists() and Path(place).exists():
         return {"source": _kind(place), "root": place, "split": split}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,23 @@ class RegionExtractor(nn.Module):
     @property
     def identity(self) -> str:
         """``kind:digest``: equal for equal options and weights, on every machine."""
+        known: str | None = self.__dict__.get("_fixed_identity")
+        if known is not None:
+            return known
         found = hashlib.blake2b(json.dumps(dict(self.options), sort_keys=True).encode(), digest_size=8)
         for name, tensor in sorted(self.state_dict().items()):
             found.update(name.encode())
             found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return f"{self.kind}:{found.hexdigest()}"
+
+    @contextmanager
+    def fixed_identity(self) -> Iterator[str]:
+        """While this lasts the weights do not change, so that they are hashed once and not for each image."""
+        self.__dict__["_fixed_identity"] = found = self.identity
+        try:
+            yield found
+        finally:
+            self.__dict__.pop("_fixed_identity", None)
 
     @abstractmethod
     def extract(self, images: Sequence[Image.Image]) -> list[Regions]:
@@ -86,23 +99,31 @@ class VisionEncoder(RegionExtractor):
             [I * n, F] features, and [I * n, C] class distributions or None.
         """
 
-    @torch.inference_mode()
     def extract(self, images: Sequence[Image.Image]) -> list[Regions]:
+        return self.extract_prepared([self.prepare(image) for image in images], [image.size for image in images])
+
+    @torch.inference_mode()
+    def extract_prepared(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Regions]:
+        """As :meth:`extract`, of RGB images that :meth:`prepare` has brought to the input size.
+
+        Args:
+            images: [3, S, S] uint8 each.
+            sizes: width and height that each had before.
+        """
         device = next(self.parameters()).device
-        pixels = torch.stack([self.prepare(image) for image in images]).to(device)
-        boxes = [self.boxes(*image.size) for image in images]
-        sizes = np.repeat(np.array([i.size for i in images], dtype=np.float32), self.regions_per_image, axis=0)
-        table = RegionTable(torch.from_numpy(np.concatenate(boxes)).to(device), torch.from_numpy(sizes).to(device))
+        boxes = [self.boxes(*size) for size in sizes]
+        rows = np.repeat(np.array(sizes, dtype=np.float32), self.regions_per_image, axis=0)
+        table = RegionTable(torch.from_numpy(np.concatenate(boxes)).to(device), torch.from_numpy(rows).to(device))
         was_training = self.training
         self.eval()
-        features, classes = self(pixels, table)
+        features, classes = self(torch.stack(list(images)).to(device), table)
         self.train(was_training)
-        identity = self.identity
         parts = features.float().cpu().split(self.regions_per_image)
-        rows = [None] * len(images) if classes is None else classes.float().cpu().split(self.regions_per_image)
+        kinds = [None] * len(images) if classes is None else classes.float().cpu().split(self.regions_per_image)
+        identity = self.identity
         return [
-            Regions(box, part.numpy(), image.size, None if row is None else row.numpy(), identity)
-            for image, box, part, row in zip(images, boxes, parts, rows, strict=True)
+            Regions(box, part.numpy(), size, None if kind is None else kind.numpy(), identity)
+            for size, box, part, kind in zip(sizes, boxes, parts, kinds, strict=True)
         ]
 
     def freeze(self) -> None:

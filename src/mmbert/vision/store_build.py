@@ -1,0 +1,353 @@
+"""Writing a region store: regions of many images in, shards out; a build that is killed goes on where it stopped.
+
+``plan.json`` says beforehand which image goes into which shard, so a shard's bytes depend on nothing else: several
+processes or machines take every n-th shard each, and whoever finds that none is missing writes the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmbert.data.records import BadRecords
+from mmbert.errors import DataError
+from mmbert.vision.regions import Regions
+from mmbert.vision.store_files import PARTIAL, StoreFiles
+from mmbert.vision.store_format import (
+    MANIFEST,
+    PLAN,
+    SHARDS,
+    Layout,
+    Manifest,
+    ShardEntry,
+    checksum,
+    read_manifest,
+    shard_name,
+)
+from mmbert.vision.store_shards import shard_bytes, stream_bytes
+
+DONE = "done"
+SHARD_IMAGES = 512
+LARGEST_FP16 = float(np.finfo(np.float16).max)
+
+Item = TypeVar("Item")
+Result = Regions | DataError
+Produce = Callable[[Sequence[Sequence[Item]]], Iterator[list[Result]]]
+"""Lots of items in; for each lot, the regions (or what is wrong) of each item in its order."""
+
+
+class Plan(BaseModel):
+    """Which images a build puts where.
+
+    Attributes:
+        first: number of its first shard.
+        images, digest: how many images, and a hash of their keys in order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layout: Layout
+    first: int = Field(ge=0)
+    images: int = Field(ge=1)
+    shard_images: int = Field(ge=1)
+    digest: str
+
+    @property
+    def shards(self) -> range:
+        """Numbers of the shards."""
+        return range(self.first, self.first + -(-self.images // self.shard_images))
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        images, regions: written by this call.
+        known: images that were in the store already.
+        left_out: bad ones, as (where, message), of all shards of the build that are done.
+        complete: whether the store is finished; not while other parts still run.
+    """
+
+    images: int = 0
+    regions: int = 0
+    known: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    complete: bool = False
+
+
+class StoreBuilder:
+    """One build of one store.
+
+    Args:
+        path: folder or fsspec URL of the store; a finished store is appended to.
+        layout: of the regions.
+        keys: of all images that the store should hold afterwards, distinct.
+        shard_images: images per shard: what a killed build loses at most, and what is kept in memory.
+
+    Raises:
+        DataError: the store holds regions of another layout, an unfinished build of other images, or something else.
+    """
+
+    def __init__(
+        self, path: str | Path, layout: Layout, keys: Sequence[str], *, shard_images: int = SHARD_IMAGES
+    ) -> None:
+        self.files = StoreFiles(path)
+        self.layout = layout
+        _check_keys(keys, self.files.path)
+        self.manifest = read_manifest(self.files)
+        if self.manifest is not None:
+            _check_same(self.manifest.layout, layout, self.files.path)
+        self.known = self._known_keys()
+        self.new = [number for number, key in enumerate(keys) if key not in self.known]
+        self.keys = [keys[number] for number in self.new]
+        self.plan = self._plan(shard_images) if self.new else None
+
+    def _known_keys(self) -> set[str]:
+        if self.manifest is None:
+            return set()
+        return set(self.files.read_arrow(self.manifest.keys_file)["key"].to_pylist())
+
+    def _plan(self, shard_images: int) -> Plan:
+        """The plan that is there, or a new one, written."""
+        first = 1 + max((entry.number for entry in self.manifest.shards), default=-1) if self.manifest else 0
+        plan = Plan(
+            layout=self.layout,
+            first=first,
+            images=len(self.keys),
+            shard_images=shard_images,
+            digest=_digest(self.keys),
+        )
+        there = read_plan(self.files)
+        if there is not None and there != plan and self._is_stale(there):
+            self._clear()
+            there = None
+        if there is None:
+            foreign = set(self.files.names("")) - {PLAN, DONE, SHARDS}
+            if self.manifest is None and any(not name.endswith(PARTIAL) for name in foreign):
+                raise DataError("this folder holds something else", where=self.files.path, hint="give a new folder")
+            self.files.write(PLAN, _json(plan))
+        elif there != plan:
+            raise DataError(
+                "an unfinished extraction of other images or settings is here",
+                where=self.files.path,
+                hint="finish it with the command it was begun with, or delete the folder",
+            )
+        return plan
+
+    def _is_stale(self, there: Plan) -> bool:
+        """Whether the store holds all that this plan was about: a build was killed while it tidied up."""
+        return self.manifest is not None and {s.number for s in self.manifest.shards} >= set(there.shards)
+
+    def build(
+        self,
+        items: Sequence[Item],
+        produce: Produce[Item],
+        *,
+        part: tuple[int, int] = (0, 1),
+        bad: BadRecords | None = None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> BuildReport:
+        """Write the shards that are missing, and finish the store if none is.
+
+        Args:
+            items: what ``produce`` makes regions of, one for each key.
+            produce: see :data:`Produce`.
+            part: which of how many processes this is: it takes every n-th shard.
+            bad: decides about items without regions.
+            progress: told how many images each shard had.
+
+        Raises:
+            DataError: an item cannot be used and ``bad`` does not skip; a shard cannot be written.
+        """
+        bad = bad if bad is not None else BadRecords()
+        report = BuildReport(known=len(items) - len(self.new))
+        if self.plan is None:
+            there = read_plan(self.files)
+            if there is not None and self._is_stale(there):
+                self._clear()
+            report.complete = self.manifest is not None
+            return report
+        for folder in ("", SHARDS, DONE):
+            self.files.remove_partial(folder)
+        done = set(self.files.names(DONE))
+        index, parts = part
+        missing = [n for n in self.plan.shards if n % parts == index and f"{n:05}.json" not in done]
+        lots = [self._numbers(number) for number in missing]
+        made = produce([[items[self.new[i]] for i in lot] for lot in lots])
+        for number, lot in zip(missing, lots, strict=True):
+            entry = self._write(number, [self.keys[i] for i in lot], next(made), bad)
+            report.images += entry.images
+            report.regions += entry.regions
+            progress(len(lot))
+        return self.finish(report)
+
+    def _numbers(self, shard: int) -> range:
+        assert self.plan is not None
+        start = (shard - self.plan.first) * self.plan.shard_images
+        return range(start, min(start + self.plan.shard_images, self.plan.images))
+
+    def _write(self, number: int, keys: Sequence[str], results: Sequence[Result], bad: BadRecords) -> ShardEntry:
+        good: list[tuple[str, Regions]] = []
+        left_out: list[tuple[str, str]] = []
+        for key, result in zip(keys, results, strict=True):
+            try:
+                if isinstance(result, DataError):
+                    raise result
+                _check_regions(result, self.layout, key)
+            except DataError as error:
+                bad.add(error)
+                left_out.append((error.where or key, error.message))
+            else:
+                good.append((key, result))
+        content = shard_bytes(good, self.layout)
+        self.files.write(shard_name(number), content)
+        entry = ShardEntry(
+            number=number,
+            images=len(good),
+            regions=sum(len(regions) for _, regions in good),
+            bytes=len(content),
+            checksum=checksum(content),
+            left_out=left_out,
+        )
+        self.files.write(f"{DONE}/{number:05}.json", _json(entry))
+        return entry
+
+    def finish(self, report: BuildReport) -> BuildReport:
+        """Write the manifest if all shards are there; else leave that to whoever makes the last one."""
+        assert self.plan is not None
+        try:
+            entries = self._done()
+        except FileNotFoundError:
+            now = read_manifest(self.files)  # another process may have finished it in the meantime
+            report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
+            return report
+        report.left_out = [pair for entry in entries for pair in entry.left_out]
+        before = self.manifest.shards if self.manifest is not None else []
+        shards = [*before, *entries]
+        images, regions = (sum(getattr(entry, name) for entry in shards) for name in ("images", "regions"))
+        if not images:
+            self._clear()
+            where, message = report.left_out[0]
+            raise DataError(f"no image can be used; the first: {message}", where=where, hint="mend it first")
+        manifest = Manifest(layout=self.layout, images=images, regions=regions, shards=shards)
+        self.files.write(manifest.keys_file, self._keys_bytes(manifest))
+        self.files.write(MANIFEST, _json(manifest))
+        if self.manifest is not None and self.manifest.keys_file != manifest.keys_file:
+            self.files.remove(self.manifest.keys_file)
+        self._clear()
+        report.complete = True
+        return report
+
+    def _done(self) -> list[ShardEntry]:
+        """What the notes say about all shards of the plan.
+
+        Raises:
+            FileNotFoundError: a shard is not done yet.
+            DataError: a note is damaged.
+        """
+        assert self.plan is not None
+        names = [f"{number:05}.json" for number in self.plan.shards]
+        if not set(names) <= set(self.files.names(DONE)):
+            raise FileNotFoundError(DONE)
+        entries = []
+        for name in names:
+            try:
+                entries.append(ShardEntry.model_validate_json(self.files.read(f"{DONE}/{name}")))
+            except ValidationError as error:
+                place = self.files.place(f"{DONE}/{name}")
+                raise DataError("damaged", where=place, hint="delete this file and run again") from error
+        return entries
+
+    def _keys_bytes(self, manifest: Manifest) -> bytes:
+        old = [] if self.manifest is None else [self.files.read_arrow(self.manifest.keys_file)]
+        first = 0 if self.manifest is None else len(self.manifest.shards)
+        tables = [*old, *(self._keys_of(entry) for entry in manifest.shards[first:])]
+        return stream_bytes(pa.concat_tables(tables).combine_chunks())
+
+    def _keys_of(self, entry: ShardEntry) -> pa.Table:
+        table = self.files.read_arrow(shard_name(entry.number), entry.bytes)
+        return pa.table(
+            {
+                "key": table["key"],
+                "shard": pa.array(np.full(len(table), entry.number, dtype=np.int32)),
+                "row": pa.array(np.arange(len(table), dtype=np.int32)),
+                "regions": pc.list_value_length(table["boxes"]),
+            }
+        )
+
+    def _clear(self) -> None:
+        """Remove the plan and the notes about single shards; the manifest has all of it."""
+        for name in self.files.names(DONE):
+            self.files.remove(f"{DONE}/{name}")
+        self.files.remove(PLAN)
+        if self.files.local and Path(self.files.place(DONE)).is_dir():
+            try:
+                Path(self.files.place(DONE)).rmdir()
+            except OSError:  # another process that finishes is doing the same
+                return
+
+
+def read_plan(files: StoreFiles) -> Plan | None:
+    """The plan of an unfinished build; None where there is none."""
+    try:
+        return Plan.model_validate_json(files.read(PLAN))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError("damaged", where=files.place(PLAN), hint="delete the unfinished store") from error
+
+
+def _check_regions(regions: Regions, layout: Layout, key: str) -> None:
+    """Whether regions are of the layout.
+
+    Raises:
+        DataError: another feature size or number of classes, or a feature that fp16 cannot hold.
+    """
+    if regions.features.shape[1] != layout.feature_size:
+        raise DataError(f"{regions.features.shape[1]} numbers per region, not {layout.feature_size}", where=key)
+    classes = 0 if regions.classes is None else regions.classes.shape[1]
+    if classes != layout.num_classes:
+        raise DataError(f"{classes} classes, not {layout.num_classes}", where=key)
+    if regions.classes is not None and not np.isfinite(regions.classes).all():
+        raise DataError("class shares are not finite", where=key)
+    if layout.dtype == "fp16" and float(np.abs(regions.features).max()) > LARGEST_FP16:
+        raise DataError("a feature is too large for fp16", where=key, hint="use --dtype fp32")
+
+
+def _check_keys(keys: Sequence[str], where: str) -> None:
+    if not keys:
+        raise DataError("no images", where=where)
+    if len(set(keys)) != len(keys):
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise DataError(f"two images are called {twice!r}", where=where, hint="give each image a name of its own")
+
+
+def _check_same(there: Layout, wanted: Layout, where: str) -> None:
+    for name in Layout.model_fields:
+        old, new = getattr(there, name), getattr(wanted, name)
+        if old != new:
+            raise DataError(
+                f"the store has {name.replace('_', ' ')} {old}, not {new}",
+                where=where,
+                hint="append with the encoder and options that made it, or give a new folder",
+            )
+
+
+def _digest(keys: Sequence[str]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        found.update(key.encode("utf-8", "surrogatepass") + b"\0")
+    return found.hexdigest()
+
+
+def _json(content: BaseModel) -> bytes:
+    return content.model_dump_json(indent=1).encode()

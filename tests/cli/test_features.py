@@ -1,0 +1,232 @@
+"""mmbert features as a person runs it: extract, look, use it for evaluation, convert there and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from colours import save_folder
+from stores import old_image, old_json, write_zip
+
+from mmbert import MMBert
+from mmbert.api.features import Job, extract_with_ray, open_encoder
+from mmbert.cli.main import run
+from mmbert.data.records import ImageRef
+from mmbert.errors import CheckpointError, ConfigError, UsageError
+from mmbert.training.run import TrainingResult
+from mmbert.vision.images import load_image
+from mmbert.vision.store import RegionStore
+
+ENCODER = "grid:test_vit,image_size=160"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    save_folder(tmp_path / "photos", 7)
+    return tmp_path / "photos"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_extraction_by_an_encoders_name(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--encoder", ENCODER, "--shard-images", "3", "--dtype", "fp32", "--json")
+    assert run(["features", "extract", "photos", "--out", "one", *options]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["images"], made["known"], made["complete"], made["left_out"]) == (7, 0, True, [])
+    for part in ("2/2", "1/2"):
+        assert run(["features", "extract", "photos", "--out", "two", *options, "--shard", part]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["complete"]
+    assert files(photos.parent / "one") == files(photos.parent / "two")
+
+    store = RegionStore("one")
+    encoder = open_encoder(ENCODER, "cpu")
+    assert store.layout.encoder == encoder.identity
+    key = store.keys[2]
+    wanted = encoder.extract([load_image(photos / key)])[0]
+    np.testing.assert_allclose(store.regions(key).features, wanted.features, rtol=1e-4, atol=1e-5)
+
+    assert run(["features", "info", "one", "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert store.layout.encoder in said and "in 3 files" in said and "right" in said
+    assert run(["features", "extract", "photos", "--out", "one", "--encoder", "grid:test_vit,image_size=96"]) == 2
+    assert "the store has encoder" in capsys.readouterr().err
+
+
+def test_a_models_encoder_gives_what_the_model_computes_from_pixels(
+    photos: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.png").write_bytes(b"x")
+    extract = [
+        "features",
+        "extract",
+        "photos",
+        "-e",
+        str(model_folder),
+        "-o",
+        "s",
+        "--dtype",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
+    assert run(extract) == 0  # the metadata does not list it
+    (photos / "metadata.jsonl").unlink()
+    assert run([*extract, "--skip-bad", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (made["images"], made["known"]) == (0, 7)
+    assert [item["where"] for item in made["left_out"]] == ["broken.png"]
+    assert run(extract) == 2
+    assert "broken.png" in capsys.readouterr().err
+
+    from mmbert.data.region_input import RegionInput
+
+    model = MMBert.from_pretrained(model_folder, device="cpu")
+    keys = RegionStore("s").keys[:3]
+    seen = model.encode_images([ImageRef(path=str(photos / key), key=key) for key in keys])
+    model.model.requires_grad_(False)
+    model.use_regions(RegionInput("s"))
+    np.testing.assert_allclose(model.encode_images([ImageRef(data=b"", key=key) for key in keys]), seen, atol=2e-3)
+
+
+def test_evaluation_looks_images_up(photos: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["features", "extract", "photos", "-e", str(model_folder), "-o", "s"]) == 0
+    for picture in photos.glob("*.png"):
+        picture.write_bytes(b"gone")
+    arguments = ["evaluate", "retrieval", "--data", "photos", "--model", str(model_folder), "--features", "s", "--json"]
+    capsys.readouterr()
+    assert run(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 7
+
+
+def test_training_is_told_which_store_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def trained(recipe: Any, out: Path, **options: Any) -> TrainingResult:
+        asked.append(recipe)
+        return TrainingResult(out, out / "last", {}, 0.0, [])
+
+    monkeypatch.setattr("mmbert.training.run.train", trained)
+    assert run(["train", "pretraining-regions", "--data", "x.json", "--features", "x.regions"]) == 0
+    assert run(["train", "pretraining-regions", "--data", "x.json", "features=[a, b]"]) == 0
+    assert [recipe.features for recipe in asked] == ["x.regions", ["a", "b"]]
+    assert asked[0].model.config["vision"] is None and asked[0].model.backbone_weights is None
+    assert asked[0].components["captions"].options == {"max_positions": 64}
+
+
+def test_there_and_back(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = {f"{i}.json": old_json(old_image(i)) for i in range(4)} | {"bad.json": "{"}
+    write_zip(Path("old.zip"), members)
+    convert = ["features", "convert", "old.zip", "--out", "s", "--dtype", "fp32", "--top-k", "5"]
+    assert run(convert) == 2
+    assert "old.zip@/bad.json" in capsys.readouterr().err
+    assert run([*convert, "--skip-bad", "--name", "frcnn"]) == 2  # the first one began a store of another name
+    capsys.readouterr()
+    assert run([*convert, "--skip-bad"]) == 0
+    assert "left out: old.zip@/bad.json: not JSON" in capsys.readouterr().err
+    assert run(["features", "convert", "s", "--to", "vlbert-json", "--out", "back.zip"]) == 0
+    assert "back.zip: 4 images" in capsys.readouterr().out
+    assert run(["features", "convert", "back.zip", "--out", "again", "--dtype", "fp32", "--top-k", "5"]) == 0
+    for key in ("0", "3"):
+        np.testing.assert_array_equal(
+            RegionStore("again").regions(key).features, RegionStore("s").regions(key).features
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["extract", "photos", "-e", ENCODER, "-o", "s", "--dtype", "fp8"], "cannot keep features as 'fp8'"),
+        (["extract", "photos", "-e", ENCODER, "-o", "s", "--shard", "0/3"], "there is no part 0 of 3"),
+        (["extract", "photos", "-e", ENCODER, "-o", "s", "--shard", "a"], "is not I/N"),
+        (["extract", "photos", "-e", ENCODER, "-o", "s", "--shard", "1/2", "--workers", "2"], "does not go with"),
+        (["extract", "photos", "-e", "gird:x", "-o", "s"], "did you mean 'grid'?"),
+        (["extract", "photos", "-e", "nowhere", "-o", "s"], "no such model"),
+        (["extract", "nowhere", "-e", ENCODER, "-o", "s"], "no such folder"),
+        (["extract", "photos", "-e", ENCODER, "-o", "odd://x"], "no such file system"),
+        (["convert", "photos", "-o", "s", "--to", "x"], "cannot convert to 'x'"),
+        (["convert", "nowhere.zip", "-o", "s"], "no such file or folder"),
+        (["info", "photos"], "no region store here"),
+    ],
+)
+def test_wrong_usage_is_said(photos: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["features", *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("s").exists()
+
+
+def test_options_of_an_encoder_are_read_as_yaml() -> None:
+    encoder = open_encoder("grid:test_vit,image_size=160,mean=[0.5, 0.5, 0.5],classes=true", "cpu")
+    assert dict(encoder.options) == {"backbone": "test_vit", "image_size": 160, "mean": [0.5] * 3, "classes": True}
+    assert open_encoder(ENCODER, "cpu").identity == open_encoder(ENCODER, "cpu").identity
+    for wrong, error in (
+        ("grid:test_vit,image_size=[1", ConfigError),
+        ("grid:test_vit,weights=no.pth", CheckpointError),
+    ):
+        with pytest.raises(error):
+            open_encoder(wrong, "cpu")
+
+
+def test_the_weights_of_an_encoder_are_loaded(tmp_path: Path) -> None:
+    from mmbert.vision.encoders import grid
+
+    torch.manual_seed(5)
+    trained = grid.build(backbone="test_vit", image_size=160)
+    torch.save(trained.backbone.state_dict(), tmp_path / "w.pth")
+    found = open_encoder(f"{ENCODER},weights={tmp_path / 'w.pth'}", "cpu")
+    assert found.identity == trained.identity != open_encoder(ENCODER, "cpu").identity
+
+
+class Blocks:
+    """As much of a Ray data set as is used, in one process."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def map_batches(self, worker: Any, *, fn_constructor_args: tuple[Any, ...], **options: Any) -> Blocks:
+        assert options["batch_size"] == 1 and options["concurrency"] == 2
+        self.worker = worker(*fn_constructor_args)
+        return self
+
+    def take_all(self) -> Iterator[dict[str, Any]]:
+        for number in reversed(range(self.count)):  # in whatever order
+            found = self.worker({"id": np.array([number])})
+            yield {name: values[0] for name, values in found.items()}
+
+
+def test_ray_shares_the_shards_out(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(str(photos), ENCODER, "shared", shard_images=2, device="cpu")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"mm-bert\[ray\]"):
+        extract_with_ray(job, 2)
+    ray, data = types.ModuleType("ray"), types.ModuleType("ray.data")
+    data.range = lambda count, override_num_blocks: Blocks(count)  # type: ignore[attr-defined]
+    ray.data = data  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    report = extract_with_ray(job, 2)
+    assert (report.images, report.complete) == (7, True)
+    assert run(["features", "extract", str(photos), "-e", ENCODER, "-o", "alone", "--shard-images", "2"]) == 0
+    assert files(Path("shared")) == files(Path("alone"))
+
+
+@pytest.mark.slow
+def test_processes_share_the_work(photos: Path) -> None:
+    options = ["-e", ENCODER, "--shard-images", "2", "--device", "cpu", "--threads", "1"]
+    assert run(["features", "extract", "photos", "-o", "workers", *options, "--workers", "2"]) == 0
+    assert run(["features", "extract", "photos", "-o", "alone", *options]) == 0
+    assert RegionStore("workers").keys == RegionStore("alone").keys
+    for key in RegionStore("alone").keys:
+        np.testing.assert_allclose(
+            RegionStore("workers").regions(key).features, RegionStore("alone").regions(key).features, atol=1e-3
+        )
