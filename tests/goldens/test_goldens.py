@@ -18,8 +18,6 @@ from goldens import Golden, difference, metas, ours, stored_names, tolerance
 
 torch.set_num_threads(1)
 NOT_BUILT = {
-    # end to end (ResNet backbone, RoIAlign)
-    "vl_pretrain_e2e", "vl_refcoco_e2e", "vl_vcr_e2e",
     # encoder-decoder
     "mm_mt_encdec", "mm_mt_encdec_generate",
 }  # fmt: skip

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mmbert.data.images import Augmentation, OpenedImage, PixelInput
+from mmbert.data.images import AnyImage, Augmentation, BoxedImage, PixelInput
 from mmbert.data.packing import Example, collate
-from mmbert.data.records import ImageRef
+from mmbert.data.records import Record
 from mmbert.errors import CheckpointError, ConfigError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.packed import PackedBatch
@@ -70,8 +70,20 @@ class MMBertProcessor:
 
     @property
     def regions_per_image(self) -> int:
-        """Positions that an image takes; 0 in a model without a vision encoder."""
+        """Regions of every image; 0 in a model without a vision encoder. Boxes that come with an image come on top."""
         return 0 if self.vision is None else self.vision.regions_per_image
+
+    def image_of(self, record: Record) -> AnyImage | None:
+        """The record's image as the vision encoder reads it: with the record's boxes if it looks into those."""
+        if record.image is None or self.vision is None or not self.vision.takes_boxes:
+            return record.image
+        return BoxedImage.of(record.image, record.boxes)
+
+    def region_count(self, record: Record) -> int:
+        """Positions that the record's image takes."""
+        if record.image is None or self.vision is None:
+            return 0
+        return self.vision.regions_per_image + (len(record.boxes) if self.vision.takes_boxes else 0)
 
     def encode(self, *texts: str) -> Any:
         """The tokenizer's own answer for one text or a pair, cut to ``max_text_tokens``."""
@@ -115,7 +127,7 @@ class MMBertProcessor:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)["input_ids"]
         return [Example(np.asarray(ids, dtype=np.int64)) for ids in encoded]
 
-    def image_examples(self, images: Sequence[ImageRef | OpenedImage]) -> list[Example]:
+    def image_examples(self, images: Sequence[AnyImage]) -> list[Example]:
         """Images alone, one sequence each."""
         return [Example(self.image_ids(), image=image) for image in images]
 
@@ -123,9 +135,7 @@ class MMBertProcessor:
         """A source of pixels for training, with its own cache."""
         return None if self.vision is None else PixelInput(self.vision, augment=augment)
 
-    def __call__(
-        self, texts: Sequence[str] | None = None, images: Sequence[ImageRef | OpenedImage] | None = None
-    ) -> PackedBatch:
+    def __call__(self, texts: Sequence[str] | None = None, images: Sequence[AnyImage] | None = None) -> PackedBatch:
         """Texts alone, images alone, or (given both, of one length) text i together with image i.
 
         Raises:

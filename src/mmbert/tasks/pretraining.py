@@ -57,7 +57,7 @@ class PreTrainingTask(Task):
             return 0
         lengths = sorted(self._longest(record, language) for language in languages)
         text = self.processor.sequence_length(*lengths[-self.options.languages_per_example :])
-        return text + 1 + (self.processor.regions_per_image if record.image is not None else 0)
+        return text + 1 + self.processor.region_count(record)
 
     def _longest(self, record: Record, language: str) -> int:
         further = record.texts.get(language, ()) if self.options.keywords else ()
@@ -80,7 +80,7 @@ class PreTrainingTask(Task):
             if len(places):
                 labels["mlm"] = Label("mlm", "token", places, values)
         masked = self._hide_regions(record, rng, labels)
-        return [Example(ids, segments, record.image, masked=masked, labels=labels)]
+        return [Example(ids, segments, self.processor.image_of(record), masked=masked, labels=labels)]
 
     def _texts(self, record: Record, rng: np.random.Generator) -> list[str]:
         languages = choose_languages(record, self.options.languages)
@@ -96,8 +96,8 @@ class PreTrainingTask(Task):
 
     def _hide_regions(self, record: Record, rng: np.random.Generator, labels: dict[str, Label]) -> np.ndarray | None:
         """Draw hidden regions; the label of each is its own row, whether its feature is removed (90 %) or kept."""
-        count = self.processor.regions_per_image
-        if record.image is None or self.region_objective is None or count < 2:
+        count = self.processor.region_count(record)
+        if self.region_objective is None or count < 2:
             return None
         drawn = rng.random(count) < self.options.region_rate
         drawn[0] = False
