@@ -304,24 +304,29 @@ class Golden:
     @cached_property
     def region_vectors(self) -> Tensor | None:
         with torch.no_grad():
-            return self.model.trunk.embed_regions(self.batch)[1]
+            return self.model.trunk.embed_regions(self.seen)[1]
+
+    @cached_property
+    def seen(self) -> PackedBatch:
+        """The batch with the features that the vision encoder has made of its pixels, so that it need not again."""
+        return self.batch if self.pixels is None else replace(self.batch, regions=self.trunk.regions, pixels=None)
 
     @cached_property
     def logits(self) -> Tensor:
         with torch.no_grad():
-            return self.model(self.batch).logits
+            return self.model(self.seen).logits
 
-    def training(self, per_sequence: bool = False) -> dict[str, Any]:
+    def training(self, batch: PackedBatch, per_sequence: bool = False) -> dict[str, Any]:
         options: dict[str, dict[str, Any]] = {
             name: {"per_sequence": True} if per_sequence and name.endswith(("mlm", "mvrc")) else {}
-            for name in self.batch.targets
+            for name in batch.targets
         }
         network = self.meta["config"]["NETWORK"]
         if "choices/choice" in options:
             options["choices/choice"] = {"sigmoid": network["CLASSIFIER_SIGMOID"], "weight": network["ANS_LOSS_WEIGHT"]}
         if "regions/region_class" in options:
             options["regions/region_class"] = {"weight": network["CNN_LOSS_WEIGHT"]}
-        return TrainingModule(self.model, options)(self.batch)
+        return TrainingModule(self.model, options)(batch)
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
@@ -333,7 +338,7 @@ class Golden:
 
     def _losses(self, per_sequence: bool) -> dict[str, Tensor]:
         with torch.no_grad():
-            result = self.training(per_sequence)
+            result = self.training(self.seen, per_sequence)
         terms = {name: total / count for name, (total, count) in result["terms"].items() if name in self.batch.targets}
         return terms | {"loss": torch.as_tensor(result["loss"])}
 
@@ -341,7 +346,7 @@ class Golden:
     def our_gradients(self) -> dict[str, Tensor]:
         """Gradient of every parameter under the originals' names; those without a path are left out."""
         self.model.zero_grad()
-        self.training()["loss"].backward()
+        self.training(self.batch)["loss"].backward()
         found = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
         return their_tensors(rules_for(self.model.config), found)
 
@@ -479,7 +484,7 @@ def _label_logits(g: Golden, like: Tensor) -> Found:
 def _best_boxes(g: Golden, like: Tensor) -> Found:
     assert g.boxes is not None
     with torch.no_grad():
-        best = g.model.best_regions(g.model(g.batch), g.batch)
+        best = g.model.best_regions(g.model(g.seen), g.seen)
     boxes = torch.stack(
         [
             g.boxes[row][valid][number, :4]

@@ -17,7 +17,7 @@ PREFIXES = ("module.", "backbone.", "image_feature_extractor.backbone.")
 LAST_STAGE = "image_feature_extractor.roi_head_feature_extractor."
 
 
-def load_backbone_weights(encoder: nn.Module, path: str) -> dict[str, list[str]]:
+def load_backbone_weights(encoder: nn.Module, path: str) -> tuple[dict[str, str], list[str]]:
     """Load a checkpoint (data only, never executed); what it holds besides (a classifier, say) is left out.
 
     Args:
@@ -25,7 +25,7 @@ def load_backbone_weights(encoder: nn.Module, path: str) -> dict[str, list[str]]
         path: ``.pth``, ``.model`` or ``.safetensors``.
 
     Returns:
-        names in the file that were ``used`` and ``left``, and our names that were ``filled``.
+        our name to the name in the file, for all that was loaded; and the names of what was left.
 
     Raises:
         CheckpointError: unreadable, of another shape, or something of the encoder is not in it.
@@ -54,8 +54,7 @@ def load_backbone_weights(encoder: nn.Module, path: str) -> dict[str, list[str]]
     with torch.no_grad():
         for name, key in filled.items():
             own[name].copy_(state[key])
-    used = set(filled.values())
-    return {"used": sorted(used), "left": sorted(set(state) - used), "filled": sorted(filled)}
+    return filled, sorted(set(state) - set(filled.values()))
 
 
 def _our_name(key: str) -> str:

@@ -117,9 +117,9 @@ class VisionEncoder(RegionExtractor):
         )
         if self.takes_boxes:
             table.image_numbers = torch.from_numpy(np.repeat(np.arange(len(sizes)), counts))
-            table.masks = _join([g and g.masks for g in wanted], counts, 1.0)
-            table.classes = _join([g and g.classes for g in wanted], counts, 0.0)
-            table.hidden = _join([g and g.hidden for g in wanted], counts, False)
+            table.masks = _join([None if g is None else g.masks for g in wanted], counts, 1.0)
+            table.classes = _join([None if g is None else g.classes for g in wanted], counts, 0.0)
+            table.hidden = _join([None if g is None else g.hidden for g in wanted], counts, False)
         return np.cumsum([0, *counts]).tolist(), table
 
     @torch.inference_mode()
