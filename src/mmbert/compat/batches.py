@@ -117,7 +117,7 @@ def pack_padded(
             targets["mvrc"] = Target("mvrc", places, torch.from_numpy(np.concatenate([images.base[i] for i in read])))
         for name, labels in (region_labels or {}).items():
             targets[name] = Target(name, places, torch.cat([labels[i][valid[i]] for i in read]))
-    return pack(specs, regions=images and images.table, pixels=pixels, targets=targets)
+    return pack(specs, regions=None if images is None else images.table, pixels=pixels, targets=targets)
 
 
 def _images(boxes: Tensor, sizes: Tensor, masked: Tensor | None) -> _Images:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,11 +86,12 @@ class VisionEncoder(RegionExtractor):
         return boxes
 
     @abstractmethod
-    def forward(self, pixels: Pixels, table: RegionTable) -> tuple[Tensor, Tensor | None]:
+    def forward(self, pixels: Any, table: RegionTable) -> tuple[Tensor, Tensor | None]:
         """Features of all regions of a batch.
 
         Args:
-            pixels: I uint8 (0..255) or float (0..1) RGB images as :meth:`prepare` makes them.
+            pixels: I uint8 (0..255) or float (0..1) RGB images as :meth:`prepare` makes them: one tensor where they are
+                of one size, else a list.
             table: the batch's region table, as :meth:`table` makes it.
 
         Returns:
@@ -105,7 +107,9 @@ class VisionEncoder(RegionExtractor):
             sizes: width and height of each image, pixels.
             given: boxes that come with each image; encoders without ``takes_boxes`` do without.
         """
-        wanted = [None] * len(sizes) if given is None or not self.takes_boxes else list(given)
+        wanted: list[GivenBoxes | None] = [None] * len(sizes)
+        if given is not None and self.takes_boxes:
+            wanted = list(given)
         boxes = [
             np.concatenate([self.boxes(*size), *([] if g is None else [self.place(g.boxes, *size)])])
             for size, g in zip(sizes, wanted, strict=True)
@@ -133,11 +137,10 @@ class VisionEncoder(RegionExtractor):
         self.train(was_training)
         classes = table.classes if classes is None else classes
         rows, labels = features.float().cpu().numpy(), None if classes is None else classes.float().cpu().numpy()
+        made_by = self.identity
         return [
-            Regions(
-                table.boxes[a:b].numpy(), rows[a:b], image.size, None if labels is None else labels[a:b], self.identity
-            )
-            for image, a, b in zip(images, first_rows, first_rows[1:], strict=False)
+            Regions(table.boxes[a:b].numpy(), rows[a:b], image.size, None if labels is None else labels[a:b], made_by)
+            for image, (a, b) in zip(images, pairwise(first_rows), strict=True)
         ]
 
     def freeze(self) -> None:
