@@ -163,6 +163,7 @@ def test_a_configuration_says_which_network_it_is(name: str, tmp_path: Path) -> 
         with torch.device("meta"):
             model = model_class(config)(config)
         assert model.trunk.vision.feature_size == config.region_feature_size
+        assert (model.trunk.pooler is not None) is ("choice" in model.heads or bool(config.match_outputs))
 
 
 # -- what a recipe says ------------------------------------------------------------------------------------------------

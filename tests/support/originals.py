@@ -243,4 +243,5 @@ def choice_settings(sizes: Sizes = SMALL, *, classes: str = "top") -> dict[str, 
         IMAGE_PRETRAINED="", CLASSIFIER_TYPE="1fc", CLASSIFIER_SIGMOID=True, ENABLE_CNN_REG_LOSS=classes != "not",
         CNN_LOSS_TOP=classes == "top",
     )  # fmt: skip
+    del content["NETWORK"]["VLBERT"]["with_pooler"]  # the published files say nothing: VCR's network always has one
     return content | {"MODULE": "ResNetVLBERT", "SCALES": [600, 1200], "DATASET": {"DATASET": "vcr", "TASK": "Q2A"}}

@@ -125,12 +125,14 @@ class Network:
         heads: makes ``config.heads`` from the settings.
         heads_of: the same from the tensors' shapes, where there is no YAML file.
         pretraining: built from the originals' pre-training module: it can mask regions, and its flags say which heads.
+        pooled: its head reads the pooled vector, so it has a pooler whether the file says so or not.
     """
 
     architecture: str
     heads: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
     heads_of: Callable[[Shapes], dict[str, Any]] = lambda _: {}
     pretraining: bool = True
+    pooled: bool = False
 
 
 class LegacySettings:
@@ -247,7 +249,7 @@ NETWORKS: dict[str, Network] = {
         lambda _: {"grounding": {"kind": "transform", "outputs": 1}},
         pretraining=False,
     ),
-    "multiple-choice": Network("MMBertForMultipleChoice", _choices, _choices_of, pretraining=False),
+    "multiple-choice": Network("MMBertForMultipleChoice", _choices, _choices_of, pretraining=False, pooled=True),
 }
 """The networks by name; another one is another entry (and its rules in ``compat.keys``)."""
 
@@ -363,12 +365,13 @@ def _config_from(settings: LegacySettings, name: str, shapes: Shapes) -> MMBertC
         "hidden_size visual_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
         "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size vocab_size "
         "initializer_range visual_scale_text_init visual_scale_object_init visual_ln word_embedding_frozen "
-        "position_padding_idx with_pooler"
+        "position_padding_idx"
     ).split()
     return _build(
         name,
         kind.heads(settings),
         **{option: size(option) for option in names},
+        with_pooler=kind.pooled or bool(size("with_pooler")),
         position_embedding_frozen=bool(size("pos_embedding_frozen")),
         text_only_visual=text_only,
         text_only_visual_size=_other_width(shapes, size("visual_size")) if text_only else None,
