@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import Quarters
+from tiny import SENTENCES, Quarters, tiny_config
 from torch import Tensor
 
+from mmbert.api.processing import MMBertProcessor
 from mmbert.data.images import BoxedImage, OpenedImage, PixelInput, identity
 from mmbert.data.packing import Example, Label, collate
-from mmbert.data.records import RegionBox
-from mmbert.errors import ConfigError
+from mmbert.data.records import ImageRef, Record, RegionBox
+from mmbert.errors import ConfigError, DataError
 from mmbert.model.packed import MASKED_REGION, Pixels, RegionTable
+from mmbert.text.tokenizer import train_tokenizer
 from mmbert.vision.encoders.base import VisionEncoder
 from mmbert.vision.images import load_image
 from mmbert.vision.regions import GivenBoxes
@@ -143,3 +145,22 @@ def test_class_distributions_that_come_with_boxes_reach_the_table() -> None:
     _, table, _ = PixelInput(Corners()).table([TALL, BoxedImage(WIDE, GivenBoxes(boxes, classes=classes))])
     assert table.classes is not None
     assert table.classes.tolist() == [[0, 0], [0, 0], [0.5, 0.5], [1, 0]]
+
+
+def test_records_bring_their_boxes_to_encoders_that_look_into_them() -> None:
+    words = train_tokenizer(SENTENCES * 3, vocab_size=150)
+    shown = ImageRef(data=b"x", key="a")
+    record = Record("r", shown, boxes=BOXES, origin="corpus.jsonl:3")
+    config = tiny_config(vocab_size=len(words))
+    looks, other = (MMBertProcessor(words, config, encoder) for encoder in (Corners(), Quarters()))
+    found = looks.image_of(record)
+    assert isinstance(found, BoxedImage)
+    assert found.given.boxes.tolist() == [[0, 0, 4, 3], [2, 1, 6, 5]]
+    assert (looks.region_count(record), other.region_count(record)) == (3, 5)
+    assert other.image_of(record) is shown
+    assert looks.region_count(Record("t")) == other.region_count(Record("t")) == 0
+    assert looks.image_of(Record("t")) is None
+    backwards = replace(record, boxes=(RegionBox((9, 0, 4, 3)),))
+    with pytest.raises(DataError, match="ends before it starts") as caught:
+        looks.image_of(backwards)
+    assert caught.value.where == "corpus.jsonl:3"

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mmbert.data.images import AnyImage, Augmentation, BoxedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import Record
-from mmbert.errors import CheckpointError, ConfigError, UsageError
+from mmbert.errors import CheckpointError, ConfigError, DataError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.packed import PackedBatch
 from mmbert.text.tokenizer import check_tokenizer
@@ -74,10 +74,17 @@ class MMBertProcessor:
         return 0 if self.vision is None else self.vision.regions_per_image
 
     def image_of(self, record: Record) -> AnyImage | None:
-        """The record's image as the vision encoder reads it: with the record's boxes if it looks into those."""
+        """The record's image as the vision encoder reads it: with the record's boxes if it looks into those.
+
+        Raises:
+            DataError: the record's boxes are none.
+        """
         if record.image is None or self.vision is None or not self.vision.takes_boxes:
             return record.image
-        return BoxedImage.of(record.image, record.boxes)
+        try:
+            return BoxedImage.of(record.image, record.boxes)
+        except DataError as error:
+            raise DataError(error.message, where=record.origin or record.id, hint=error.hint) from error
 
     def region_count(self, record: Record) -> int:
         """Positions that the record's image takes."""
