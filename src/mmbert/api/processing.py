@@ -79,18 +79,16 @@ class MMBertProcessor:
         Raises:
             DataError: the record's boxes are none.
         """
-        if record.image is None or self.vision is None or not self.vision.takes_boxes:
+        if record.image is None or not isinstance(self.images, PixelInput) or not self.images.encoder.takes_boxes:
             return record.image
         try:
             return BoxedImage.of(record.image, record.boxes)
         except DataError as error:
             raise DataError(error.message, where=record.origin or record.id, hint=error.hint) from error
 
-    def region_count(self, record: Record) -> int:
-        """Positions that the record's image takes."""
-        if record.image is None or self.vision is None:
-            return 0
-        return self.vision.regions_per_image + (len(record.boxes) if self.vision.takes_boxes else 0)
+    def region_count(self, image: AnyImage | None) -> int:
+        """Positions that this image takes; 0 for None, and where the model has no images at all."""
+        return 0 if image is None or self.images is None else self.images.count(image)
 
     def encode(self, *texts: str) -> Any:
         """The tokenizer's own answer for one text or a pair, cut to ``max_text_tokens``."""

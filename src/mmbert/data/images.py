@@ -40,10 +40,16 @@ class BoxedImage:
     """An image and the boxes in it that a vision encoder is to look into; stands wherever an ``ImageRef`` does.
 
     The same image with other boxes, or with others of them hidden, is another one: its regions are others.
+
+    Args:
+        image: the image.
+        given: its boxes.
+        outlines: polygons of each box's object, of which masks are made when the image is opened; () for no masks.
     """
 
     image: ImageRef | OpenedImage
     given: GivenBoxes
+    outlines: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
     @property
     def key(self) -> str:
@@ -53,18 +59,23 @@ class BoxedImage:
     @classmethod
     def of(cls, image: ImageRef | OpenedImage, boxes: Sequence[RegionBox]) -> BoxedImage:
         """The boxes of a record, with a mask for each that has outlines."""
-        masks = None
-        if any(box.polygons for box in boxes):
-            masks = np.ones((len(boxes), MASK_SIDE, MASK_SIDE), dtype=np.float32)
-            for row, box in zip(masks, boxes, strict=True):
-                if box.polygons:
-                    row[:] = polygon_mask(box.box, box.polygons)
         corners = np.array([box.box for box in boxes], dtype=np.float32).reshape(-1, 4)
-        return cls(image, GivenBoxes(corners, masks))
+        outlines = tuple(box.polygons for box in boxes) if any(box.polygons for box in boxes) else ()
+        return cls(image, GivenBoxes(corners), outlines)
 
     def hiding(self, hidden: np.ndarray) -> BoxedImage:
         """The same with ``hidden`` [m] of the boxes blanked in the pixels."""
-        return BoxedImage(self.image, replace(self.given, hidden=hidden))
+        return replace(self, given=replace(self.given, hidden=hidden))
+
+    def with_masks(self) -> GivenBoxes:
+        """The boxes, with the masks of their outlines; a box without any counts as a whole."""
+        if not self.outlines:
+            return self.given
+        whole = np.ones((MASK_SIDE, MASK_SIDE), dtype=np.float32)
+        pairs = zip(self.given.boxes.tolist(), self.outlines, strict=True)
+        return replace(
+            self.given, masks=np.stack([polygon_mask(box, found) if found else whole for box, found in pairs])
+        )
 
 
 AnyImage = ImageRef | OpenedImage | BoxedImage
@@ -76,7 +87,7 @@ def identity(image: AnyImage) -> str:
     A key alone would not do: pictures of two folders may have the same name.
     """
     if isinstance(image, BoxedImage):
-        found = hashlib.blake2b(digest_size=16)
+        found = hashlib.blake2b(repr(image.outlines).encode(), digest_size=16)
         for rows in (image.given.boxes, image.given.masks, image.given.classes, image.given.hidden):
             found.update(b"-" if rows is None else np.ascontiguousarray(rows).tobytes() + b"+")
         return f"{identity(image.image)}|{found.hexdigest()}"
@@ -144,12 +155,17 @@ class PixelInput:
             rng: randomness of the augmentation; None leaves the images as they are.
         """
         loaded = [self._load(image.image if isinstance(image, BoxedImage) else image) for image in images]
-        given = [image.given if isinstance(image, BoxedImage) else None for image in images]
+        given = [image.with_masks() if isinstance(image, BoxedImage) else None for image in images]
         first_rows, table = self.encoder.table([size for _, size in loaded], given)
         pixels = join_images([pixels for pixels, _ in loaded])
         if isinstance(pixels, list):
             return first_rows, table, [_on_white(image.unsqueeze(0))[0] for image in pixels]
         return first_rows, table, self._pixels(pixels, rng)
+
+    def count(self, image: AnyImage) -> int:
+        """Regions of an image."""
+        given = len(image.given) if isinstance(image, BoxedImage) and self.encoder.takes_boxes else 0
+        return self.encoder.regions_per_image + given
 
     def _pixels(self, rgba: Tensor, rng: np.random.Generator | None) -> Tensor:
         if self.augment is not None and rng is not None:
@@ -181,10 +197,14 @@ def _on_white(rgba: Tensor) -> Tensor:
 
 
 class ImageInput(Protocol):
-    """What collation asks of the images of a batch (``PixelInput`` is one).
+    """What tasks and collation ask of the images of a batch (``PixelInput`` is one).
 
     Where ``blanks_hidden`` is there and true, hidden regions are asked for as :class:`BoxedImage` s that hide them.
     """
+
+    def count(self, image: Any) -> int:
+        """Regions that an image takes in a sequence, the whole image counted."""
+        ...
 
     def table(
         self, images: Sequence[Any], rng: np.random.Generator | None = None

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.processing import MMBertProcessor
+from mmbert.data.images import AnyImage
 from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record
 from mmbert.tasks.base import Task, choose, choose_languages, longest_text
@@ -57,7 +58,7 @@ class PreTrainingTask(Task):
             return 0
         lengths = sorted(self._longest(record, language) for language in languages)
         text = self.processor.sequence_length(*lengths[-self.options.languages_per_example :])
-        return text + 1 + self.processor.region_count(record)
+        return text + 1 + self.processor.region_count(self.processor.image_of(record))
 
     def _longest(self, record: Record, language: str) -> int:
         further = record.texts.get(language, ()) if self.options.keywords else ()
@@ -79,8 +80,9 @@ class PreTrainingTask(Task):
             )
             if len(places):
                 labels["mlm"] = Label("mlm", "token", places, values)
-        masked = self._hide_regions(record, rng, labels)
-        return [Example(ids, segments, self.processor.image_of(record), masked=masked, labels=labels)]
+        image = self.processor.image_of(record)
+        masked = self._hide_regions(image, rng, labels)
+        return [Example(ids, segments, image, masked=masked, labels=labels)]
 
     def _texts(self, record: Record, rng: np.random.Generator) -> list[str]:
         languages = choose_languages(record, self.options.languages)
@@ -94,9 +96,11 @@ class PreTrainingTask(Task):
             texts.append(text)
         return texts
 
-    def _hide_regions(self, record: Record, rng: np.random.Generator, labels: dict[str, Label]) -> np.ndarray | None:
+    def _hide_regions(
+        self, image: AnyImage | None, rng: np.random.Generator, labels: dict[str, Label]
+    ) -> np.ndarray | None:
         """Draw hidden regions; the label of each is its own row, whether its feature is removed (90 %) or kept."""
-        count = self.processor.region_count(record)
+        count = self.processor.region_count(image)
         if self.region_objective is None or count < 2:
             return None
         drawn = rng.random(count) < self.options.region_rate

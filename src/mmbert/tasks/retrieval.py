@@ -55,8 +55,10 @@ class RetrievalTask(Task):
         if not languages:
             return 0
         text = self.processor.sequence_length(max(self._longest(record, language) for language in languages)) + 1
-        image = len(self.processor.image_ids()) + self.processor.region_count(record) + 1
-        return self.options.texts_per_record * text + (image if self._image(record) is not None else 0)
+        texts, image = self.options.texts_per_record * text, self._image(record)
+        if image is None:
+            return texts
+        return texts + len(self.processor.image_ids()) + self.processor.region_count(image) + 1
 
     def _longest(self, record: Record, language: str) -> int:
         further = record.texts.get(language, ()) if self.options.keyword_rate else ()

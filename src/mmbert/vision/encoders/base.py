@@ -126,11 +126,28 @@ class VisionEncoder(RegionExtractor):
             table.hidden = _join([None if g is None else g.hidden for g in wanted], counts, False)
         return np.cumsum([0, *counts]).tolist(), table
 
-    @torch.inference_mode()
     def extract(self, images: Sequence[Image.Image], given: Sequence[GivenBoxes | None] | None = None) -> list[Regions]:
+        """As in the base class; ``given`` are the boxes of each image for encoders that take boxes."""
+        prepared, sizes = [self.prepare(image) for image in images], [image.size for image in images]
+        return self.extract_prepared(prepared, sizes, given)
+
+    @torch.inference_mode()
+    def extract_prepared(
+        self,
+        images: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        given: Sequence[GivenBoxes | None] | None = None,
+    ) -> list[Regions]:
+        """As :meth:`extract`, of RGB images that :meth:`prepare` has brought to the input size.
+
+        Args:
+            images: [3, h, w] uint8 each.
+            sizes: width and height that each had before.
+            given: boxes of each image, for encoders that take boxes.
+        """
         device = next(self.parameters()).device
-        first_rows, table = self.table([image.size for image in images], given)
-        pixels = [self.prepare(image).to(device) for image in images]
+        first_rows, table = self.table(sizes, given)
+        pixels = [image.to(device) for image in images]
         was_training = self.training
         self.eval()
         features, classes = self(join_images(pixels), map_tensors(table, lambda tensor: tensor.to(device)))
@@ -139,8 +156,8 @@ class VisionEncoder(RegionExtractor):
         rows, labels = features.float().cpu().numpy(), None if classes is None else classes.float().cpu().numpy()
         made_by = self.identity
         return [
-            Regions(table.boxes[a:b].numpy(), rows[a:b], image.size, None if labels is None else labels[a:b], made_by)
-            for image, (a, b) in zip(images, pairwise(first_rows), strict=True)
+            Regions(table.boxes[a:b].numpy(), rows[a:b], size, None if labels is None else labels[a:b], made_by)
+            for size, (a, b) in zip(sizes, pairwise(first_rows), strict=True)
         ]
 
     def freeze(self) -> None:
