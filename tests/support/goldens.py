@@ -208,6 +208,8 @@ class Golden:
     @cached_property
     def padded_text(self) -> tuple[Tensor, Tensor]:
         """[B, L] ids and segments as the original hands them to its encoder."""
+        if self.choices > 1:
+            return self.question_and_choice[:2]
         cls, sep, mask = (getattr(self.tokenizer, f"{n}_token_id") for n in ("cls", "sep", "mask"))
         ends: dict[str, tuple[list[int], list[int]]] = {
             "question": ([sep, mask, sep], [0, 1, 1]),
@@ -224,8 +226,6 @@ class Golden:
                     text[row, : len(line)] = line
                     segments[row, len(own) + 1 : len(line)] = torch.tensor(kinds)
                 return text, segments
-        if self.choices > 1:
-            return self.question_and_choice[:2]
         text = self.given("text")
         if "in.aux_text" in self.tensors:
             aux = self.given("aux_text")
