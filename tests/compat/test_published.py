@@ -22,6 +22,7 @@ from mmbert.compat.configs import LegacySettings, plan_from_yaml
 from mmbert.compat.convert import model_class
 from mmbert.compat.recipes import FAMILIES, recipe_from_yaml, starts
 from mmbert.errors import ConfigError
+from mmbert.model.modeling import build_vision
 from mmbert.plugins import names
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import train
@@ -182,6 +183,9 @@ def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) 
     assert bool(recipe.model.config["num_region_classes"]) is network["WITH_MVRC_LOSS"]
     end_to_end = not network["IMAGE_FEAT_PRECOMPUTED"]
     assert (recipe.model.config["vision"] or {}).get("kind") == ("resnet" if end_to_end else None)
+    if end_to_end:  # and nothing of the extended recipe's own encoder is left
+        with torch.device("meta"):
+            assert build_vision(recipe.model.config["vision"]).short_side == settings["SCALES"][0]
     assert recipe.model.backbone_weights == (f"{network['IMAGE_PRETRAINED']}-0000.model" if end_to_end else None)
     init = recipe.model.init
     assert init is not None and not isinstance(init, str)
