@@ -17,6 +17,7 @@ _HOMES = {
     "MMBertModel": "mmbert.model.modeling",
     "MMBertForPreTraining": "mmbert.model.modeling",
     "MMBertForImageTextMatching": "mmbert.model.task_models",
+    "MMBertForMultipleChoice": "mmbert.model.task_models",
     "MMBertForMultimodalLexicalTranslation": "mmbert.model.task_models",
     "MMBertForQuestionAnswering": "mmbert.model.task_models",
     "MMBertForReferringExpressions": "mmbert.model.task_models",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mmbert.model.task_models import (
         MMBertForImageTextMatching,
         MMBertForMultimodalLexicalTranslation,
+        MMBertForMultipleChoice,
         MMBertForQuestionAnswering,
         MMBertForReferringExpressions,
         MMBertForTranslation,

@@ -15,11 +15,10 @@ import torch
 
 import goldens
 from goldens import Golden, difference, metas, ours, stored_names, tolerance
+from mmbert.compat.convert import convert_back
 
 torch.set_num_threads(1)
 NOT_BUILT = {
-    # end to end (ResNet backbone, RoIAlign)
-    "vl_pretrain_e2e", "vl_refcoco_e2e", "vl_vcr_e2e",
     # encoder-decoder
     "mm_mt_encdec", "mm_mt_encdec_generate",
 }  # fmt: skip
@@ -69,6 +68,16 @@ def test_the_converted_network_computes_what_the_original_does(known: dict[str, 
     if "generated_sentences" in golden.meta.get("text", {}):
         assert golden.sentences() == golden.meta["text"]["generated_sentences"]
     COUNTS[name] = len(golden.outputs) + COUNTS.get(name, 0)
+
+
+@pytest.mark.parametrize("name", named(sorted(metas())))
+def test_converting_back_gives_the_originals_state_dict(known: dict[str, Golden], name: str, work: Path) -> None:
+    path = work / f"{name}.back.model"
+    convert_back(known[name].folder, path)
+    back, state = (torch.load(p, weights_only=True)["state_dict"] for p in (path, known[name].checkpoint))
+    path.unlink()
+    assert list(back) == list(state)
+    assert all(back[key].dtype == state[key].dtype and torch.equal(back[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("name", named(sorted(n for n, m in metas().items() if m.get("grad_norms"))))

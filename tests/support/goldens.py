@@ -28,9 +28,10 @@ from mmbert.compat.vocabularies import join_pieces, load_tokenizer
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.embeddings import box_coordinates
 from mmbert.model.masked_generation import Generated, generate_at_mask
-from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, SequenceSpec
+from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, SequenceSpec, Target
 from mmbert.model.task_models import mask_places, region_places
 from mmbert.training.module import TrainingModule
+from mmbert.vision.encoders.resnet import cut_out
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("MMBERT_GOLDENS") or ROOT.parent / "shared" / "goldens")
@@ -157,11 +158,58 @@ class Golden:
 
     @cached_property
     def boxes(self) -> Tensor | None:
-        return self.tensors.get("in.boxes")
+        """[I, N, 4 + F]; what VCR has behind the corners (score and class) is no feature."""
+        found = self.tensors.get("in.boxes")
+        return found[..., :4] if found is not None and self.pixels is not None else found
+
+    @cached_property
+    def pixels(self) -> Tensor | None:
+        """[I, 3, H, W] RGB in 0..1 of end-to-end networks; the stored images are normalised BGR."""
+        image = self.tensors.get("in.image")
+        if image is None:
+            return None
+        network = self.meta["config"]["NETWORK"]
+        mean, std = (
+            torch.tensor(network[key], dtype=torch.float64).view(3, 1, 1) for key in ("PIXEL_MEANS", "PIXEL_STDS")
+        )
+        return ((image.double() * std + mean) / 255).flip(1)
+
+    @cached_property
+    def choices(self) -> int:
+        """Sequences per image."""
+        return self.given("answer_choices").shape[1] if "in.answer_choices" in self.tensors else 1
+
+    @cached_property
+    def image_of(self) -> list[int] | None:
+        """Image of each row of text."""
+        if self.choices == 1:
+            return None
+        return [i for i in range(len(self.given("answer_choices"))) for _ in range(self.choices)]
+
+    @cached_property
+    def ties(self) -> Tensor | None:
+        """[B, L] box that each token is tied to, special tokens to the whole image."""
+        return self.question_and_choice[2] if self.choices > 1 else None
+
+    @cached_property
+    def question_and_choice(self) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, L] ids, segments and ties of ``[CLS] question [SEP] choice [SEP]``."""
+        special = [torch.tensor([[getattr(self.tokenizer, f"{n}_token_id"), 0, 0]]) for n in ("cls", "sep")]
+        rows = []
+        for question, choices in zip(self.given("question"), self.given("answer_choices"), strict=True):
+            for choice in choices:
+                first = torch.cat([special[0], question[question[:, 0] > 0], special[1]])
+                second = torch.cat([choice[choice[:, 0] > 0], special[1]])
+                second[:, 2], first[:, 2] = 1, 0
+                rows.append(torch.cat([first, second]))
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return padded[..., 0], padded[..., 2], padded[..., 1].clamp(min=0)
 
     @cached_property
     def padded_text(self) -> tuple[Tensor, Tensor]:
         """[B, L] ids and segments as the original hands them to its encoder."""
+        if self.choices > 1:
+            return self.question_and_choice[:2]
         cls, sep, mask = (getattr(self.tokenizer, f"{n}_token_id") for n in ("cls", "sep", "mask"))
         ends: dict[str, tuple[list[int], list[int]]] = {
             "question": ([sep, mask, sep], [0, 1, 1]),
@@ -208,6 +256,8 @@ class Golden:
             labels["sequence_labels"]["words/lexical"] = self.given("word_de_ids")
         if "grounding" in model.heads:
             labels["region_labels"]["regions/grounding"] = self.given("label")
+        if "region_class" in model.heads:
+            labels["region_labels"]["regions/region_class"] = self.given("boxes")[..., 5]
         if model.region_head is not None and self.boxes is not None:
             wanted = self.given("mvrc_labels")
             if wanted.shape[-1] == model.config.num_region_classes:
@@ -218,6 +268,11 @@ class Golden:
             sizes=self.tensors.get("in.im_info"),
             segments=segments[:rows],
             masked=self.tensors.get("in.mvrc_ops"),
+            pixels=self.pixels,
+            box_masks=self.tensors.get("in.masks"),
+            blank_masked=model.trunk.vision is not None and model.trunk.vision.blanks_hidden,
+            image_of=self.image_of,
+            ties=self.ties,
             text_only=text[rows:] if rows < len(text) else None,
             **labels,
         )
@@ -228,6 +283,11 @@ class Golden:
             batch.targets["answers/answer"] = replace(
                 next(iter(batch.targets.values()), None) or _target(), positions=places, labels=self.given("label")
             )
+        if "choice" in model.heads:
+            questions = torch.tensor(self.image_of)
+            right = torch.arange(self.choices).eq(self.given("answer_label").unsqueeze(1)).flatten().long()
+            places = torch.arange(len(right))
+            batch.targets["choices/choice"] = Target("choice", places, right, {"question": questions})
         return batch
 
     def padded_labels(self, name: str) -> Tensor:
@@ -244,19 +304,29 @@ class Golden:
     @cached_property
     def region_vectors(self) -> Tensor | None:
         with torch.no_grad():
-            return self.model.trunk.embed_regions(self.batch)[1]
+            return self.model.trunk.embed_regions(self.seen)[1]
+
+    @cached_property
+    def seen(self) -> PackedBatch:
+        """The batch with the features that the vision encoder has made of its pixels, so that it need not again."""
+        return self.batch if self.pixels is None else replace(self.batch, regions=self.trunk.regions, pixels=None)
 
     @cached_property
     def logits(self) -> Tensor:
         with torch.no_grad():
-            return self.model(self.batch).logits
+            return self.model(self.seen).logits
 
-    def training(self, per_sequence: bool = False) -> dict[str, Any]:
-        options = {
+    def training(self, batch: PackedBatch, per_sequence: bool = False) -> dict[str, Any]:
+        options: dict[str, dict[str, Any]] = {
             name: {"per_sequence": True} if per_sequence and name.endswith(("mlm", "mvrc")) else {}
-            for name in self.batch.targets
+            for name in batch.targets
         }
-        return TrainingModule(self.model, options)(self.batch)
+        network = self.meta["config"]["NETWORK"]
+        if "choices/choice" in options:
+            options["choices/choice"] = {"sigmoid": network["CLASSIFIER_SIGMOID"], "weight": network["ANS_LOSS_WEIGHT"]}
+        if "regions/region_class" in options:
+            options["regions/region_class"] = {"weight": network["CNN_LOSS_WEIGHT"]}
+        return TrainingModule(self.model, options)(batch)
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
@@ -268,7 +338,7 @@ class Golden:
 
     def _losses(self, per_sequence: bool) -> dict[str, Tensor]:
         with torch.no_grad():
-            result = self.training(per_sequence)
+            result = self.training(self.seen, per_sequence)
         terms = {name: total / count for name, (total, count) in result["terms"].items() if name in self.batch.targets}
         return terms | {"loss": torch.as_tensor(result["loss"])}
 
@@ -276,7 +346,7 @@ class Golden:
     def our_gradients(self) -> dict[str, Tensor]:
         """Gradient of every parameter under the originals' names; those without a path are left out."""
         self.model.zero_grad()
-        self.training()["loss"].backward()
+        self.training(self.batch)["loss"].backward()
         found = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
         return their_tensors(rules_for(self.model.config), found)
 
@@ -314,10 +384,26 @@ class Golden:
         """[R, ...] values of all valid boxes to [B, N, ...] columns."""
         columns = torch.zeros_like(like)
         columns[:] = fill
-        if self.boxes is not None:
-            valid = valid_boxes(self.boxes)[:, : like.shape[1]]
-            columns[: len(valid)][valid] = values
+        valid = self.valid(like)
+        columns[: len(valid)][valid] = values
         return columns
+
+    def valid(self, like: Tensor) -> Tensor:
+        """[B, N] valid boxes of each row with an image: of each image, or of each sequence that reads one."""
+        if self.boxes is None:
+            return torch.zeros(0, like.shape[1], dtype=torch.bool)
+        valid = valid_boxes(self.boxes)[:, : like.shape[1]]
+        return valid[self.image_of] if self.image_of is not None and len(like) == len(self.image_of) else valid
+
+    def cut_out(self) -> Tensor:
+        """[4, C, 14, 14] RoI-aligned maps of the first four boxes."""
+        table = self.batch.regions
+        return cut_out(self.feature_map(), table.boxes[:4], table.image_numbers[:4])
+
+    def feature_map(self) -> Tensor:
+        """[I, C, h, w] maps at stride 16."""
+        vision = self.model.trunk.vision
+        return vision.feature_map(vision.normalised(self.pixels))
 
     def outside(self, columns: Tensor) -> Tensor:
         """Region columns past the longest sample, as the originals fill them."""
@@ -331,7 +417,10 @@ class Golden:
         text = self.padded_text[0]
         columns = torch.zeros(*text.shape, self.model.config.visual_size)
         for row, spec in enumerate(self.batch.sequences):
-            source = NO_IMAGE if self.model.config.ignore_regions else int(spec.text_rows)  # type: ignore[arg-type]
+            if not isinstance(spec.text_rows, int):
+                columns[row, : len(spec.text_rows)] = vectors[spec.text_rows]  # type: ignore[index]
+                continue
+            source = NO_IMAGE if self.model.config.ignore_regions else spec.text_rows
             learned = embeddings.text_only_visual
             if source == BLANK or (source == NO_IMAGE and learned is None):
                 continue
@@ -339,12 +428,11 @@ class Golden:
         return columns
 
     def used_rows(self) -> list[int]:
-        return [int(row) for spec in self.batch.sequences for row in spec.region_rows]
+        """Table rows of the boxes of each image."""
+        return [int(row) for spec in self.batch.sequences[:: self.choices] for row in spec.region_rows]
 
 
 def _target() -> Any:
-    from mmbert.model.packed import Target
-
     return Target("answer", torch.zeros(0, dtype=torch.long), torch.zeros(0))
 
 
@@ -387,7 +475,7 @@ def _region_logits(g: Golden, like: Tensor) -> Found:
 
 def _label_logits(g: Golden, like: Tensor) -> Found:
     if "grounding" not in g.model.heads:
-        return g.logits, None
+        return g.logits.view(like.shape), None
     with torch.no_grad():
         nothing = float(g.model.head_logits("grounding", torch.zeros(1, g.model.config.hidden_size)))
     return g.outside(g.regions(g.logits, like, nothing)), None
@@ -396,7 +484,7 @@ def _label_logits(g: Golden, like: Tensor) -> Found:
 def _best_boxes(g: Golden, like: Tensor) -> Found:
     assert g.boxes is not None
     with torch.no_grad():
-        best = g.model.best_regions(g.model(g.batch), g.batch)
+        best = g.model.best_regions(g.model(g.seen), g.seen)
     boxes = torch.stack(
         [
             g.boxes[row][valid][number, :4]
@@ -450,10 +538,24 @@ def _given(name: str, part: slice = slice(None)) -> Callable[[Golden, Tensor], F
 
 def _valid(g: Golden, like: Tensor) -> Found:
     mask = torch.zeros_like(like)
-    if g.boxes is not None:
-        valid = valid_boxes(g.boxes)[:, : like.shape[1]]
-        mask[: len(valid)] = valid
+    valid = g.valid(like)
+    mask[: len(valid)] = valid
     return mask, None
+
+
+def _of_pixels(make: Callable[[Golden], Tensor], step: int) -> Callable[[Golden, Tensor], Found]:
+    """Every so many channels of a map on the way from pixels to regions."""
+
+    def read(g: Golden, like: Tensor) -> Found:
+        with torch.no_grad():
+            return make(g)[:, ::step], None
+
+    return read
+
+
+def _region_classes(g: Golden, like: Tensor) -> Found:
+    with torch.no_grad():
+        return g.model.head_logits("region_class", g.trunk.last_hidden_state[region_places(g.batch)]), None
 
 
 OUTPUTS: dict[str, Callable[[Golden, Tensor], Found]] = {
@@ -478,8 +580,10 @@ OUTPUTS: dict[str, Callable[[Golden, Tensor], Found]] = {
     "mlm_loss_aux": _loss("texts/mlm"),
     "mvrc_loss": _loss("regions/mvrc"),
     "MLT_loss": _loss("words/lexical"),
-    "ans_loss": _loss("answers/answer"),
+    "ans_loss": lambda g, like: _loss("choices/choice" if g.choices > 1 else "answers/answer")(g, like),
     "cls_loss": _loss("regions/grounding"),
+    "cnn_regularization_loss": _loss("regions/region_class"),
+    "positive_fraction": lambda g, _: (g.batch.targets["choices/choice"].labels.float().mean(), None),
     "loss": _loss("loss"),
     "train_loss": _loss("loss"),
     "mask_logits": lambda g, _: (torch.stack(g.generated.logits), None),
@@ -487,6 +591,11 @@ OUTPUTS: dict[str, Callable[[Golden, Tensor], Found]] = {
     "generated_ids": lambda g, _: (g.generated.ids, None),
     "generated_len": lambda g, _: (torch.tensor(g.generated.lengths), None),
     "last_input_ids": _last_inputs,
+    "mid.c4_every64": _of_pixels(lambda g: g.feature_map(), 64),
+    "mid.roi_align_first4_every128": _of_pixels(lambda g: g.cut_out(), 128),
+    "mid.roi_head_first4_every256": _of_pixels(lambda g: g.model.trunk.vision.layer4(g.cut_out()), 256),
+    "mid.obj_reps_raw": lambda g, like: (g.regions(g.trunk.regions.features, like), None),
+    "mid.cnn_reg_logits": _region_classes,
     "mid.coord_embed_first3": _coordinates_of_three,
     "mid.obj_reps": lambda g, like: (g.regions(g.region_vectors[g.used_rows()], like), None),
     "mid.vlbert_in.text_input_ids": lambda g, _: (g.padded_text[0], None),

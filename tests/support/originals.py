@@ -171,3 +171,77 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, zipped: bool = Tru
     """A ``.model`` file with ``beside`` next to the state dict; not ``zipped``: as PyTorch 1.x wrote it."""
     torch.save({"state_dict": dict(state), **beside}, path, _use_new_zipfile_serialization=zipped)
     return path
+
+
+def resnet_shapes(blocks: tuple[int, ...] = (1, 1, 1, 1)) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of an end-to-end network's backbone; the last stage stands there twice."""
+    extractor = "image_feature_extractor."
+    shapes: dict[str, tuple[int, ...]] = {f"{extractor}backbone.conv1.weight": (64, 3, 7, 7)}
+    norms = {f"{extractor}backbone.bn1": 64}
+    for stage, count in enumerate(blocks, 1):
+        width, wide = 32 * 2**stage, 128 * 2**stage
+        before = 64 if stage == 1 else wide // 2
+        places = [f"{extractor}backbone.layer{stage}"]
+        if stage == 4:
+            places = [f"{extractor}roi_head_feature_extractor", f"{extractor}head.0"]
+        for name in (f"{place}.{number}" for place in places for number in range(count)):
+            given = before if name.endswith(".0") else wide
+            shapes |= {
+                f"{name}.conv1.weight": (width, given, 1, 1),
+                f"{name}.conv2.weight": (width, width, 3, 3),
+                f"{name}.conv3.weight": (wide, width, 1, 1),
+            }
+            norms |= {f"{name}.bn1": width, f"{name}.bn2": width, f"{name}.bn3": wide}
+            if name.endswith(".0"):
+                shapes[f"{name}.downsample.0.weight"] = (wide, before, 1, 1)
+                norms[f"{name}.downsample.1"] = wide
+    for name, size in norms.items():
+        shapes |= {f"{name}.{part}": (size,) for part in ("weight", "bias", "running_mean", "running_var")}
+        shapes[f"{name}.num_batches_tracked"] = ()
+    return shapes
+
+
+def choice_shapes(sizes: Sizes = SMALL, *, classes: str = "top") -> dict[str, tuple[int, ...]]:
+    """A VCR network's keys and shapes.
+
+    Args:
+        sizes: of the network.
+        classes: regions are classified from final states (``top``), from features, or ``not`` at all.
+    """
+    h = sizes.hidden
+    trunk = trunk_shapes(sizes, text_only=False)
+    shapes = {key.replace("vlbert.", "vlbert._module."): shape for key, shape in trunk.items()} | resnet_shapes()
+    linear = {"final_mlp.1": (1, h)}
+    if classes == "top":
+        linear |= {"cnn_loss_reg.0.dense": (h, h), "cnn_loss_reg.2": (81, h)}
+    elif classes == "feature":
+        linear["image_feature_extractor.regularizing_predictor"] = (81, 2048)
+    for name, shape in linear.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+def resnet_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
+    """:func:`random_state` of an end-to-end network: counters are whole numbers, the second name the same tensor."""
+    state = random_state(shapes, seed)
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(7)
+        elif key.endswith("running_var"):
+            state[key] = value.abs() + 0.5
+    twice = "image_feature_extractor.head.0."
+    for key in state:
+        if key.startswith(twice):
+            state[key] = state[key.replace(twice, "image_feature_extractor.roi_head_feature_extractor.")]
+    return state
+
+
+def choice_settings(sizes: Sizes = SMALL, *, classes: str = "top") -> dict[str, Any]:
+    """The content of a YAML file for VCR."""
+    content = settings(
+        sizes, IMAGE_FEAT_PRECOMPUTED=False, IMAGE_NUM_LAYERS=14, IMAGE_C5_DILATED=True, IMAGE_STRIDE_IN_1x1=True,
+        IMAGE_PRETRAINED="", CLASSIFIER_TYPE="1fc", CLASSIFIER_SIGMOID=True, ENABLE_CNN_REG_LOSS=classes != "not",
+        CNN_LOSS_TOP=classes == "top",
+    )  # fmt: skip
+    del content["NETWORK"]["VLBERT"]["with_pooler"]  # the published files say nothing: VCR's network always has one
+    return content | {"MODULE": "ResNetVLBERT", "SCALES": [600, 1200], "DATASET": {"DATASET": "vcr", "TASK": "Q2A"}}

@@ -112,6 +112,20 @@ def test_a_recipe_extends_another_section_by_section(tmp_path: Path, file: str) 
     assert (grandchild.steps, grandchild.optimizer.lr) == (3, 1e-3)
 
 
+def test_options_of_another_kind_are_not_inherited(tmp_path: Path) -> None:
+    """A vision encoder of another kind knows nothing of the options of the old one; of the same kind it keeps them."""
+    base = SMALLEST | {"model": {"config": {"vision": {"kind": "grid", "backbone": "b", "image_size": 64}}}}
+    parent = written(tmp_path / "parent.yaml", base)
+
+    def vision(options: dict[str, Any]) -> Any:
+        child = {"extends": parent, "name": "child", "model": {"config": {"vision": options}}}
+        return load_recipe(written(tmp_path / "child.yaml", child)).model.config["vision"]
+
+    assert vision({"kind": "resnet", "layers": 50}) == {"kind": "resnet", "layers": 50}
+    assert vision({"kind": "grid", "image_size": 96}) == {"kind": "grid", "backbone": "b", "image_size": 96}
+    assert vision({"image_size": 96}) == {"kind": "grid", "backbone": "b", "image_size": 96}
+
+
 def test_a_shipped_recipe_can_be_extended_by_name(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path / "mine.yaml", {"extends": "retrieval", "name": "mine", "min_steps": 7}))
     assert recipe.model_dump() == load_recipe("retrieval").model_dump() | {"name": "mine", "min_steps": 7}

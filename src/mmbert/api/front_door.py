@@ -30,7 +30,7 @@ from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, RegionTable, SequenceSpec, pack, paired
 from mmbert.vision.images import ImageSource, load_image
-from mmbert.vision.views import VIEWS, view
+from mmbert.vision.views import VIEWS, view_all
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"starter": ASSETS / "starter" / "model"}
@@ -248,7 +248,7 @@ class MMBert:
         head, pixels = self._embedding_head(), batch.pixels
         found: list[Tensor] = []
         for number in range(views):
-            seen = batch if pixels is None else replace(batch, pixels=view(pixels, number))
+            seen = batch if pixels is None else replace(batch, pixels=view_all(pixels, number))
             found.append(head.embed_image(self.model(seen, positions=seen.starts).last_hidden_state))
         return found[0] if views == 1 else torch.nn.functional.normalize(torch.stack(found).mean(0), dim=-1)
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mmbert.data.images import Augmentation, ImageInput, OpenedImage, PixelInput
+from mmbert.data.images import AnyImage, Augmentation, BoxedImage, ImageInput, PixelInput
 from mmbert.data.packing import Example, collate
-from mmbert.data.records import ImageRef
-from mmbert.errors import CheckpointError, ConfigError, UsageError
+from mmbert.data.records import Record
+from mmbert.errors import CheckpointError, ConfigError, DataError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.packed import PackedBatch
 from mmbert.text.tokenizer import check_tokenizer
@@ -70,10 +70,23 @@ class MMBertProcessor:
 
     @property
     def regions_per_image(self) -> int:
-        """Positions that an image takes in the model's own vision encoder; 0 without one."""
+        """Positions that an image takes in the model's own vision encoder; 0 without one. Given boxes come on top."""
         return 0 if self.vision is None else self.vision.regions_per_image
 
-    def region_count(self, image: ImageRef | OpenedImage | None) -> int:
+    def image_of(self, record: Record) -> AnyImage | None:
+        """The record's image as the vision encoder reads it: with the record's boxes if it looks into those.
+
+        Raises:
+            DataError: the record's boxes are none.
+        """
+        if record.image is None or not isinstance(self.images, PixelInput) or not self.images.encoder.takes_boxes:
+            return record.image
+        try:
+            return BoxedImage.of(record.image, record.boxes)
+        except DataError as error:
+            raise DataError(error.message, where=record.origin or record.id, hint=error.hint) from error
+
+    def region_count(self, image: AnyImage | None) -> int:
         """Positions that this image takes; 0 for None, and where the model has no images at all.
 
         Raises:
@@ -123,7 +136,7 @@ class MMBertProcessor:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_tokens)["input_ids"]
         return [Example(np.asarray(ids, dtype=np.int64)) for ids in encoded]
 
-    def image_examples(self, images: Sequence[ImageRef | OpenedImage]) -> list[Example]:
+    def image_examples(self, images: Sequence[AnyImage]) -> list[Example]:
         """Images alone, one sequence each."""
         return [Example(self.image_ids(), image=image) for image in images]
 
@@ -139,9 +152,7 @@ class MMBertProcessor:
             raise ConfigError("stored regions cannot be augmented", hint="set augment to null, or leave features out")
         return self.images
 
-    def __call__(
-        self, texts: Sequence[str] | None = None, images: Sequence[ImageRef | OpenedImage] | None = None
-    ) -> PackedBatch:
+    def __call__(self, texts: Sequence[str] | None = None, images: Sequence[AnyImage] | None = None) -> PackedBatch:
         """Texts alone, images alone, or (given both, of one length) text i together with image i.
 
         Raises:

@@ -16,11 +16,15 @@ import yaml
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.plugins import nearest
+from mmbert.vision.encoders.resnet import DEPTHS
 
 Shapes = Mapping[str, tuple[int, ...]]
 COORDINATES = 2048
 """Numbers of a box's coordinates in the originals: 4 x 2 x 256."""
 SEGMENTS = 3
+ROI_FEATURE = 2048
+OBJECT_CLASSES = 81
+"""COCO's 80 object classes, and 0 for the whole image."""
 
 DEFAULTS: dict[str, Any] = {
     "MODULE": "ResNetVLBERT",
@@ -40,6 +44,9 @@ DEFAULTS: dict[str, Any] = {
         "BERT_MODEL_NAME": "bert-base-uncased",
         "ENABLE_CNN_REG_LOSS": False,
         "CNN_LOSS_TOP": False,
+        "CNN_REG_DROPOUT": 0.0,
+        "PIXEL_MEANS": [102.9801, 115.9465, 122.7717],
+        "PIXEL_STDS": [1.0, 1.0, 1.0],
         "CLASSIFIER_TYPE": "2fc",
         "CLASSIFIER_HIDDEN_SIZE": 1024,
         "CLASSIFIER_DROPOUT": 0.1,
@@ -118,12 +125,14 @@ class Network:
         heads: makes ``config.heads`` from the settings.
         heads_of: the same from the tensors' shapes, where there is no YAML file.
         pretraining: built from the originals' pre-training module: it can mask regions, and its flags say which heads.
+        pooled: its head reads the pooled vector, so it has a pooler whether the file says so or not.
     """
 
     architecture: str
     heads: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
     heads_of: Callable[[Shapes], dict[str, Any]] = lambda _: {}
     pretraining: bool = True
+    pooled: bool = False
 
 
 class LegacySettings:
@@ -162,9 +171,9 @@ class LegacySettings:
         return [d for d in (found if isinstance(found, list) else [found]) if isinstance(d, Mapping)]
 
 
-def _answers(settings: LegacySettings) -> dict[str, Any]:
+def _classifier(settings: LegacySettings, outputs: int) -> dict[str, Any]:
+    """Options of the head that CLASSIFIER_TYPE describes."""
     kind, dropout = settings.network("CLASSIFIER_TYPE"), settings.network("CLASSIFIER_DROPOUT")
-    outputs = settings.datasets[0].get("ANSWER_VOCAB_SIZE", 3129) if settings.datasets else 3129
     options: dict[str, dict[str, Any]] = {
         "1fc": {"kind": "linear"},
         "2fc": {"kind": "two_layer", "hidden_size": settings.network("CLASSIFIER_HIDDEN_SIZE")},
@@ -172,16 +181,46 @@ def _answers(settings: LegacySettings) -> dict[str, Any]:
     }
     if kind not in options:
         raise ConfigError(f"CLASSIFIER_TYPE {kind!r} is unknown", hint=f"known: {', '.join(options)}")
-    return {"answer": {**options[kind], "outputs": outputs, "dropout": dropout}}
+    return {**options[kind], "outputs": outputs, "dropout": dropout}
 
 
-def _answers_of(shapes: Shapes) -> dict[str, Any]:
+def _classifier_of(shapes: Shapes) -> dict[str, Any]:
+    """The same from tensors."""
     if "final_mlp.0.dense.weight" in shapes:
-        return {"answer": {"kind": "transform", "norm": True, "outputs": _rows(shapes, "final_mlp.2.weight")}}
+        return {"kind": "transform", "norm": True, "outputs": _rows(shapes, "final_mlp.2.weight")}
     if "final_mlp.4.weight" in shapes:
         hidden, outputs = _rows(shapes, "final_mlp.1.weight"), _rows(shapes, "final_mlp.4.weight")
-        return {"answer": {"kind": "two_layer", "hidden_size": hidden, "outputs": outputs}}
-    return {"answer": {"kind": "linear", "outputs": _rows(shapes, "final_mlp.1.weight")}}
+        return {"kind": "two_layer", "hidden_size": hidden, "outputs": outputs}
+    return {"kind": "linear", "outputs": _rows(shapes, "final_mlp.1.weight")}
+
+
+def _answers(settings: LegacySettings) -> dict[str, Any]:
+    outputs = settings.datasets[0].get("ANSWER_VOCAB_SIZE", 3129) if settings.datasets else 3129
+    return {"answer": _classifier(settings, outputs)}
+
+
+def _choices(settings: LegacySettings) -> dict[str, Any]:
+    """The choice's logit, and the region classes that are predicted beside it: of final states, or of features."""
+    if settings.network("CLASSIFIER_TYPE") == "mlm":
+        raise ConfigError("CLASSIFIER_TYPE 'mlm' is not supported with VCR", hint="known: 1fc, 2fc")
+    heads = {"choice": _classifier(settings, 1)}
+    if settings.network("ENABLE_CNN_REG_LOSS"):
+        if settings.network("CNN_LOSS_TOP"):
+            dropout = settings.network("CNN_REG_DROPOUT")
+            heads["region_class"] = {"kind": "transform", "outputs": OBJECT_CLASSES, "dropout": dropout}
+        elif not settings.network("IMAGE_FEAT_PRECOMPUTED"):
+            heads["feature_class"] = {"kind": "linear", "outputs": OBJECT_CLASSES, "input_size": ROI_FEATURE}
+    return heads
+
+
+def _choices_of(shapes: Shapes) -> dict[str, Any]:
+    heads = {"choice": _classifier_of(shapes)}
+    if "cnn_loss_reg.2.weight" in shapes:
+        heads["region_class"] = {"kind": "transform", "outputs": _rows(shapes, "cnn_loss_reg.2.weight")}
+    regulariser = shapes.get("image_feature_extractor.regularizing_predictor.weight")
+    if regulariser is not None:
+        heads["feature_class"] = {"kind": "linear", "outputs": regulariser[0], "input_size": regulariser[1]}
+    return heads
 
 
 def _grounding(settings: LegacySettings) -> dict[str, Any]:
@@ -201,13 +240,16 @@ NETWORKS: dict[str, Network] = {
         lambda s: {"lexical": {"kind": "linear", "outputs": _rows(s, "vlbert.MLT_head.MLT_cls_pred.weight")}},
     ),
     "translation": Network("MMBertForTranslation"),
-    "question-answering": Network("MMBertForQuestionAnswering", _answers, _answers_of, pretraining=False),
+    "question-answering": Network(
+        "MMBertForQuestionAnswering", _answers, lambda s: {"answer": _classifier_of(s)}, pretraining=False
+    ),
     "referring-expressions": Network(
         "MMBertForReferringExpressions",
         _grounding,
         lambda _: {"grounding": {"kind": "transform", "outputs": 1}},
         pretraining=False,
     ),
+    "multiple-choice": Network("MMBertForMultipleChoice", _choices, _choices_of, pretraining=False, pooled=True),
 }
 """The networks by name; another one is another entry (and its rules in ``compat.keys``)."""
 
@@ -220,6 +262,7 @@ TASK_NAMES = {
     "vqa": "question-answering",
     "refcoco": "referring-expressions",
     "refcoco+": "referring-expressions",
+    "vcr": "multiple-choice",
 }
 """Short names that ``--task`` also takes."""
 
@@ -322,12 +365,13 @@ def _config_from(settings: LegacySettings, name: str, shapes: Shapes) -> MMBertC
         "hidden_size visual_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
         "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size vocab_size "
         "initializer_range visual_scale_text_init visual_scale_object_init visual_ln word_embedding_frozen "
-        "position_padding_idx with_pooler"
+        "position_padding_idx"
     ).split()
     return _build(
         name,
         kind.heads(settings),
         **{option: size(option) for option in names},
+        with_pooler=kind.pooled or bool(size("with_pooler")),
         position_embedding_frozen=bool(size("pos_embedding_frozen")),
         text_only_visual=text_only,
         text_only_visual_size=_other_width(shapes, size("visual_size")) if text_only else None,
@@ -338,7 +382,7 @@ def _config_from(settings: LegacySettings, name: str, shapes: Shapes) -> MMBertC
         num_region_classes=size("visual_region_classes") if flags["WITH_MVRC_LOSS"] else 0,
         match_outputs=_match_outputs(shapes) if flags["WITH_REL_LOSS"] else 0,
         max_text_tokens=max(lengths, default=64),
-        vision=_vision(settings),
+        vision=_vision(settings, kind.pretraining),
     )
 
 
@@ -348,11 +392,44 @@ def _check_supported(settings: LegacySettings) -> None:
             raise ConfigError(f"{name} {settings[name]!r} is not supported", hint=f"only {only!r} is")
 
 
-def _vision(settings: LegacySettings) -> dict[str, Any] | None:
+def _vision(settings: LegacySettings, pretraining: bool) -> dict[str, Any] | None:
     """Options of the vision encoder of an end-to-end network; None for precomputed features."""
-    if settings.network("IMAGE_FEAT_PRECOMPUTED"):
+    network = settings.network
+    if network("IMAGE_FEAT_PRECOMPUTED"):
         return None
-    raise ConfigError("end-to-end networks (IMAGE_FEAT_PRECOMPUTED: false) cannot be converted yet")
+    short, long = settings["SCALES"]
+    return {
+        "kind": "resnet",
+        "layers": int(network("IMAGE_NUM_LAYERS")),
+        "dilated": bool(network("IMAGE_C5_DILATED")),
+        "stride_in_1x1": bool(network("IMAGE_STRIDE_IN_1x1")),
+        "frozen_stages": [int(stage) for stage in network("IMAGE_FROZEN_BACKBONE_STAGES")],
+        "frozen_norm": bool(network("IMAGE_FROZEN_BN")),
+        "blank_hidden": pretraining and bool(network("MASK_RAW_PIXELS")),
+        "short_side": int(short),
+        "long_side": int(long),
+        "mean": [float(value) for value in network("PIXEL_MEANS")],
+        "std": [float(value) for value in network("PIXEL_STDS")],
+    }
+
+
+def _vision_of(shapes: Shapes) -> dict[str, Any] | None:
+    """The same from tensors, which say how deep it is."""
+    stages: dict[str, set[str]] = {}
+    for key in shapes:
+        stage, _, rest = key.removeprefix("image_feature_extractor.backbone.").partition(".")
+        if key.startswith("image_feature_extractor.backbone.layer"):
+            stages.setdefault(stage, set()).add(rest.split(".")[0])
+    if not stages:
+        return None
+    deepest = len(stages.get("layer3", ()))
+    depth = next((n for n, blocks in DEPTHS.items() if blocks[2] == deepest), None)
+    if depth is None:
+        raise ConfigError(f"a backbone of {deepest} blocks in its third stage is no ResNet that is known")
+    masks_features = (
+        "object_mask_visual_embedding.weight" in shapes or "object_mask_word_embedding.weight" not in shapes
+    )
+    return {"kind": "resnet", "layers": depth, "blank_hidden": not masks_features}
 
 
 def _has_text_only_vector(module: str) -> bool:
@@ -408,6 +485,7 @@ def plan_from_tensors(shapes: Shapes, task: str, overrides: Mapping[str, Any] | 
             "with_mlm_head": "vlbert.mlm_head.predictions.bias" in shapes,
             "num_region_classes": shapes.get("vlbert.mvrc_head.region_cls_pred.weight", (0,))[0],
             "match_outputs": _match_outputs(shapes, default=0),
+            "vision": _vision_of(shapes),
         }
         return NetworkPlan(name, _build(name, kind.heads_of(shapes), **(found | dict(overrides or {}))))
     except KeyError as error:

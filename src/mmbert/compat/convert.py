@@ -215,7 +215,7 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
             where=str(folder),
             hint="it cannot be written back",
         ) from error
-    keys = record.get("keys") or _usual_keys(theirs)
+    keys = record.get("keys") or _usual_keys(theirs, nested="choice" in (config.heads or {}))
     state = {key: theirs[first_name(canonical_name(key))] for key in keys}
     state |= {
         n: t for n, t in theirs.items() if n not in missing and n not in {first_name(canonical_name(k)) for k in keys}
@@ -231,14 +231,22 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
     return ConversionReport(out, record.get("task", ""), len(ours), [], [], [])
 
 
-def _usual_keys(theirs: Mapping[str, Tensor]) -> list[str]:
-    """The keys that an original would save: every tensor, and the tied decoder by its second name."""
+def _usual_keys(theirs: Mapping[str, Tensor], nested: bool) -> list[str]:
+    """The keys that an original would save: every tensor, and tied ones by their second name.
+
+    Args:
+        theirs: tensors by canonical name.
+        nested: the network runs once per choice, and stands within a wrapper therefore.
+    """
     keys = []
+    last_stage = "image_feature_extractor.roi_head_feature_extractor."
     for name in theirs:
         keys.append(name)
         if name.endswith("mlm_head.predictions.bias"):
             keys.append(name.removesuffix("bias") + "decoder.weight")
-    return keys
+        if name.startswith(last_stage):
+            keys.append("image_feature_extractor.head.0." + name.removeprefix(last_stage))
+    return [key.replace("vlbert.", "vlbert._module.", 1) if nested else key for key in keys]
 
 
 def _read_config(folder: Path) -> MMBertConfig:

@@ -129,14 +129,36 @@ TASK_HEADS: dict[tuple[str, str], tuple[Rule, ...]] = {
         _same("heads.grounding.dense", "final_mlp.0.dense"),
         _same("heads.grounding.predictor", "final_mlp.2"),
     ),
+    ("choice", "linear"): (_same("heads.choice.predictor", "final_mlp.1"),),
+    ("choice", "two_layer"): (
+        _same("heads.choice.dense", "final_mlp.1"),
+        _same("heads.choice.predictor", "final_mlp.4"),
+    ),
+    ("region_class", "transform"): (
+        _same("heads.region_class.dense", "cnn_loss_reg.0.dense"),
+        _same("heads.region_class.predictor", "cnn_loss_reg.2"),
+    ),
+    ("feature_class", "linear"): (
+        _same("heads.feature_class.predictor", "image_feature_extractor.regularizing_predictor"),
+    ),
 }
 """Rules of the named heads, by name and kind."""
+VISION: dict[str, tuple[Rule, ...]] = {
+    "resnet": (
+        _same("trunk.vision.layer4", "image_feature_extractor.roi_head_feature_extractor"),
+        *(_same(f"trunk.vision.{name}", f"image_feature_extractor.backbone.{name}") for name in (
+            "conv1", "bn1", "layer1", "layer2", "layer3",
+        )),
+    ),
+}  # fmt: skip
+"""Rules of the vision encoders that the originals have, by kind."""
 
 
 def rules_for(config: MMBertConfig) -> tuple[Rule, ...]:
     """The table of a network."""
     heads = (TASK_HEADS.get((name, options["kind"]), ()) for name, options in (config.heads or {}).items())
-    return (*TRUNK, *PRETRAINING_HEADS, *(rule for rules in heads for rule in rules))
+    vision = VISION.get((config.vision or {}).get("kind", ""), ())
+    return (*TRUNK, *vision, *PRETRAINING_HEADS, *(rule for rules in heads for rule in rules))
 
 
 def find(rules: Iterable[Rule], ours: str) -> tuple[Rule, tuple[str, ...]] | None:

@@ -45,6 +45,7 @@ USED = (
     *("NETWORK." + name for name in ("INITIALISATION", "BERT_FROZEN", "PIXEL_", "MASK_RAW_PIXELS", "OUTPUT_CONV5")),
     *("NETWORK." + name for name in ("NO_OBJ_ATTENTION", "ENABLE_CNN_REG_LOSS", "MLM_LOSS_", "MVRC_LOSS_")),
     "NETWORK.CLASSIFIER_PRETRAINED",
+    "NETWORK.LOAD_REL_HEAD",
 )
 """Starts of settings that the recipe follows."""
 USED_DATA = (".DATASET", ".LANGUAGES_USED", "SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
@@ -248,7 +249,8 @@ def starts(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
     """Where heads and segments start, as ``model.init`` says it.
 
     PARTIAL_PRETRAIN_PREFIX_CHANGES names parts of the pre-trained network and of the new one by their keys; with
-    CLASSIFIER_PRETRAINED answers start from their words; PARTIAL_PRETRAIN_SEGMB_INIT copies segment row 0 to 1.
+    CLASSIFIER_PRETRAINED answers start from their words, with LOAD_REL_HEAD choices from the match head;
+    PARTIAL_PRETRAIN_SEGMB_INIT copies segment row 0 to 1.
 
     Raises:
         ConfigError: a change between parts that are no transforms of heads.
@@ -265,6 +267,8 @@ def starts(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
         heads.setdefault(target.removeprefix("heads."), {})["transform"] = source
     if network.get("CLASSIFIER_PRETRAINED"):
         heads.setdefault("answer", {})["words"] = settings.datasets[0]["ANSWER_VOCAB_FILE"]
+    if network.get("LOAD_REL_HEAD") and "choice" in (config.heads or {}):
+        heads.setdefault("choice", {})["match"] = True
     found: dict[str, Any] = {"heads": heads} if heads else {}
     return found | ({"segments": {1: 0}} if network.get("PARTIAL_PRETRAIN_SEGMB_INIT") else {})
 

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.data.images import ImageInput, OpenedImage, identity
-from mmbert.data.records import ImageRef
+from mmbert.data.images import AnyImage, BoxedImage, ImageInput, identity
 from mmbert.errors import DataError
-from mmbert.model.packed import NO_IMAGE, PackedBatch, RegionTable, SequenceSpec, Target, pack
+from mmbert.model.packed import NO_IMAGE, PackedBatch, Pixels, RegionTable, SequenceSpec, Target, pack
 from mmbert.vision.regions import Regions
 
-Scope = Literal["token", "region", "sequence"]
+Scope = Literal["token", "region", "feature", "sequence"]
 
 
 @dataclass(slots=True)
@@ -29,7 +28,8 @@ class Label:
 
     Attributes:
         objective: the objective's name.
-        scope: what ``places`` number: text positions, regions, or the sequence itself (``places`` is [0]).
+        scope: what ``places`` number: text positions, regions, rows of regions in the table (``feature``: read before
+            the encoder), or the sequence itself (``places`` is [0]).
         places: [m].
         values: [m, ...] labels. For region scope they may be None: the label is then the region's own table row.
         extra: [m] further numbers per place.
@@ -58,7 +58,7 @@ class Example:
 
     token_ids: np.ndarray
     segments: np.ndarray | int = 0
-    image: ImageRef | OpenedImage | None = None
+    image: AnyImage | None = None
     ties: np.ndarray | int = 0
     region_numbers: np.ndarray | None = None
     masked: np.ndarray | None = None
@@ -78,28 +78,31 @@ def collate(
     Raises:
         DataError: an example has an image but ``images`` is missing.
     """
-    refs: dict[str, ImageRef | OpenedImage] = {}
-    for example in examples:
-        if example.image is not None:
-            refs.setdefault(identity(example.image), example.image)
+    refs: dict[str, AnyImage] = {}
+    blanking = bool(getattr(images, "blanks_hidden", False))
+    seen = [_seen(example, blanking) for example in examples]
+    keys = [None if image is None else identity(image) for image in seen]
+    for key, image in zip(keys, seen, strict=True):
+        if key is not None and image is not None:
+            refs.setdefault(key, image)
     if refs and images is None:
         raise DataError("examples have images, but there is no vision encoder and no region store")
     first_rows: list[int] = [0]
     table: RegionTable | None = None
-    pixels: Tensor | None = None
+    pixels: Pixels | None = None
     if refs and images is not None:
         first_rows, table, pixels = images.table(list(refs.values()), rng)
     number = {key: i for i, key in enumerate(refs)}
     extension = _Extension(first_rows[-1])
     specs: list[SequenceSpec] = []
     base_rows: list[np.ndarray | None] = []
-    for example in examples:
-        if example.image is None:
+    for example, key in zip(examples, keys, strict=True):
+        if key is None:
             specs.append(SequenceSpec(example.token_ids, example.segments, NO_IMAGE))
             base_rows.append(None)
             continue
-        i = number[identity(example.image)]
-        spec, base = _with_image(example, np.arange(first_rows[i], first_rows[i + 1]), extension)
+        i = number[key]
+        spec, base = _with_image(example, np.arange(first_rows[i], first_rows[i + 1]), None if blanking else extension)
         specs.append(spec)
         base_rows.append(base)
     if table is not None:
@@ -144,13 +147,27 @@ class _Extension:
 _POOLED = -1000  # rows below this stand for pooled row (-1000 - row) until all masked copies are counted
 
 
-def _with_image(example: Example, rows: np.ndarray, extension: _Extension) -> tuple[SequenceSpec, np.ndarray]:
-    """The example's sequence in table rows, and the base row of each of its regions."""
+def _seen(example: Example, blanking: bool) -> AnyImage | None:
+    """The image that the example reads: where hidden regions are blanked in the pixels, one of its own."""
+    image = example.image
+    if not blanking or example.masked is None or not isinstance(image, BoxedImage) or not example.masked.any():
+        return image
+    hidden = np.zeros(1 + len(image.given), dtype=bool)
+    numbers = np.arange(len(hidden)) if example.region_numbers is None else example.region_numbers
+    hidden[numbers] = example.masked
+    return image.hiding(hidden[1:])
+
+
+def _with_image(example: Example, rows: np.ndarray, extension: _Extension | None) -> tuple[SequenceSpec, np.ndarray]:
+    """The example's sequence in table rows, and the base row of each of its regions.
+
+    Without ``extension`` hidden regions keep their rows: the vision encoder does not see what is in them.
+    """
     numbers = np.arange(len(rows)) if example.region_numbers is None else example.region_numbers
     base = rows[numbers]
     used = base.copy()
     whole = rows[0]
-    if example.masked is not None and example.masked.any():
+    if extension is not None and example.masked is not None and example.masked.any():
         used[example.masked] = extension.hide(base[example.masked])
         seen = base[(~example.masked) & (numbers != 0)]
         whole = _POOLED - extension.pool(seen, int(rows[0]))
@@ -186,6 +203,9 @@ def _targets(
             values = label.values
             if label.scope == "sequence":
                 positions = np.full(len(label.places), number)
+            elif label.scope == "feature":
+                assert base is not None
+                positions = base[label.places]
             elif label.scope == "token":
                 positions = start + label.places
             else:

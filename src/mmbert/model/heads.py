@@ -117,12 +117,12 @@ class EmbeddingHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """Dropout, linear."""
+    """Dropout, linear; on states, or on what is ``input_size`` wide (region features)."""
 
-    def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0) -> None:
+    def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0, input_size: int | None = None) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.predictor = nn.Linear(config.hidden_size, outputs)
+        self.predictor = nn.Linear(input_size or config.hidden_size, outputs)
 
     def forward(self, states: Tensor) -> Tensor:
         """[M, H] to [M, outputs]."""

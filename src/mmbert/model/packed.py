@@ -21,6 +21,8 @@ BLANK = -2
 """Row number meaning "nothing": a zero vector."""
 
 TEXT, REGION, MASKED_REGION, END = 0, 1, 2, 3
+Pixels = Tensor | list[Tensor]
+"""[I, 3, S, S] images of one size, or I images [3, h, w] of several."""
 REGION_SEGMENT = 2
 
 
@@ -54,9 +56,11 @@ class SequenceSpec:
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply ``function`` to each tensor in a dataclass, dict or bare value; everything else stays."""
+    """Apply ``function`` to each tensor in a dataclass, dict, list or bare value; everything else stays."""
     if isinstance(value, Tensor):
         return function(value)
+    if isinstance(value, list):
+        return [map_tensors(v, function) for v in value]
     if isinstance(value, dict):
         return {k: map_tensors(v, function) for k, v in value.items()}
     if isinstance(value, RegionTable | Target | PackedBatch):
@@ -73,6 +77,12 @@ class RegionTable:
     Attributes:
         boxes: [N, 4] x1, y1, x2, y2 in pixels.
         sizes: [N, 2] width and height of the region's image, pixels.
+        image_numbers: [N] number of the region's image among the batch's ``pixels``; needed by vision encoders that
+            look into given boxes.
+        masks: [N, m, m] share of each cell of the box that the object covers (0..1); None: all of it.
+        hidden: [N] True where the pixels inside the box are blanked before the vision encoder sees the image.
+        pixel_ratios: [N, 2] pixels of the encoder's input per pixel of the image; None: the input is the whole image,
+            resized.
         features: [N, F] RoI features; None until a vision encoder has made them from pixels.
         classes: [N, C] the detector's class distribution, where there is one.
         masked_rows: [K] base rows of which a masked copy is appended.
@@ -88,6 +98,10 @@ class RegionTable:
     pooled_members: Tensor | None = None
     pooled_owner: Tensor | None = None
     pooled_box_rows: Tensor | None = None
+    image_numbers: Tensor | None = None
+    masks: Tensor | None = None
+    hidden: Tensor | None = None
+    pixel_ratios: Tensor | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -131,7 +145,8 @@ class PackedBatch:
         position_ids, segment_ids: [P].
         kinds: [P] int8, TEXT, REGION, MASKED_REGION or END.
         regions: the region table, or None in a batch of texts.
-        pixels: [I, 3, S, S] images for the vision encoder, or None when features are given.
+        pixels: [I, 3, S, S] images for the vision encoder, or a list of I images [3, h, w] where sizes differ, or None
+            when features are given.
         blank_regions: whether a sequence has regions without content (row ``BLANK``).
         targets: labelled positions by name.
         sequences: the specs it was packed from (host side), for building further sequences of the same parts.
@@ -147,7 +162,7 @@ class PackedBatch:
     segment_ids: Tensor
     kinds: Tensor
     regions: RegionTable | None = None
-    pixels: Tensor | None = None
+    pixels: Pixels | None = None
     blank_regions: bool = False
     targets: dict[str, Target] = field(default_factory=dict)
     sequences: list[SequenceSpec] = field(default_factory=list)
@@ -191,7 +206,7 @@ def pack(
     sequences: Sequence[SequenceSpec],
     *,
     regions: RegionTable | None = None,
-    pixels: Tensor | None = None,
+    pixels: Pixels | None = None,
     targets: dict[str, Target] | None = None,
     device: torch.device | str | None = None,
 ) -> PackedBatch:
@@ -200,7 +215,7 @@ def pack(
     Args:
         sequences: B specs; their row numbers refer to the extended table of ``regions``.
         regions: the table; may be None if no sequence refers to a row.
-        pixels: [I, 3, S, S] images from which a vision encoder will fill ``regions.features``.
+        pixels: images from which a vision encoder will fill ``regions.features``.
         targets: labelled positions.
         device: where the tensors go.
 

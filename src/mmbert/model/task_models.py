@@ -102,6 +102,23 @@ class MMBertForReferringExpressions(_TaskModel):
         return [int(part.argmax()) for part in output.logits.split(counts)]
 
 
+class MMBertForMultipleChoice(_TaskModel):
+    """Which of several texts is right about an image (visual commonsense reasoning)? ``logits`` [B], one per sequence.
+
+    The choices of a question are sequences of their own over the same rows of the region table: the image is worked
+    on once.
+    """
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.head_logits("choice", states).squeeze(1)
+
+    @torch.no_grad()
+    def probabilities(self, output: MMBertTaskOutput, choices: int = 4) -> Tensor:
+        """[B / choices, choices] probabilities of the choices of each question, which follow one another."""
+        assert output.logits is not None
+        return output.logits.view(-1, choices).softmax(1)
+
+
 class MMBertForTranslation(_TaskModel):
     """Predicts the token at ``[MASK]``: ``logits`` [M, vocabulary]. Translates (or captions) token by token.
 

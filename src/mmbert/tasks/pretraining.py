@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.processing import MMBertProcessor
+from mmbert.data.images import AnyImage
 from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record
 from mmbert.tasks.base import Task, choose, choose_languages, longest_text, shorten
@@ -60,7 +61,8 @@ class PreTrainingTask(Task):
             return 0
         lengths = sorted(self._longest(record, language) for language in languages)
         text = self.processor.sequence_length(*lengths[-self.options.languages_per_example :])
-        return sum(shorten(text, self.processor.region_count(record.image), self.options.max_positions)) + 1
+        regions = self.processor.region_count(self.processor.image_of(record))
+        return sum(shorten(text, regions, self.options.max_positions)) + 1
 
     def _longest(self, record: Record, language: str) -> int:
         further = record.texts.get(language, ()) if self.options.keywords else ()
@@ -82,8 +84,9 @@ class PreTrainingTask(Task):
             )
             if len(places):
                 labels["mlm"] = Label("mlm", "token", places, values)
-        masked = self._hide_regions(record, rng, labels)
-        example = Example(ids, segments, record.image, masked=masked, labels=labels)
+        image = self.processor.image_of(record)
+        masked = self._hide_regions(image, rng, labels)
+        example = Example(ids, segments, image, masked=masked, labels=labels)
         return [self._within_limit(example)]
 
     def _within_limit(self, example: Example) -> Example:
@@ -116,10 +119,12 @@ class PreTrainingTask(Task):
             texts.append(text)
         return texts
 
-    def _hide_regions(self, record: Record, rng: np.random.Generator, labels: dict[str, Label]) -> np.ndarray | None:
+    def _hide_regions(
+        self, image: AnyImage | None, rng: np.random.Generator, labels: dict[str, Label]
+    ) -> np.ndarray | None:
         """Draw hidden regions; the label of each is its own row, whether its feature is removed (90 %) or kept."""
-        count = self.processor.region_count(record.image)
-        if record.image is None or self.region_objective is None or count < 2:
+        count = self.processor.region_count(image)
+        if self.region_objective is None or count < 2:
             return None
         drawn = rng.random(count) < self.options.region_rate
         drawn[0] = False

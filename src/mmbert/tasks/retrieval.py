@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.processing import MMBertProcessor
+from mmbert.data.images import AnyImage
 from mmbert.data.packing import Example, Label
-from mmbert.data.records import ImageRef, Record
+from mmbert.data.records import Record
 from mmbert.tasks.base import Task, choose, choose_languages, group_number, longest_text
 
 OBJECTIVES = ("itc", "itm_hard", "proxy", "ttc")
@@ -54,8 +55,7 @@ class RetrievalTask(Task):
         if not languages:
             return 0
         text = self.processor.sequence_length(max(self._longest(record, language) for language in languages)) + 1
-        texts = self.options.texts_per_record * text
-        image = self._image(record)
+        texts, image = self.options.texts_per_record * text, self._image(record)
         if image is None:
             return texts
         return texts + len(self.processor.image_ids()) + self.processor.region_count(image) + 1
@@ -77,8 +77,8 @@ class RetrievalTask(Task):
             examples.append(Example(self.processor.image_ids(), image=image, labels=labels))
         return examples
 
-    def _image(self, record: Record) -> ImageRef | None:
-        return record.image if self.options.images else None
+    def _image(self, record: Record) -> AnyImage | None:
+        return self.processor.image_of(record) if self.options.images else None
 
     def _draw(self, record: Record, rng: np.random.Generator) -> list[str]:
         """``texts_per_record`` texts; languages are used up before one comes again."""

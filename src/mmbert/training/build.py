@@ -267,18 +267,19 @@ def _new_model(
     except Exception as error:  # strict dataclasses raise their own kinds
         raise ConfigError(f"model.config: {str(error).strip().splitlines()[-1].strip()}") from error
     model = MMBertForPreTraining(config)
-    if recipe.backbone_weights:
-        _load_backbone(model, recipe.backbone_weights)
+    backbone = _load_backbone(model, recipe.backbone_weights) if recipe.backbone_weights else None
     if parts is not None:
         found = parts.fill(model, tokenizer)
+        if backbone is not None:
+            found.add_backbone(str(recipe.backbone_weights), *backbone)
         if report is not None:
             vars(report).update(vars(found))
     model, tokenizer = extend_vocabulary(model, tokenizer, recipe.tokenizer)
     return MMBert(model, MMBertProcessor(tokenizer, model.config, model.trunk.vision))
 
 
-def _load_backbone(model: MMBertForPreTraining, description: str) -> None:
-    """The vision encoder's own checkpoint: its module reads it, if it can."""
+def _load_backbone(model: MMBertForPreTraining, description: str) -> tuple[dict[str, str], list[str]] | None:
+    """The vision encoder's own checkpoint: its module reads it, if it can, and may say what became of its tensors."""
     encoder = model.trunk.vision
     kind = (model.config.vision or {}).get("kind")
     read = getattr(load("mmbert.vision.encoders", str(kind)), "load_backbone_weights", None) if kind else None
@@ -287,7 +288,7 @@ def _load_backbone(model: MMBertForPreTraining, description: str) -> None:
             "backbone_weights needs a vision encoder with a backbone, such as one of kind grid",
             hint="set model.config.vision.kind",
         )
-    read(encoder, str(weights_file(description)))
+    return read(encoder, str(weights_file(description)))
 
 
 def _from_checkpoint(name: str, recipe: ModelRecipe) -> MMBert:

@@ -64,6 +64,19 @@ class InitReport:
     left: dict[str, list[str]] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
 
+    def add_backbone(self, origin: str, loaded: dict[str, str], left: list[str]) -> None:
+        """Note the vision encoder's own checkpoint, of which that counts as used which no part has overwritten.
+
+        Args:
+            origin: its file, as given.
+            loaded: the encoder's name of each tensor to its name in the file.
+            left: names in the file of the others.
+        """
+        used = {name: key for name, key in loaded.items() if f"trunk.vision.{name}" in self.fresh}
+        self.used[origin] = sorted(used.values())
+        self.left[origin] = sorted([*left, *(key for name, key in loaded.items() if name not in used)])
+        self.fresh = [name for name in self.fresh if name.removeprefix("trunk.vision.") not in used]
+
     def content(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

@@ -365,11 +365,15 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``top`` over ``base``, section by section."""
+    """``top`` over ``base``, section by section; a section of another ``kind`` replaces the old one as a whole."""
     merged = dict(base)
     for key, value in top.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+        merged[key] = value
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            # Options of another kind of thing (vision encoder, head) mean nothing to the new one.
+            same_kind = value.get("kind", old.get("kind")) == old.get("kind")
+            merged[key] = _merge(old, value) if same_kind else value
     return merged
 
 
