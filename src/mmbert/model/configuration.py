@@ -53,6 +53,10 @@ class MMBertConfig(PreTrainedConfig):
         logit_scale_init: initial value of log(1 / temperature) of the contrastive loss.
         rerank_weight: weight of the match logit when it is added to ``exp(logit_scale) * cosine``.
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
+        num_decoder_layers: layers of a decoder that writes text while it looks at the trunk's states (an
+            encoder-decoder); 0: the trunk itself writes (a prefix language model).
+        decoder_own_embeddings: the decoder has tables and visual inputs of its own, and adds positions and a segment a
+            second time (MM-BERT's); else it shares the trunk's.
         mask_token_id: the ``[MASK]`` at which answers and translations are read, where the model has such a head.
         max_text_tokens: longest text, special tokens included, that the processor makes.
     """
@@ -99,6 +103,8 @@ class MMBertConfig(PreTrainedConfig):
     logit_scale_init: float | int = 2.6593
     rerank_weight: float | int = 1.0
     vision: dict[str, Any] | None = None
+    num_decoder_layers: int = 0
+    decoder_own_embeddings: bool = False
     mask_token_id: int | None = None
     max_text_tokens: int = 64
     tie_word_embeddings: bool = True
@@ -113,6 +119,8 @@ class MMBertConfig(PreTrainedConfig):
             raise ValueError(f"pooling is first or product, not {self.pooling!r}")
         if self.match_outputs not in (0, 1, 2):
             raise ValueError(f"match_outputs is 0, 1 or 2, not {self.match_outputs}")
+        if self.decoder_own_embeddings and not self.num_decoder_layers:
+            raise ValueError("decoder_own_embeddings needs num_decoder_layers")
         if self.match_outputs and not self.with_pooler:
             raise ValueError("the match head needs with_pooler")
 
