@@ -152,9 +152,15 @@ class Embeddings(nn.Module):
             [P, H].
         """
         linguistic = self._linguistic(batch, self.region_word if region_word is None else region_word)
-        visual = self._visual(batch, region_vectors)
+        visual = self.visual(batch, region_vectors)
         position = self.positions(batch.position_ids + self.position_offset)
         return self.dropout(self.norm(linguistic + visual + position + self.segments(batch.segment_ids)))
+
+    def embed_text(self, token_ids: Tensor, visual: Tensor, position_ids: Tensor, segment: int) -> Tensor:
+        """[T] tokens in one segment, with the [T, H] visual part of each, to [T, H]."""
+        position = self.positions(position_ids + self.position_offset)
+        summed = self.word_vectors(token_ids) + visual + position + self.segments.weight[segment]
+        return self.dropout(self.norm(summed))
 
     def word_vectors(self, token_ids: Tensor) -> Tensor:
         """[T] ids to [T, H]; the first rows come from their trainable copy when the table is frozen."""
@@ -171,7 +177,8 @@ class Embeddings(nn.Module):
         markers = torch.stack([region, masked, self.end_word, zero])
         return torch.cat([self.word_vectors(batch.token_ids), markers]).index_select(0, batch.linguistic_index)
 
-    def _visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+    def visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+        """[P, H] visual part of each position; arguments as in ``forward``."""
         expected = [0 if batch.regions is None else batch.regions.extended_length, self.visual_size]
         if region_vectors is not None and list(region_vectors.shape) != expected:
             raise ValueError(

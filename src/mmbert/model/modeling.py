@@ -217,6 +217,11 @@ class MMBertModel(MMBertPreTrainedModel):
             attentions=tuple(attentions) if attentions is not None else None,
         )
 
+    def encode(self, batch: PackedBatch, region_vectors: Tensor | None, kept: KeptKeys | None = None) -> Tensor:
+        """[P, H] last states of a batch whose regions are embedded; continuations are left aside."""
+        hidden = self.embeddings(batch, region_vectors)
+        return self.encoder(hidden, batch.lengths, batch.cu_seqlens, kept=kept)
+
     def _write(self, batch: PackedBatch, region_vectors: Tensor | None, kept: KeptKeys) -> Tensor:
         """[T, H] last states of the continuations."""
         assert batch.continuation is not None
@@ -260,8 +265,11 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         """
         if self.decoder is None or batch.continuation is None:
             return self.trunk(batch, positions=positions, **kwargs)
+        if self.config.ignore_regions:
+            batch = without_regions(batch)
         output = self.trunk(replace(batch, continuation=None), **kwargs)
         states = output.last_hidden_state
+        assert states is not None
         written = self.decoder(batch, states, self.trunk.embeddings, output.region_vectors)
         inside = states if positions is None else states.index_select(0, positions[positions < len(states)])
         return replace(output, last_hidden_state=join_states(inside, written, positions, len(states)))

@@ -211,6 +211,11 @@ class WritingCache(Cache):
             None if o is None else (o[0].index_select(0, beam_idx), o[1].index_select(0, beam_idx)) for o in self.own
         ]
 
+    @property
+    def is_compileable(self) -> bool:
+        """Lengths grow, so no."""
+        return False
+
     def get_seq_length(self, layer_idx: int = 0, *args: object, **kwargs: object) -> int:
         """Positions written so far."""
         own = self.own[layer_idx]
