@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from goldens_decoder import golden_named
 
 import goldens
 from goldens import Golden, difference, metas, ours, stored_names
-from goldens_decoder import golden_named
 
 torch.set_num_threads(1)
 NOT_BUILT = {

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from goldens import OUTPUTS, Found, Golden, metas
 from torch import Tensor
 from torch.nn import functional as F
 
+from goldens import OUTPUTS, Found, Golden, metas
 from mmbert.compat.batches import pack_padded, valid_boxes
 from mmbert.compat.encoder_decoder import OriginalEncoderDecoder, PaddedStream
 from mmbert.compat.keys import rules_for, their_tensors
