@@ -13,8 +13,8 @@ READS = "positions"
 
 
 class Options(BaseModel):
-    """``weight`` of the loss; ``label_smoothing``: share of the label that goes to all words alike (Szegedy et al., 2016);
-    ``train_table``: the tied decoder trains the word table.
+    """``weight`` of the loss; ``label_smoothing``: share of the label that goes to all words alike (Szegedy et al.,
+    2016); ``train_table``: the tied decoder trains the word table.
     """
 
     model_config = ConfigDict(extra="forbid")

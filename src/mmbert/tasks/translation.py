@@ -1,9 +1,9 @@
 """Translation and captioning: read a text (or nothing) and its image, write a text in another language.
 
-With the objective ``lm`` one record gives one sequence, ``[CLS] source [SEP] regions [END]``, continued by ``[2de] target``;
-every next piece is predicted in one pass. The first token names the language, so one model writes any of them (Johnson
-et al., 2017). An empty source makes it a caption. With the objective ``mlm`` it is MM-BERT's "simple encoder": one
-sequence per piece, ``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
+With the objective ``lm`` one record gives one sequence, ``[CLS] source [SEP] regions [END]``, continued by
+``[2de] target``; every next piece is predicted in one pass. The first token names the language, so one model writes any
+of them (Johnson et al., 2017). An empty source makes it a caption. With the objective ``mlm`` it is MM-BERT's "simple
+encoder": one sequence per piece, ``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Options(BaseModel):
         sources: languages that are read; None: all.
         targets: languages that are written; None: all.
         images: read the record's image too, if it has one.
+        prefixes: of ``mlm``: so many prefixes are drawn from each text; None: all of them.
         caption_rate: chance that the text of a record with an image is not read, so that the image is captioned.
     """
 
@@ -37,6 +38,7 @@ class Options(BaseModel):
     sources: list[str] | None = None
     targets: list[str] | None = None
     images: bool = True
+    prefixes: int | None = Field(default=None, ge=1)
     caption_rate: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -74,7 +76,11 @@ class TranslationTask(Task):
             source = max((longest_text(self.processor, record.captions[code]) for code in sources), default=0)
             read = self.processor.sequence_length(source) + regions + 1
             wrote = min(self.processor.max_text_tokens - 2, longest_text(self.processor, record.captions[target])) + 1
-            most = max(most, wrote * (read + 1) + wrote * (wrote + 1) // 2 if self.masked else read + wrote)
+            if self.masked:  # the last prefix is the longest
+                rows = min(wrote, self.options.prefixes or wrote)
+                most = max(most, rows * (read + 1 + wrote))
+            else:
+                most = max(most, read + wrote)
         return most
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
@@ -86,7 +92,10 @@ class TranslationTask(Task):
         read = self.processor.image_ids() if captioned else self.processor.ids(source)
         pieces = self.processor.written_ids(choose(record.captions[target], rng))
         if self.masked:
-            return [Example(ids, image=image, labels={"mlm": label}) for ids, label in self._prefixes(read, pieces)]
+            rows = list(self._prefixes(read, pieces))
+            if self.options.prefixes is not None:
+                rows = [rows[i] for i in rng.permutation(len(rows))[: self.options.prefixes]]
+            return [Example(ids, image=image, labels={"mlm": label}) for ids, label in rows]
         written = np.concatenate([[self.languages[target]], pieces])
         label = Label("lm", "written", np.arange(len(written)), np.concatenate([pieces, [self.end]]))
         return [Example(read, image=image, labels={"lm": label}, written=written)]
