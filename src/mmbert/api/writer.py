@@ -28,7 +28,7 @@ class Written:
 
     Attributes:
         text: detokenised.
-        score: log probability divided by length ** length_penalty; of a greedy one without.
+        score: log probability; where a beam was searched, divided by length ** length_penalty.
     """
 
     text: str
@@ -143,20 +143,21 @@ class Writer:
             pad_token_id=self.tokenizer.pad_token_id,
             suppress_tokens=never,
             output_scores=True,
+            output_logits=beam == 1,
             return_dict_in_generate=True,
             **options,
         )
         sequences = result.sequences[:, 1:].cpu()
-        scores = result.sequences_scores if beam > 1 else self._greedy_scores(sequences, result.scores)
+        scores = result.sequences_scores if beam > 1 else self._greedy_scores(sequences, result.logits)
         texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
         flat = [Written(text.strip(), round(float(s), 6)) for text, s in zip(texts, scores, strict=True)]
         return [flat[i : i + nbest] for i in range(0, len(flat), nbest)]
 
-    def _greedy_scores(self, sequences: torch.Tensor, scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _greedy_scores(self, sequences: torch.Tensor, steps: Sequence[torch.Tensor]) -> torch.Tensor:
         """[R] log probabilities of what was written, ``[SEP]`` included."""
         total = torch.zeros(len(sequences))
         running = torch.ones(len(sequences), dtype=torch.bool)
-        for step, logits in enumerate(scores):
+        for step, logits in enumerate(steps):
             chosen = sequences[:, step]
             found = torch.log_softmax(logits.float().cpu(), -1).gather(1, chosen[:, None])[:, 0]
             total += torch.where(running, found, 0.0)
