@@ -1,7 +1,7 @@
 """Does writing with a cache pay? 8 sources of 16 tokens with 36 regions, 24 tokens written greedily, base size, fp32.
 
 Ours writes behind the packed sequences with the trunk itself (prefix language model) and a cache of keys and values.
-`decode_vs_reencoding`: against the published way on the same weights, which reads source, regions and all that is written
+`decode_vs_reencoding`: against the published way on the same weights, which reads source, regions and what is written
 so far again for each token (regions are embedded once, as ours does). `decode_vs_generate`: against transformers'
 `generate` on an encoder-decoder of two BERTs of the same size, whose source is as long as ours with its regions.
 Every way writes all 24 tokens of every text.

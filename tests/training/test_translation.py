@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from sacrebleu import corpus_bleu, corpus_chrf
+from tiny import tiny_network
 
 from mmbert.api.front_door import MMBert
+from mmbert.api.processing import MMBertProcessor
 from mmbert.api.writer import Writer
 from mmbert.cli.main import run
 from mmbert.errors import ConfigError, DataError, UsageError
 from mmbert.evaluation.translation import score
+from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.recipe import load_recipe
 from mmbert.training.run import TrainingResult, train
 
@@ -160,6 +163,8 @@ def test_unknown_measures_and_options_are_told_before_training(world: dict[str, 
     assert not (tmp_path / "run" / "last").exists()
 
 
-def test_a_model_that_does_not_write_says_so(world: dict[str, Any]) -> None:
+def test_a_model_that_does_not_write_says_so() -> None:
+    tokenizer = train_tokenizer(["one dog"] * 3, vocab_size=300)
+    network = tiny_network(vocab_size=len(tokenizer))
     with pytest.raises(UsageError, match="does not write"):
-        Writer(MMBert.from_pretrained("starter"))
+        Writer(MMBert(network, MMBertProcessor(tokenizer, network.config)))
