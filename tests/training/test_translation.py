@@ -28,7 +28,7 @@ WORDS = {"one": "eins", "two": "zwei", "red": "rot", "dog": "Hund", "cat": "Katz
 
 def write_pairs(folder: Path, name: str, count: int, seed: int) -> dict[str, str]:
     rng = np.random.default_rng(seed)
-    chosen = [rng.choice(list(WORDS), int(rng.integers(1, 4))) for _ in range(count)]
+    chosen = [rng.choice(list(WORDS), int(rng.integers(4, 7))) for _ in range(count)]
     lines = {"en": [" ".join(words) for words in chosen], "de": [" ".join(WORDS[w] for w in words) for words in chosen]}
     for code, texts in lines.items():
         (folder / f"{name}.{code}").write_text("\n".join(texts) + "\n", encoding="utf-8")
@@ -38,7 +38,7 @@ def write_pairs(folder: Path, name: str, count: int, seed: int) -> dict[str, str
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("pairs")
-    return {"folder": folder, "train": write_pairs(folder, "train", 200, 0), "test": write_pairs(folder, "test", 12, 1)}
+    return {"folder": folder, "train": write_pairs(folder, "train", 500, 0), "test": write_pairs(folder, "test", 12, 1)}
 
 
 def overrides(world: dict[str, Any], **changes: Any) -> list[str]:
@@ -48,7 +48,7 @@ def overrides(world: dict[str, Any], **changes: Any) -> list[str]:
         "max_position_embeddings": 24, "max_text_tokens": 20, "initializer_range": 0.15,
     }  # fmt: skip
     settings: dict[str, Any] = {
-        "steps": 160, "epochs": "null", "precision": "fp32", "log_every": 20, "components.pairs.tokens": 400,
+        "steps": 160, "epochs": "null", "precision": "fp32", "log_every": 20, "components.pairs.tokens": 500,
         "data": json.dumps({"source": "text", "paths": world["train"]}),
         "evaluation.data": json.dumps({"source": "text", "paths": world["test"]}),
         "evaluation.every": 80, "evaluation.options.limit": 12, "optimizer.lr": 0.01, "optimizer.ema": 0.9,
@@ -77,7 +77,8 @@ def test_the_loss_falls_and_bleu_rises(learned: TrainingResult) -> None:
     assert losses[-1] < 0.3 * losses[0]
     bleu = [line["eval_BLEU"] for line in logged if "eval_BLEU" in line]
     assert len(bleu) == 2
-    assert learned.metrics["evaluation"]["BLEU"] == max(bleu) > 50
+    assert bleu[0] < bleu[1]
+    assert learned.metrics["evaluation"]["BLEU"] == bleu[1] > 25
     assert learned.metrics["evaluation"]["texts"] == 12
     card = (learned.model / "README.md").read_text("utf-8")
     assert "Translation on `source=text" in card

@@ -63,7 +63,8 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dic
     if not hypotheses or not all(references) or len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} texts to score, {sum(map(bool, references))} of them with a reference")
     most = max(map(len, references))
-    streams = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    # sacreBLEU takes None for a reference that a text has not; its annotations do not know.
+    streams: list[Any] = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
     found: dict[str, Any] = {}
     for name, metric in (("BLEU", BLEU(tokenize="13a")), ("chrF", CHRF())):
         found[name] = round(float(metric.corpus_score(list(hypotheses), streams).score), 4)

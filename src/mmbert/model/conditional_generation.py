@@ -114,7 +114,7 @@ class MMBertForConditionalGeneration(MMBertForPreTraining, GenerationMixin):
             raise ValueError("every sequence needs the first tokens of its text, and all as many")
         cache = self.start(batch)
         cache.expand(max(num_beams, int(options.get("num_return_sequences", 1))))
-        return self.generate(
+        return self.generate(  # type: ignore[misc]
             input_ids=written.token_ids.view(batch.num_sequences, -1),
             past_key_values=cache,
             num_beams=num_beams,

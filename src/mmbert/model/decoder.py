@@ -90,7 +90,7 @@ class Decoder(nn.Module):
 
     def memory(self, states: Tensor) -> list[Tensor]:
         """[M, H] states of sequences to [M, 2 * H] keys and values per layer."""
-        return [layer.cross_keys_values(states) for layer in self.layers]
+        return [layer.cross_keys_values(states) for layer in self.layers]  # type: ignore[operator]
 
     def forward(
         self, batch: PackedBatch, states: Tensor, shared: Embeddings, region_vectors: Tensor | None = None

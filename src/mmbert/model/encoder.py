@@ -164,6 +164,7 @@ class Encoder(nn.Module):
     def write(self, hidden: Tensor, view: View) -> Tensor:
         """All layers on [T, H] positions of text that is written, in the view's order."""
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, EncoderLayer)
             hidden = layer.write(hidden, view, number)
         return hidden
 
