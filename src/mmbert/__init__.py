@@ -22,6 +22,7 @@ _HOMES = {
     "MMBertForQuestionAnswering": "mmbert.model.task_models",
     "MMBertForReferringExpressions": "mmbert.model.task_models",
     "MMBertForTranslation": "mmbert.model.task_models",
+    "MMBertForConditionalGeneration": "mmbert.model.conditional_generation",
     "Regions": "mmbert.vision.regions",
     "load_image": "mmbert.vision.images",
     "SearchIndex": "mmbert.search.index",
@@ -32,6 +33,7 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
     from mmbert.api.processing import MMBertProcessor
+    from mmbert.model.conditional_generation import MMBertForConditionalGeneration
     from mmbert.model.configuration import MMBertConfig
     from mmbert.model.modeling import MMBertForPreTraining, MMBertModel
     from mmbert.model.task_models import (

@@ -52,12 +52,6 @@ WAITING = {
             "startTaskB", "startTaskC",
         )
     ],
-    "the task translation": [
-        f"{MT}MT_LR6{name}" for name in (
-            "", "_generate", "_generate_no_vision", "_no_initialisation", "_no_vision", "_no_vision_generate",
-            "_no_vision_generate_WMT",
-        )
-    ],
     "the task encoder-decoder": [f"{MT}MT_LR6_encdec", f"{MT}MT_LR6_encdec_generate"],
     "the task distance": [
         f"{RETRIEVAL}{name}" for name in (

@@ -102,6 +102,18 @@ class Golden:
     name: str
     work: Path
 
+    relative = 2e-5
+    """How far a gradient's length may be from the original's, relative to it."""
+
+    @property
+    def table(self) -> Mapping[str, Callable[[Golden, Tensor], Found]]:
+        """How each output is read off our network."""
+        return OUTPUTS
+
+    def tolerance(self, name: str, wanted: Tensor) -> float:
+        """Largest difference that may be."""
+        return tolerance(name, wanted)
+
     @cached_property
     def meta(self) -> dict[str, Any]:
         return metas()[self.name]
@@ -632,7 +644,7 @@ def ours(golden: Golden, name: str, like: Tensor) -> Found:
         losses = {"relationship_loss": "pairs/itm", "mlm_loss": "captions/mlm", "mlm_loss_wvc": "captions/mlm",
                   "mlm_loss_aux": "texts/mlm", "mvrc_loss": "regions/mvrc", "loss": "loss"}  # fmt: skip
         return _loss(losses[name.removeprefix(FIRST)], per_sequence=True)(golden, like)
-    return OUTPUTS[name](golden, like)
+    return golden.table[name](golden, like)
 
 
 def tolerance(name: str, wanted: Tensor) -> float:

@@ -102,6 +102,13 @@ class MMBertProcessor:
         """``[CLS] text [SEP]`` (or ``[CLS] a [SEP] b [SEP]``) as ids, cut to ``max_text_tokens``."""
         return np.asarray(self.encode(*texts)["input_ids"], dtype=np.int64)
 
+    def written_ids(self, text: str) -> np.ndarray:
+        """Word pieces of a text that is written, without special tokens, with room for the two that go around it."""
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, truncation=True, max_length=max(1, self.max_text_tokens - 2)
+        )
+        return np.asarray(encoded["input_ids"], dtype=np.int64)
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Word pieces of each text, special tokens not counted, none beyond ``max_text_tokens``."""
         new = [text for text in dict.fromkeys(texts) if text not in self._lengths]

@@ -85,11 +85,15 @@ def embed(
         _write_lines(sys.stdout, sources, vectors)
 
 
-def read_lines(source: str) -> list[str]:
+def read_lines(source: str, becomes: str = "vector") -> list[str]:
     """The lines of a UTF-8 text file, or of standard input for ``-``; ends of line removed.
 
+    Args:
+        source: file or ``-``.
+        becomes: what is made of each line, for the message.
+
     Raises:
-        DataError: no such file, not UTF-8, no lines, or an empty line (vectors could not be told apart by line number).
+        DataError: no such file, not UTF-8, no lines, or an empty line (results are told apart by line number).
     """
     where = "standard input" if source == "-" else source
     try:
@@ -104,10 +108,12 @@ def read_lines(source: str) -> list[str]:
     if not lines[-1]:
         lines.pop()  # the end of the last line, not a line of its own
     if not lines:
-        raise DataError("no text to embed", where=where)
+        raise DataError("it holds no text", where=where)
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            raise DataError("empty line", where=f"{where}:{number}", hint="remove it: every line becomes one vector")
+            raise DataError(
+                "empty line", where=f"{where}:{number}", hint=f"remove it: every line becomes one {becomes}"
+            )
     return lines
 
 

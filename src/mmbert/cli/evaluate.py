@@ -130,6 +130,67 @@ def retrieval(
         note(f"page: {page}")
 
 
+@app.command()
+def mt(
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A folder with captions or text columns, or a corpus by name.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="Language that is written.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model that writes: a folder or a hub id.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="Language that is read. Default: none, images are captioned.")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Read the image, too.")] = False,
+    beam: Annotated[int, typer.Option("--beam", min=1, help="Hypotheses kept; 1 is greedy.")] = 4,
+    length_penalty: Annotated[float, typer.Option("--length-penalty", help="Greater: longer texts.")] = 1.0,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many records.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write JSON lines: src, mt and ref, as COMET reads them.")
+    ] = None,
+    skip_bad: SkipBadOption = False,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Translate data (or caption its images) and compare with what it says: sacreBLEU (13a, cased) and chrF.
+
+    The signatures say exactly how the figures were computed; figures with other signatures do not compare.
+
+    Examples:
+
+      mmbert evaluate mt --model runs/translation/best --data parallel-text:test --from en --to de
+      mmbert evaluate mt --model runs/captions/best --data my-photos:test --to fr --out captions.jsonl
+    """
+    from mmbert.data.records import BadRecords
+    from mmbert.data.sources import open_data
+    from mmbert.evaluation.translation import evaluate_translation, write_texts
+
+    where = None if out is None else output_path(out)
+    bad = BadRecords(skip=skip_bad)
+    records = open_data(data, report=bad)
+    result = evaluate_translation(
+        load_model(model, device),
+        [records[i] for i in range(len(records))],
+        source=source,
+        target=to,
+        images=images,
+        beam=beam,
+        length_penalty=length_penalty,
+        limit=limit,
+        progress=show_progress(),
+    )
+    if where is not None:
+        write_texts(where, result)
+    report = result.report
+    if as_json:
+        left_out = [{"where": place, "reason": reason} for place, reason in bad]
+        print_json({"model": model, "data": data, **report, "left_out": left_out})
+        return
+    print(f"{data}, {source or 'images'} to {to}: {human_count(report['texts'])} texts")
+    for name in ("BLEU", "chrF"):
+        print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
+    note_left_out(bad.found)
+
+
 def split_languages(given: str | None) -> list[str] | None:
     """``"de, fr"`` -> ``["de", "fr"]``; None stays None (all languages)."""
     return None if given is None else given.replace(",", " ").split()

@@ -169,6 +169,8 @@ def _results(facts: dict[str, Any]) -> list[str]:
     """One line per direction: the means over languages."""
     lines = [f"on {_said(facts['data'])}"] if facts.get("data") else []
     for direction, report in (facts.get("evaluation") or {}).items():
+        if isinstance(report, float):  # BLEU and the like
+            lines.append(f"{direction} {report:.2f}")
         mean = report.get("mean") if isinstance(report, dict) else None
         if mean:
             figures = ", ".join(

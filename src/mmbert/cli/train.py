@@ -65,7 +65,11 @@ def train(
         )
         return
     note_left_out(result.skipped)
-    mean = (result.metrics.get("evaluation") or {}).get("text_to_image", {}).get("mean")
+    report = result.metrics.get("evaluation") or {}
+    mean = report.get("text_to_image", {}).get("mean")
     print(f"model: {result.model}  ({result.seconds:.0f} s of training)")
     if mean:
         print("text to image, mean: " + "  ".join(f"{k} {100 * mean[k]:.1f} %" for k in ("R@1", "R@5", "R@10")))
+    single = {name: value for name, value in report.items() if isinstance(value, float)}
+    if single:
+        print("  ".join(f"{name} {value:.2f}" for name, value in single.items()))

@@ -126,6 +126,8 @@ class Network:
         heads_of: the same from the tensors' shapes, where there is no YAML file.
         pretraining: built from the originals' pre-training module: it can mask regions, and its flags say which heads.
         pooled: its head reads the pooled vector, so it has a pooler whether the file says so or not.
+        decoder: it has MM-BERT's decoder.
+        unread: starts of the names of tensors that the original saves and never reads.
     """
 
     architecture: str
@@ -133,6 +135,8 @@ class Network:
     heads_of: Callable[[Shapes], dict[str, Any]] = lambda _: {}
     pretraining: bool = True
     pooled: bool = False
+    decoder: bool = False
+    unread: tuple[str, ...] = ()
 
 
 class LegacySettings:
@@ -243,6 +247,11 @@ NETWORKS: dict[str, Network] = {
     "question-answering": Network(
         "MMBertForQuestionAnswering", _answers, lambda s: {"answer": _classifier_of(s)}, pretraining=False
     ),
+    "encoder-decoder": Network(
+        "MMBertForConditionalGeneration",
+        decoder=True,
+        unread=("decoder.decoder.embeddings.word_embeddings.", "decoder.decoder.pooler."),
+    ),
     "referring-expressions": Network(
         "MMBertForReferringExpressions",
         _grounding,
@@ -259,6 +268,7 @@ TASK_NAMES = {
     "itm": "matching",
     "mlt": "lexical-translation",
     "mt": "translation",
+    "encdec": "encoder-decoder",
     "vqa": "question-answering",
     "refcoco": "referring-expressions",
     "refcoco+": "referring-expressions",
@@ -383,7 +393,16 @@ def _config_from(settings: LegacySettings, name: str, shapes: Shapes) -> MMBertC
         match_outputs=_match_outputs(shapes) if flags["WITH_REL_LOSS"] else 0,
         max_text_tokens=max(lengths, default=64),
         vision=_vision(settings, kind.pretraining),
+        **_decoder(kind, shapes),
     )
+
+
+def _decoder(kind: Network, shapes: Shapes) -> dict[str, Any]:
+    """Options of the decoder; the originals' has 6 layers."""
+    if not kind.decoder:
+        return {}
+    layers = {key.split(".")[4] for key in shapes if key.startswith("decoder.decoder.encoder.layer.")}
+    return {"num_decoder_layers": len(layers) or 6, "decoder_own_embeddings": True}
 
 
 def _check_supported(settings: LegacySettings) -> None:
@@ -482,10 +501,11 @@ def plan_from_tensors(shapes: Shapes, task: str, overrides: Mapping[str, Any] | 
             "region_mask_feature": "object_mask_visual_embedding.weight" in shapes,
             "object_mask_word_embedding": "object_mask_word_embedding.weight" in shapes,
             "with_pooler": "vlbert.pooler.dense.weight" in shapes,
-            "with_mlm_head": "vlbert.mlm_head.predictions.bias" in shapes,
+            "with_mlm_head": any(f"{part}.mlm_head.predictions.bias" in shapes for part in ("vlbert", "decoder")),
             "num_region_classes": shapes.get("vlbert.mvrc_head.region_cls_pred.weight", (0,))[0],
             "match_outputs": _match_outputs(shapes, default=0),
             "vision": _vision_of(shapes),
+            **_decoder(kind, shapes),
         }
         return NetworkPlan(name, _build(name, kind.heads_of(shapes), **(found | dict(overrides or {}))))
     except KeyError as error:

@@ -26,11 +26,13 @@ from mmbert.compat.configs import NETWORKS, NetworkPlan, plan_from_tensors, plan
 from mmbert.compat.keys import Rule, find, rules_for, their_tensors
 from mmbert.compat.vocabularies import load_tokenizer
 from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
-from mmbert.model import modeling, task_models
+from mmbert.model import conditional_generation, modeling, task_models
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
 
 WEIGHTS, RECORD = "model.safetensors", "conversion.json"
+UNREAD = "unread.safetensors"
+"""Tensors that the original saved and never read; only converting back needs them."""
 SHOWN = 5
 """Names that an error lists."""
 
@@ -59,7 +61,8 @@ class ConversionReport:
 def model_class(config: MMBertConfig) -> type[MMBertForPreTraining]:
     """The class that a configuration names as its architecture."""
     name = (config.architectures or ["MMBertForPreTraining"])[0]
-    found = getattr(task_models, name, None) or getattr(modeling, name, None)
+    homes = (task_models, conditional_generation, modeling)
+    found = next((getattr(home, name) for home in homes if hasattr(home, name)), None)
     if found is None:
         raise ConfigError(f"unknown architecture {name!r}")
     return found
@@ -117,7 +120,14 @@ def convert(
         (folder / RECORD).write_text(json.dumps(_record(read, plan, report), ensure_ascii=False), "utf-8")
         (folder / "README.md").write_text(_card(checkpoint, plan, report), "utf-8")
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        unread = {name: tensor.contiguous() for name, tensor in read.tensors.items() if _unread(plan, name)}
+        if unread:
+            save_file(unread, folder / UNREAD)
     return report
+
+
+def _unread(plan: NetworkPlan, name: str) -> bool:
+    return name.startswith(NETWORKS[plan.task].unread)
 
 
 def assemble(
@@ -149,7 +159,7 @@ def assemble(
             missing += absent
             continue
         made[ours] = _put_together(found[0], names, read, wanted, where)
-    leftover = sorted(set(read.tensors) - used)
+    leftover = sorted(name for name in set(read.tensors) - used if not _unread(plan, name))
     if (missing or leftover) and not allow_partial:
         parts = [f"{len(n)} {what}: {_some(n)}" for what, n in (("missing", missing), ("left over", leftover)) if n]
         raise CheckpointError(
@@ -201,14 +211,11 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
             raise UsageError(f"{path} exists already", hint="give a new file")
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}", hint="create it first")
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            ours = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as error:
-        raise CheckpointError(f"cannot read the weights: {error}", where=str(folder / WEIGHTS)) from error
+    ours = _tensors(folder / WEIGHTS)
+    unread = _tensors(folder / UNREAD) if (folder / UNREAD).is_file() else {}
     missing = set(record.get("missing", ()))
     try:
-        theirs = their_tensors(rules_for(config), ours)
+        theirs = their_tensors(rules_for(config), ours) | unread
     except KeyError as error:
         raise CheckpointError(
             f"{error.args[0]} has no counterpart in VL-BERT's networks",
@@ -229,6 +236,14 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
     finally:
         partial.unlink(missing_ok=True)
     return ConversionReport(out, record.get("task", ""), len(ours), [], [], [])
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:
+        raise CheckpointError(f"cannot read the weights: {error}", where=str(path)) from error
 
 
 def _usual_keys(theirs: Mapping[str, Tensor], nested: bool) -> list[str]:

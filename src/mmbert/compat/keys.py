@@ -113,6 +113,36 @@ PRETRAINING_HEADS = (
     _same("region_head.predictor", "vlbert.mvrc_head.region_cls_pred"),
     _same("match_head", "vlbert.relationsip_head.caption_image_relationship"),
 )
+_WRITER, _THEIR_WRITER = "decoder.layers.{n}.", "decoder.decoder.encoder.layer.{n}."
+DECODER = (
+    *(Rule(r.ours.replace("trunk.", "decoder.", 1), (r.theirs[0].replace("vlbert.", "decoder.", 1),), r.form)
+      for r in TRUNK if r.ours.startswith("trunk.embeddings.") and r.theirs[0].startswith("vlbert.")),
+    _same("decoder.positions", "decoder.decoder.embeddings.position_embeddings"),
+    _same("decoder.segments", "decoder.decoder.embeddings.token_type_embeddings"),
+    _same("decoder.norm", "decoder.decoder.embeddings.LayerNorm"),
+    Rule(
+        _WRITER + "qkv.{part}",
+        tuple(_THEIR_WRITER + f"attention.self.{name}.{{part}}" for name in ("query", "key", "value")),
+        "stack",
+    ),
+    _same(_WRITER + "attention_output", _THEIR_WRITER + "attention.output.dense"),
+    _same(_WRITER + "attention_norm", _THEIR_WRITER + "attention.output.LayerNorm"),
+    _same(_WRITER + "cross_query", _THEIR_WRITER + "crossattention.self.query"),
+    Rule(
+        _WRITER + "cross_keys_values.{part}",
+        tuple(_THEIR_WRITER + f"crossattention.self.{name}.{{part}}" for name in ("key", "value")),
+        "stack",
+    ),
+    _same(_WRITER + "cross_output", _THEIR_WRITER + "crossattention.output.dense"),
+    _same(_WRITER + "cross_norm", _THEIR_WRITER + "crossattention.output.LayerNorm"),
+    _same(_WRITER + "intermediate", _THEIR_WRITER + "intermediate.dense"),
+    _same(_WRITER + "output", _THEIR_WRITER + "output.dense"),
+    _same(_WRITER + "output_norm", _THEIR_WRITER + "output.LayerNorm"),
+    _same("token_head.dense", "decoder.mlm_head.predictions.transform.dense"),
+    _same("token_head.norm", "decoder.mlm_head.predictions.transform.LayerNorm"),
+    Rule("token_head.bias", ("decoder.mlm_head.predictions.bias",)),
+)  # fmt: skip
+"""Rules of MM-BERT's decoder, which has the token head; they come before the others."""
 TASK_HEADS: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("lexical", "linear"): (_same("heads.lexical.predictor", "vlbert.MLT_head.MLT_cls_pred"),),
     ("answer", "linear"): (_same("heads.answer.predictor", "final_mlp.1"),),
@@ -158,7 +188,8 @@ def rules_for(config: MMBertConfig) -> tuple[Rule, ...]:
     """The table of a network."""
     heads = (TASK_HEADS.get((name, options["kind"]), ()) for name, options in (config.heads or {}).items())
     vision = VISION.get((config.vision or {}).get("kind", ""), ())
-    return (*TRUNK, *vision, *PRETRAINING_HEADS, *(rule for rules in heads for rule in rules))
+    decoder = DECODER if config.decoder_own_embeddings else ()
+    return (*decoder, *TRUNK, *vision, *PRETRAINING_HEADS, *(rule for rules in heads for rule in rules))
 
 
 def find(rules: Iterable[Rule], ours: str) -> tuple[Rule, tuple[str, ...]] | None:

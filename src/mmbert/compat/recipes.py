@@ -202,6 +202,13 @@ def _matching(settings: LegacySettings) -> dict[str, Any]:
     return {"pairs": {"options": {"languages": languages}, **_size(sum(_batches(settings)))}}
 
 
+def _translation(settings: LegacySettings) -> dict[str, Any]:
+    """English to German. A step has as many rows as theirs, each with one prefix of another sentence."""
+    objectives = {"mlm": {"weight": 1.0, "per_sequence": bool(settings.network("MLM_LOSS_NORM_IN_BATCH_FIRST"))}}
+    options = {"sources": ["en"], "targets": ["de"], "images": not settings.module.endswith("NoVision"), "prefixes": 1}
+    return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -219,7 +226,7 @@ FAMILIES = {
     "translation-retrieval": Family(),
     "distance": Family(),
     "lexical-translation": Family(),
-    "translation": Family(),
+    "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),
     "question-answering": Family(),
     "commonsense-reasoning": Family(),

@@ -19,7 +19,7 @@ from mmbert.errors import DataError
 from mmbert.model.packed import NO_IMAGE, PackedBatch, Pixels, RegionTable, SequenceSpec, Target, pack
 from mmbert.vision.regions import Regions
 
-Scope = Literal["token", "region", "feature", "sequence"]
+Scope = Literal["token", "region", "feature", "sequence", "written"]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Label:
     Attributes:
         objective: the objective's name.
         scope: what ``places`` number: text positions, regions, rows of regions in the table (``feature``: read before
-            the encoder), or the sequence itself (``places`` is [0]).
+            the encoder), the sequence itself (``places`` is [0]), or positions of the written text.
         places: [m].
         values: [m, ...] labels. For region scope they may be None: the label is then the region's own table row.
         extra: [m] further numbers per place.
@@ -54,6 +54,7 @@ class Example:
         region_numbers: [m] regions used, in order; None takes all.
         masked: [m] regions whose feature is hidden; None hides none. Region 0 is then the mean of the others.
         labels: what is to be predicted, by target name.
+        written: [w] ids of the text that continues the sequence; None for none.
     """
 
     token_ids: np.ndarray
@@ -63,6 +64,7 @@ class Example:
     region_numbers: np.ndarray | None = None
     masked: np.ndarray | None = None
     labels: dict[str, Label] = field(default_factory=dict)
+    written: np.ndarray | None = None
 
 
 def collate(
@@ -100,17 +102,24 @@ def collate(
         if key is None:
             specs.append(SequenceSpec(example.token_ids, example.segments, NO_IMAGE))
             base_rows.append(None)
+            _continue(specs[-1], example)
             continue
         i = number[key]
         spec, base = _with_image(example, np.arange(first_rows[i], first_rows[i + 1]), None if blanking else extension)
         specs.append(spec)
         base_rows.append(base)
+        _continue(spec, example)
     if table is not None:
         extension.apply(table)
         for spec in specs:
             _settle(spec, extension.pooled_row(0))
     targets = _targets(examples, specs, base_rows)
     return pack(specs, regions=table, pixels=pixels, targets=targets)
+
+
+def _continue(spec: SequenceSpec, example: Example) -> None:
+    if example.written is not None:
+        spec.written = example.written
 
 
 class _Extension:
@@ -197,7 +206,7 @@ def _targets(
 ) -> dict[str, Target]:
     """Merge the labels of all examples by target name, places turned into flat positions or sequence numbers."""
     collected: dict[str, list[tuple[Label, np.ndarray, np.ndarray]]] = {}
-    start = 0
+    start, written = 0, sum(map(len, specs))
     for number, (example, spec, base) in enumerate(zip(examples, specs, base_rows, strict=True)):
         for name, label in example.labels.items():
             values = label.values
@@ -208,6 +217,8 @@ def _targets(
                 positions = base[label.places]
             elif label.scope == "token":
                 positions = start + label.places
+            elif label.scope == "written":
+                positions = written + label.places
             else:
                 assert base is not None
                 positions = start + len(spec.token_ids) + label.places
@@ -215,6 +226,7 @@ def _targets(
             assert values is not None
             collected.setdefault(name, []).append((label, positions, values))
         start += len(spec)
+        written += len(spec.written)
     return {name: _merge(parts) for name, parts in collected.items()}
 
 

@@ -117,19 +117,28 @@ class PackedSelfAttention(nn.Module):
         self.dropout = dropout
         self.qkv = Linear(hidden_size, 3 * hidden_size)
 
-    def forward(self, hidden: Tensor, plan: AttentionPlan, keep_weights: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        plan: AttentionPlan,
+        keep_weights: list[Tensor] | None = None,
+        keep_keys: list[Tensor] | None = None,
+    ) -> Tensor:
         """Mix the positions of each sequence.
 
         Args:
             hidden: [P, H], in the plan's order.
             plan: the batch's groups.
             keep_weights: a list that receives, per sequence in the plan's order, [heads, length, length] weights.
+            keep_keys: a list that receives [P, 2 * H] keys and values, in the plan's order.
 
         Returns:
             [P, H] before the output projection.
         """
         rate = self.dropout if self.training else 0.0
         qkv = self.qkv(hidden)
+        if keep_keys is not None:
+            keep_keys.append(qkv[:, hidden.shape[1] :])
         if self._varlen_fits(qkv, rate) and keep_weights is None:
             query, key, value = qkv.view(-1, 3, self.heads, self.head_size).unbind(1)
             mixed: Tensor = varlen_attn(  # type: ignore[assignment]

@@ -58,6 +58,10 @@ class MMBertConfig(PreTrainedConfig):
         vision: the vision encoder and its options, ``{"kind": "grid", ...}``; None for precomputed features.
         region_encoder: identity of the encoder whose precomputed regions the model was trained with; it refuses those
             of another. None: not known (a converted checkpoint), or never trained with any.
+        num_decoder_layers: layers of a decoder that writes text while it looks at the trunk's states (an
+            encoder-decoder); 0: the trunk itself writes (a prefix language model).
+        decoder_own_embeddings: the decoder has tables and visual inputs of its own, and adds positions and a segment a
+            second time (MM-BERT's); else it shares the trunk's.
         mask_token_id: the ``[MASK]`` at which answers and translations are read, where the model has such a head.
         max_text_tokens: longest text, special tokens included, that the processor makes.
     """
@@ -108,6 +112,8 @@ class MMBertConfig(PreTrainedConfig):
     hub_weight: float | int = 0.0
     vision: dict[str, Any] | None = None
     region_encoder: str | None = None
+    num_decoder_layers: int = 0
+    decoder_own_embeddings: bool = False
     mask_token_id: int | None = None
     max_text_tokens: int = 64
     tie_word_embeddings: bool = True
@@ -122,6 +128,8 @@ class MMBertConfig(PreTrainedConfig):
             raise ValueError(f"pooling is first or product, not {self.pooling!r}")
         if self.match_outputs not in (0, 1, 2):
             raise ValueError(f"match_outputs is 0, 1 or 2, not {self.match_outputs}")
+        if self.decoder_own_embeddings and not self.num_decoder_layers:
+            raise ValueError("decoder_own_embeddings needs num_decoder_layers")
         if self.match_outputs and not self.with_pooler:
             raise ValueError("the match head needs with_pooler")
 

@@ -106,17 +106,23 @@ class VisualInput(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Linguistic + visual + position + segment, LayerNorm, dropout, for every packed position."""
+    """Linguistic + visual + position + segment, LayerNorm, dropout, for every packed position.
 
-    def __init__(self, config: MMBertConfig) -> None:
+    Args:
+        config: of the model.
+        region_words: has the linguistic vectors of regions; without, ``forward`` is given one.
+    """
+
+    def __init__(self, config: MMBertConfig, *, region_words: bool = True) -> None:
         super().__init__()
         hidden = config.hidden_size
         self.words = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
         self.special_words = nn.Embedding(config.num_special_words, hidden) if config.word_embedding_frozen else None
         self.positions = nn.Embedding(config.max_position_embeddings, hidden)
         self.segments = nn.Embedding(config.type_vocab_size, hidden)
-        self.region_word = nn.Parameter(torch.empty(hidden))
-        self.masked_region_word = nn.Parameter(torch.empty(hidden)) if config.object_mask_word_embedding else None
+        masked = region_words and config.object_mask_word_embedding
+        self.region_word = nn.Parameter(torch.empty(hidden)) if region_words else None
+        self.masked_region_word = nn.Parameter(torch.empty(hidden)) if masked else None
         self.end_word = nn.Parameter(torch.empty(hidden))
         text_only = config.text_only_visual_size or config.visual_size
         self.text_only_visual = nn.Parameter(torch.zeros(text_only)) if config.text_only_visual else None
@@ -134,20 +140,27 @@ class Embeddings(nn.Module):
         self.words.weight.requires_grad_(self.special_words is None)
         self.positions.weight.requires_grad_(not self.positions_frozen)
 
-    def forward(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+    def forward(self, batch: PackedBatch, region_vectors: Tensor | None, region_word: Tensor | None = None) -> Tensor:
         """Embed a batch.
 
         Args:
             batch: P packed positions.
             region_vectors: [N', V] the extended region table, embedded; None in a batch of texts.
+            region_word: [H] linguistic vector of regions, where these embeddings have none of their own.
 
         Returns:
             [P, H].
         """
-        linguistic = self._linguistic(batch)
-        visual = self._visual(batch, region_vectors)
+        linguistic = self._linguistic(batch, self.region_word if region_word is None else region_word)
+        visual = self.visual(batch, region_vectors)
         position = self.positions(batch.position_ids + self.position_offset)
         return self.dropout(self.norm(linguistic + visual + position + self.segments(batch.segment_ids)))
+
+    def embed_text(self, token_ids: Tensor, visual: Tensor, position_ids: Tensor, segment: int) -> Tensor:
+        """[T] tokens in one segment, with the [T, H] visual part of each, to [T, H]."""
+        position = self.positions(position_ids + self.position_offset)
+        summed = self.word_vectors(token_ids) + visual + position + self.segments.weight[segment]
+        return self.dropout(self.norm(summed))
 
     def word_vectors(self, token_ids: Tensor) -> Tensor:
         """[T] ids to [T, H]; the first rows come from their trainable copy when the table is frozen."""
@@ -157,12 +170,15 @@ class Embeddings(nn.Module):
         special = token_ids < self.special_words.num_embeddings
         return torch.where(special.unsqueeze(1), self.special_words(token_ids * special), vectors)
 
-    def _linguistic(self, batch: PackedBatch) -> Tensor:
-        masked = self.region_word if self.masked_region_word is None else self.masked_region_word
-        markers = torch.stack([self.region_word, masked, self.end_word, torch.zeros_like(self.end_word)])
+    def _linguistic(self, batch: PackedBatch, region_word: Tensor | None) -> Tensor:
+        zero = torch.zeros_like(self.end_word)
+        region = zero if region_word is None else region_word
+        masked = region if self.masked_region_word is None else self.masked_region_word
+        markers = torch.stack([region, masked, self.end_word, zero])
         return torch.cat([self.word_vectors(batch.token_ids), markers]).index_select(0, batch.linguistic_index)
 
-    def _visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+    def visual(self, batch: PackedBatch, region_vectors: Tensor | None) -> Tensor:
+        """[P, H] visual part of each position; arguments as in ``forward``."""
         expected = [0 if batch.regions is None else batch.regions.extended_length, self.visual_size]
         if region_vectors is not None and list(region_vectors.shape) != expected:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from mmbert.model.attention import AttentionPlan, PackedSelfAttention, cut_plan,
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 from mmbert.model.linear import Linear
+from mmbert.model.writing import View
 
 NUMBERS_PER_THREAD = 1 << 20
 """Size of the widest tensor, per thread (but at least for four), when a batch is run by parts: 4 MB in fp32."""
@@ -41,11 +43,22 @@ class EncoderLayer(nn.Module):
         plan: AttentionPlan,
         keep_weights: list[Tensor] | None = None,
         rows: Tensor | None = None,
+        keep_keys: list[Tensor] | None = None,
     ) -> Tensor:
         """[P, H] to [P, H], or to [R, H] where only the states of the R positions ``rows`` are wanted."""
-        mixed = self.attention(hidden, plan, keep_weights)
+        mixed = self.attention(hidden, plan, keep_weights, keep_keys)
         if rows is not None:
             mixed, hidden = mixed.index_select(0, rows), hidden.index_select(0, rows)
+        return self._after_attention(mixed, hidden)
+
+    def write(self, hidden: Tensor, view: View, number: int) -> Tensor:
+        """[T, H] to [T, H] for text that is written: it sees its sequence, and what is written before it."""
+        query, own = self.attention.qkv(hidden).split([hidden.shape[1], 2 * hidden.shape[1]], dim=1)
+        rate = self.attention.dropout if self.training else 0.0
+        mixed = view.attend(number, query, own, memory=True, heads=self.attention.heads, rate=rate)
+        return self._after_attention(mixed, hidden)
+
+    def _after_attention(self, mixed: Tensor, hidden: Tensor) -> Tensor:
         hidden = self.attention_norm(self.dropout(self.attention_output(mixed)) + hidden)
         expanded = self._activate(self.intermediate(hidden))
         return self.output_norm(self.dropout(self.output(expanded)) + hidden)
@@ -54,6 +67,19 @@ class EncoderLayer(nn.Module):
         if torch.is_grad_enabled() or not isinstance(self.activation, GELUActivation):
             return self.activation(values)
         return torch.ops.aten.gelu_(values)  # in place, which nn.functional has not
+
+
+@dataclass
+class KeptKeys:
+    """What the encoder leaves for text that continues its sequences.
+
+    Attributes:
+        layers: per layer [P, 2 * H] keys and values.
+        rows: [P] row of each position in them; None where they are the same.
+    """
+
+    layers: list[Tensor] = field(default_factory=list)
+    rows: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -75,6 +101,7 @@ class Encoder(nn.Module):
         rows: Tensor | None = None,
         all_states: list[Tensor] | None = None,
         attentions: list[list[Tensor]] | None = None,
+        kept: KeptKeys | None = None,
     ) -> Tensor:
         """Run all layers.
 
@@ -84,6 +111,7 @@ class Encoder(nn.Module):
             rows: [R] positions whose last states are wanted; the last layer does most of its work on these only.
             all_states: receives the states before the first and after each layer, [P, H] in stream order.
             attentions: receives per layer a list of B weights [heads, length, length], in batch order.
+            kept: receives keys and values (gradient checkpointing is then of no use, and not done).
 
         Returns:
             [P, H] last states in stream order, or [R, H] those of ``rows``.
@@ -93,9 +121,11 @@ class Encoder(nn.Module):
             hidden = hidden.index_select(0, plan.order)
         if rows is not None and plan.inverse is not None:
             rows = plan.inverse.index_select(0, rows)
-        observed = all_states is not None or attentions is not None
+        observed = all_states is not None or attentions is not None or kept is not None
+        if kept is not None:
+            kept.rows = plan.inverse
         if torch.is_grad_enabled() or observed or hidden.device.type != "cpu":
-            hidden = self._run(hidden, plan, rows, all_states, attentions)
+            hidden = self._run(hidden, plan, rows, all_states, attentions, kept)
         else:
             hidden = self._run_by_parts(hidden, plan, rows)
         if all_states is not None:
@@ -112,21 +142,30 @@ class Encoder(nn.Module):
         rows: Tensor | None,
         all_states: list[Tensor] | None = None,
         attentions: list[list[Tensor]] | None = None,
+        kept_keys: KeptKeys | None = None,
     ) -> Tensor:
         """All layers on all sequences; everything in the plan's order."""
+        keys = None if kept_keys is None else kept_keys.layers
         if all_states is not None:
             all_states.append(hidden)
         for layer in self.layers:
             wanted = rows if layer is self.layers[-1] else None
             kept: list[Tensor] | None = [] if attentions is not None else None
-            if self.gradient_checkpointing and self.training:
+            if self.gradient_checkpointing and self.training and keys is None:
                 hidden = self._gradient_checkpointing_func(layer.__call__, hidden, plan, kept, wanted)
             else:
-                hidden = layer(hidden, plan, kept, wanted)
+                hidden = layer(hidden, plan, kept, wanted, keys)
             if all_states is not None:
                 all_states.append(hidden)
             if attentions is not None and kept is not None:
                 attentions.append(kept)
+        return hidden
+
+    def write(self, hidden: Tensor, view: View) -> Tensor:
+        """All layers on [T, H] positions of text that is written, in the view's order."""
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, EncoderLayer)
+            hidden = layer.write(hidden, view, number)
         return hidden
 
     def _run_by_parts(self, hidden: Tensor, plan: AttentionPlan, rows: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ at ``[MASK]`` and appends it to the prefix, until ``[STOP]``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -57,6 +57,7 @@ def generate_at_mask(
     behind_first_mask: int | None = None,
     keep_finished: bool = False,
     keep_logits: int = 0,
+    read: Callable[[list[SequenceSpec], list[int], list[int]], Tensor] | None = None,
 ) -> Generated:
     """Greedy generation.
 
@@ -71,6 +72,8 @@ def generate_at_mask(
         keep_finished: go on asking for rows that have had their ``[STOP]``, as the originals do; the number of steps is
             the same, only ``ids`` behind the end differ.
         keep_logits: return the logits of so many first steps.
+        read: gives the [n, K] logits of n sequences, each at its place, for the rows that they belong to; None asks the
+            trunk and its token head.
 
     Returns:
         ids, lengths and logits.
@@ -92,12 +95,15 @@ def generate_at_mask(
         asked = list(range(rows)) if keep_finished else np.flatnonzero(~finished).tolist()
         extra = [behind_first_mask] if steps == 0 and behind_first_mask is not None else []
         texts = [np.array([*prompts[i].token_ids, *prefixes[i], mask_id, *extra, sep_id]) for i in asked]
-        batch = pack([replace(prompts[i], token_ids=t) for i, t in zip(asked, texts, strict=True)], regions=regions)
+        specs = [replace(prompts[i], token_ids=t) for i, t in zip(asked, texts, strict=True)]
         offsets = [len(prompts[i].token_ids) + len(prefixes[i]) for i in asked]
-        batch = batch.to(device)
-        places = batch.starts + torch.tensor(offsets, device=device)
-        states = model.trunk(batch, positions=places, region_vectors=vectors).last_hidden_state
-        found = model.token_logits(states).float().cpu()
+        if read is not None:
+            found = read(specs, offsets, asked).float().cpu()
+        else:
+            batch = pack(specs, regions=regions).to(device)
+            places = batch.starts + torch.tensor(offsets, device=device)
+            states = model.trunk(batch, positions=places, region_vectors=vectors).last_hidden_state
+            found = model.token_logits(states).float().cpu()
         top, chosen = found.max(-1)
         ids[asked, steps], best[asked, steps] = chosen, top
         if len(logits) < keep_logits:

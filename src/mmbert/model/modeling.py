@@ -12,8 +12,9 @@ from transformers.utils import ModelOutput
 
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
+from mmbert.model.decoder import Decoder, join_states, packed_view
 from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
-from mmbert.model.encoder import Encoder
+from mmbert.model.encoder import Encoder, KeptKeys
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
 from mmbert.model.packed import PackedBatch, RegionTable, without_regions
 from mmbert.plugins import load, names
@@ -110,7 +111,9 @@ class MMBertModel(MMBertPreTrainedModel):
     """
 
     # A trunk alone leaves the heads in a checkpoint aside, and that is no news.
-    _keys_to_ignore_on_load_unexpected = [r"^(token_head|region_head|feature_head|match_head|embedding_head|heads)\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(token_head|region_head|feature_head|match_head|embedding_head|heads|decoder)\."
+    ]
 
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__(config)
@@ -173,7 +176,7 @@ class MMBertModel(MMBertPreTrainedModel):
         Args:
             batch: the sequences.
             positions: [S] flat positions whose last states are wanted, for heads that read no others: the last layer
-                then does little else. None gives all.
+                then does little else. None gives all. Positions of continuations are numbered behind all others.
             region_vectors: the extended region table, embedded by an earlier pass over the same images.
             output_hidden_states, output_attentions: also return each layer's states and weights.
         """
@@ -184,6 +187,8 @@ class MMBertModel(MMBertPreTrainedModel):
             table, region_vectors = self.embed_regions(batch)
         states: list[Tensor] | None = [] if output_hidden_states else None
         attentions: list[list[Tensor]] | None = [] if output_attentions else None
+        kept = None if batch.continuation is None else KeptKeys()
+        inside = positions if positions is None or kept is None else positions[positions < batch.num_positions]
         pooled_from = [batch.starts]
         if isinstance(self.pooler, ProductPooler):
             pooled_from.append(batch.after_text)
@@ -191,14 +196,17 @@ class MMBertModel(MMBertPreTrainedModel):
             self.embeddings(batch, region_vectors),
             batch.lengths,
             batch.cu_seqlens,
-            rows=None if positions is None else torch.cat([*pooled_from, positions]),
+            rows=None if inside is None else torch.cat([*pooled_from, inside]),
             all_states=states,
             attentions=attentions,
+            kept=kept,
         )
-        if positions is None:
+        if inside is None:
             pooled_states = [hidden.index_select(0, rows) for rows in pooled_from]
         else:
-            *pooled_states, hidden = hidden.split([*(len(rows) for rows in pooled_from), len(positions)])
+            *pooled_states, hidden = hidden.split([*(len(rows) for rows in pooled_from), len(inside)])
+        if kept is not None:
+            hidden = join_states(hidden, self._write(batch, region_vectors, kept), positions, batch.num_positions)
         pooled = self.pooler(*pooled_states) if self.pooler is not None else None
         return MMBertOutput(
             last_hidden_state=hidden,
@@ -208,6 +216,19 @@ class MMBertModel(MMBertPreTrainedModel):
             hidden_states=tuple(states) if states is not None else None,
             attentions=tuple(attentions) if attentions is not None else None,
         )
+
+    def encode(self, batch: PackedBatch, region_vectors: Tensor | None, kept: KeptKeys | None = None) -> Tensor:
+        """[P, H] last states of a batch whose regions are embedded; continuations are left aside."""
+        hidden = self.embeddings(batch, region_vectors)
+        return self.encoder(hidden, batch.lengths, batch.cu_seqlens, kept=kept)
+
+    def _write(self, batch: PackedBatch, region_vectors: Tensor | None, kept: KeptKeys) -> Tensor:
+        """[T, H] last states of the continuations."""
+        assert batch.continuation is not None
+        written = replace(batch.continuation, regions=batch.regions)
+        view = packed_view(batch, kept.layers, kept.rows)
+        hidden = self.embeddings(written, region_vectors).index_select(0, view.order)
+        return self.encoder.write(hidden, view).index_select(0, view.inverse)
 
 
 class MMBertForPreTraining(MMBertPreTrainedModel):
@@ -226,6 +247,7 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         self.match_head = nn.Linear(config.hidden_size, config.match_outputs) if config.match_outputs else None
         self.embedding_head = EmbeddingHead(config) if config.embedding_size else None
         self.heads = nn.ModuleDict({name: build_head(config, name) for name in config.heads or {}})
+        self.decoder = Decoder(config) if config.num_decoder_layers else None
         self.post_init()
         # post_init takes the trunk's patterns over; here a head too many is a fault.
         self._keys_to_ignore_on_load_unexpected = set()
@@ -236,17 +258,34 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.trunk.set_input_embeddings(value)
 
-    def forward(self, batch: PackedBatch, **kwargs: Any) -> MMBertOutput:
-        """The trunk's output; see :meth:`MMBertModel.forward`."""
-        return self.trunk(batch, **kwargs)
+    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        """The trunk's output; see :meth:`MMBertModel.forward`.
+
+        In a model with a decoder the states of continuations are the decoder's.
+        """
+        if self.decoder is None or batch.continuation is None:
+            return self.trunk(batch, positions=positions, **kwargs)
+        if self.config.ignore_regions:
+            batch = without_regions(batch)
+        output = self.trunk(replace(batch, continuation=None), **kwargs)
+        states = output.last_hidden_state
+        assert states is not None
+        written = self.decoder(batch, states, self.trunk.embeddings, output.region_vectors)
+        inside = states if positions is None else states.index_select(0, positions[positions < len(states)])
+        return replace(output, last_hidden_state=join_states(inside, written, positions, len(states)))
 
     def token_logits(self, states: Tensor, *, train_table: bool = True) -> Tensor:
         """[M, H] states of text positions to [M, K] vocabulary logits.
 
         With ``train_table`` off no gradient reaches the word table from here (it does from the input side).
         """
-        table = self.get_input_embeddings().weight
+        table = self.get_output_table()
         return self._head("token_head")(states, table if train_table else table.detach())
+
+    def get_output_table(self) -> Tensor:
+        """[K, H] word vectors that vocabulary logits are made with: the decoder's where it has its own."""
+        own = self.decoder is not None and self.decoder.own
+        return self.decoder.embeddings.words.weight if own else self.get_input_embeddings().weight  # type: ignore[union-attr]
 
     def region_logits(self, states: Tensor) -> Tensor:
         """[M, H] states of regions to [M, C] class logits."""

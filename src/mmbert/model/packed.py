@@ -3,6 +3,9 @@
 This is what flows from collation into the encoder. A sequence is ``tokens, regions, [END]``; the batch is their
 concatenation, and ``cu_seqlens`` says where each starts. Regions live once in a table; sequences refer to its rows,
 so that one image may stand in many sequences (captions, candidate answers, re-ranking) and is embedded once.
+
+A sequence may be *continued* by text that the model writes (a translation, a caption): it sees its whole sequence and
+what is written before it, and is seen by neither. All continuations form a packed batch of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ BLANK = -2
 TEXT, REGION, MASKED_REGION, END = 0, 1, 2, 3
 Pixels = Tensor | list[Tensor]
 """[I, 3, S, S] images of one size, or I images [3, h, w] of several."""
-REGION_SEGMENT = 2
+WRITTEN_SEGMENT, REGION_SEGMENT = 1, 2
 
 
 def _no_ints() -> np.ndarray:
@@ -42,6 +45,7 @@ class SequenceSpec:
         region_rows: [m] table rows of the regions (``BLANK``: zeros in the place of both vectors of a region).
         region_masked: [m] True where the region is masked; None for none.
         end: whether ``[END]`` closes the sequence.
+        written: [w] ids of the text that continues the sequence; not counted in its length.
     """
 
     token_ids: np.ndarray
@@ -50,6 +54,7 @@ class SequenceSpec:
     region_rows: np.ndarray = field(default_factory=_no_ints)
     region_masked: np.ndarray | None = None
     end: bool = True
+    written: np.ndarray = field(default_factory=_no_ints)
 
     def __len__(self) -> int:
         return len(self.token_ids) + len(self.region_rows) + int(self.end)
@@ -150,6 +155,8 @@ class PackedBatch:
         blank_regions: whether a sequence has regions without content (row ``BLANK``).
         targets: labelled positions by name.
         sequences: the specs it was packed from (host side), for building further sequences of the same parts.
+        continuation: the text that continues sequences, one packed sequence each; its regions are this batch's.
+        continued: numbers of the sequences that it continues.
     """
 
     cu_seqlens: Tensor
@@ -166,6 +173,8 @@ class PackedBatch:
     blank_regions: bool = False
     targets: dict[str, Target] = field(default_factory=dict)
     sequences: list[SequenceSpec] = field(default_factory=list)
+    continuation: PackedBatch | None = None
+    continued: list[int] = field(default_factory=list)
 
     @property
     def num_sequences(self) -> int:
@@ -291,9 +300,21 @@ def pack(
         targets=targets or {},
         sequences=list(sequences),
     )
+    batch.continued = [number for number, spec in enumerate(sequences) if len(spec.written)]
+    if batch.continued:
+        batch.continuation = _pack_written([sequences[number] for number in batch.continued], regions)
     if device is not None:
         batch = batch.to(device)
     return replace(batch, regions=regions, pixels=pixels)
+
+
+def _pack_written(sequences: Sequence[SequenceSpec], regions: RegionTable | None) -> PackedBatch:
+    """The text that continues sequences: positions from 0, a segment of its own, tied to the image as a whole."""
+    written = [
+        SequenceSpec(spec.written, WRITTEN_SEGMENT, int(np.asarray(spec.text_rows).reshape(-1)[0]), end=False)
+        for spec in sequences
+    ]
+    return replace(pack(written, regions=regions), regions=None)
 
 
 def without_regions(batch: PackedBatch) -> PackedBatch:
@@ -312,6 +333,7 @@ def without_regions(batch: PackedBatch) -> PackedBatch:
         regions=None,
         pixels=None,
         blank_regions=True,
+        continuation=None if batch.continuation is None else without_regions(batch.continuation),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +13,21 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from mmbert.errors import ConfigError, DataError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+STOP = "[STOP]"
+"""What MM-BERT's networks write at the end of a text."""
+_LANGUAGE = re.compile(r"\[2([A-Za-z]{2,3}(?:-[A-Za-z0-9]+)*)\]")
+
+
+def language_token(language: str) -> str:
+    """The token that begins a text to be written in this language: ``[2de]``, ``[2zh-Hant]`` (Johnson et al., 2017)."""
+    return f"[2{language}]"
+
+
+def writing_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Languages that a model with this tokenizer can write, each with the id of its token."""
+    found = ((_LANGUAGE.fullmatch(token), number) for token, number in tokenizer.get_vocab().items())
+    return {match[1]: number for match, number in sorted(found, key=lambda f: f[1]) if match}
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_piece_length: int = 16) -> PreTrainedTokenizerFast:

@@ -7,14 +7,17 @@ from typing import Any
 
 from mmbert.api.front_door import MMBert
 from mmbert.model.modeling import parameter_count
+from mmbert.plugins import load
 from mmbert.training.recipe import Recipe
+
+MEASURES = "mmbert.evaluation.measures"
 
 
 def write_card(folder: Path, recipe: Recipe, bert: MMBert, metrics: dict[str, Any]) -> None:
     """Write ``README.md`` into a model folder.
 
     Args:
-        metrics: as in ``metrics.json``: ``evaluation`` (from ``evaluate_retrieval``, or empty) and its ``data``.
+        metrics: as in ``metrics.json``: ``evaluation`` (the report of the recipe's measure, or empty) and its ``data``.
     """
     config, report = bert.config, metrics["evaluation"]
     languages = sorted(k for k in report.get("text_to_image", {}) if k not in ("mean", "und"))
@@ -47,14 +50,16 @@ def write_card(folder: Path, recipe: Recipe, bert: MMBert, metrics: dict[str, An
         data = recipe.data if component.data is None else component.data
         lines.append(f"- {name}: task {component.task}, data {_short(data)}, objectives {objectives}")
     if report:
+        measure = load(MEASURES, recipe.evaluation.measure)
+        how = measure.how(measure.Options(**recipe.evaluation.measure_options))
         lines += [
             "",
             "## Measured",
             "",
-            f"Retrieval on {_short(metrics['data'])} ({recipe.evaluation.mode}):",
+            f"{_capital(recipe.evaluation.measure)} on {_short(metrics['data'])} ({how}):",
             "",
         ]
-        lines += _table(report)
+        lines += measure.table(report)
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -62,19 +67,11 @@ def _length(recipe: Recipe) -> str:
     return f"{recipe.steps} steps" if recipe.epochs is None else f"{recipe.epochs:g} epochs"
 
 
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
 def _short(data: Any) -> str:
     if not isinstance(data, dict):
         return f"`{data}`"
     return "`" + " ".join(f"{k}={v}" for k, v in data.items()) + "`"
-
-
-def _table(report: dict[str, Any]) -> list[str]:
-    rows = [
-        "| language | text to image R@1 | R@5 | R@10 | image to text R@1 | R@5 | R@10 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for language, to_image in report["text_to_image"].items():
-        to_text = report["image_to_text"].get(language, {})
-        figures = [row.get(k) for row in (to_image, to_text) for k in ("R@1", "R@5", "R@10")]
-        rows.append(f"| {language} | " + " | ".join("" if f is None else f"{100 * f:.1f}" for f in figures) + " |")
-    return rows

@@ -190,9 +190,11 @@ class EvaluationRecipe(_Section):
     """What decides which checkpoint is best.
 
     Attributes:
-        data: where to measure retrieval; None measures nothing.
-        mode: embed, match or rerank.
-        metric: key of the mean, text to image.
+        data: where to measure; None measures nothing.
+        measure: what is measured: a module of ``mmbert.evaluation.measures``, such as ``retrieval`` or ``translation``.
+        options: its options.
+        mode: of retrieval (an option of it): embed, match or rerank.
+        metric: the figure that decides, of those that the measure gives.
         every: steps between evaluations; None evaluates at the end of training only.
         tune_rerank: choose the weights of match logit and hubness in re-ranking on this data whenever a model is saved.
         query_bank: keep the vectors of so many captions of the training data with the model, drawn at random, to tell
@@ -200,11 +202,18 @@ class EvaluationRecipe(_Section):
     """
 
     data: str | dict[str, Any] | None = None
-    mode: Literal["embed", "match", "rerank"] = "embed"
+    measure: str = "retrieval"
+    options: dict[str, Any] = Field(default_factory=dict)
+    mode: Literal["embed", "match", "rerank"] | None = None
     metric: str = "R@1"
     every: int | None = Field(default=None, ge=1)
     tune_rerank: bool = False
     query_bank: int = Field(default=0, ge=0)
+
+    @property
+    def measure_options(self) -> dict[str, Any]:
+        """Options of the measure; ``mode`` is one that recipes may give by itself."""
+        return ({} if self.mode is None else {"mode": self.mode}) | self.options
 
 
 class Recipe(_Section):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -26,8 +27,8 @@ from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import TrainingError
-from mmbert.evaluation.retrieval import evaluate_retrieval
 from mmbert.evaluation.tuning import best_rerank_weights
+from mmbert.plugins import load
 from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
@@ -43,11 +44,11 @@ from mmbert.training.build import (
     typical_queries,
 )
 from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
-from mmbert.training.card import write_card
+from mmbert.training.card import MEASURES, write_card
 from mmbert.training.initialisation import InitReport
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
-from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe
+from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
 from mmbert.training.trainer import PackedTrainer, last_checkpoint
 from mmbert.vision.augment import build_augmentation
 
@@ -269,6 +270,11 @@ class _Run:
         with self.evaluated() as bert:  # its size is part of what a checkpoint holds
             bert.keep_queries(queries)
         self.latest: dict[str, Any] = {}
+        self.measurer = load(MEASURES, recipe.evaluation.measure)
+        try:
+            self.options = self.measurer.Options(**recipe.evaluation.measure_options)
+        except ValidationError as error:
+            raise validation_error(error, self.measurer.Options, "evaluation.options") from error
 
     def callbacks(self) -> list[TrainerCallback]:
         """Averaging first, so that what is measured is up to date."""
@@ -293,10 +299,11 @@ class _Run:
             yield bert
 
     def measure(self) -> dict[str, float]:
-        """Retrieval on the recipe's evaluation data: mean text-to-image figures as ``eval_…``."""
+        """What the recipe's evaluation names, on its data: figures as ``eval_…``."""
         with self.final_weights() as bert:
-            self.latest = evaluate_retrieval(bert, self.records, mode=self.recipe.evaluation.mode)
-        return {f"eval_{k}": float(v) for k, v in self.latest["text_to_image"]["mean"].items()}
+            measured = self.measurer.measure(bert, self.records, self.options)
+        self.latest = measured.report
+        return {f"eval_{name}": value for name, value in measured.figures.items()}
 
     def save(self, folder: Path) -> None:
         """Write a model folder aside, then move it into place."""

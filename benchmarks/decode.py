@@ -1,0 +1,87 @@
+"""Does writing with a cache pay? 8 sources of 16 tokens with 36 regions, 24 tokens written greedily, base size, fp32.
+
+Ours writes behind the packed sequences with the trunk itself (prefix language model) and a cache of keys and values.
+`decode_vs_reencoding`: against the published way on the same weights, which reads source, regions and what is written
+so far again for each token (regions are embedded once, as ours does). `decode_vs_generate`: against transformers'
+`generate` on an encoder-decoder of two BERTs of the same size, whose source is as long as ours with its regions.
+Every way writes all 24 tokens of every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from _common import VOCABULARY, Features, arguments, base_config, in_turn, random_regions, report
+from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+
+from mmbert.data.packing import Example, collate
+from mmbert.data.records import ImageRef
+from mmbert.model.conditional_generation import MMBertForConditionalGeneration
+from mmbert.model.masked_generation import generate_at_mask
+from mmbert.model.packed import PackedBatch
+
+SOURCES, TOKENS, REGIONS, WRITTEN = 8, 16, 36, 24
+START = 200
+
+
+def batch_of(rng: np.random.Generator) -> PackedBatch:
+    """The sources with their regions, each with the first token of its text."""
+    names = [str(i) for i in range(SOURCES)]
+    images = Features({name: random_regions(rng, REGIONS) for name in names})
+    return collate(
+        [
+            Example(
+                rng.integers(1000, VOCABULARY, TOKENS), image=ImageRef(data=b" ", key=name), written=np.array([START])
+            )
+            for name in names
+        ],
+        images,  # type: ignore[arg-type]
+    )
+
+
+def ways(layers: int) -> dict[str, Callable[[], Any]]:
+    """The three ways of writing, by name."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    config = base_config(num_hidden_layers=layers, match_outputs=0, with_pooler=False)
+    ours = MMBertForConditionalGeneration(config).eval()
+    batch = batch_of(rng)
+    bert = {"vocab_size": VOCABULARY, "num_hidden_layers": layers}
+    both = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**bert), BertConfig(**bert))
+    peer = EncoderDecoderModel(both).eval()
+    source = torch.from_numpy(rng.integers(1000, VOCABULARY, (SOURCES, batch.lengths[0])))
+
+    def cached() -> None:
+        written = ours.generate_text(batch, max_new_tokens=WRITTEN, eos_token_id=None)
+        assert written.shape == (SOURCES, 1 + WRITTEN)
+
+    def reencoding() -> None:
+        written = generate_at_mask(
+            ours, batch.sequences, mask_id=103, sep_id=102, stop_id=-1, regions=batch.regions, max_steps=WRITTEN
+        )
+        assert written.ids.shape == (SOURCES, WRITTEN)
+
+    @torch.inference_mode()
+    def generate() -> None:
+        written = peer.generate(
+            source, decoder_start_token_id=101, pad_token_id=0, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN,
+            do_sample=False,
+        )  # fmt: skip
+        assert written.shape == (SOURCES, 1 + WRITTEN)
+
+    return {"cached": cached, "reencoding": reencoding, "generate": generate}
+
+
+def main() -> None:
+    options = arguments(__doc__, "one round instead of three, and two of the twelve layers")
+    times = in_turn(1 if options.quick else 3, ways(2 if options.quick else 12), warm_up=0 if options.quick else 1)
+    for figure, peer in (("decode_vs_reencoding", "reencoding"), ("decode_vs_generate", "generate")):
+        names = {"reencoding": "published re-encoding loop", "generate": "transformers generate, BERT encoder-decoder"}
+        report(figure, times["cached"] / SOURCES * 1000, "ms per text", names[peer], times[peer] / SOURCES * 1000)
+
+
+if __name__ == "__main__":
+    main()

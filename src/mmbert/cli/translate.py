@@ -1,0 +1,59 @@
+"""Translate lines of text with a model that was trained to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmbert.cli.common import DeviceOption, load_model, print_json, show_progress
+
+if TYPE_CHECKING:
+    from mmbert.api.writer import Written
+
+WriterOption = Annotated[str, typer.Option("--model", "-m", help="A model that writes: a folder or a hub id.")]
+BeamOption = Annotated[int, typer.Option("--beam", min=1, help="Hypotheses kept at each step; 1 is greedy.")]
+NBestOption = Annotated[int, typer.Option("--nbest", min=1, help="Texts per input, best first (at most --beam).")]
+PenaltyOption = Annotated[float, typer.Option("--length-penalty", help="Greater: longer texts; 0: the likeliest.")]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="One JSON object per input, with scores.")]
+
+
+def translate(
+    model: WriterOption,
+    to: Annotated[str, typer.Option("--to", help="Language to write, e.g. de.")],
+    text: Annotated[
+        str, typer.Argument(help="A file with one text per line; - is standard input.", show_default=True)
+    ] = "-",
+    beam: BeamOption = 4,
+    nbest: NBestOption = 1,
+    length_penalty: PenaltyOption = 1.0,
+    device: DeviceOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Translate lines of text.
+
+    One line out for each line in (with --nbest N, N lines, best first). The source language need not be said.
+
+    Examples:
+
+      echo "A dog runs through the snow." | mmbert translate --model runs/translation/best --to de
+      mmbert translate captions.en --model runs/translation/best --to de --beam 5 --nbest 3 --json
+    """
+    from mmbert.api.writer import Writer
+    from mmbert.cli.embed import read_lines
+
+    lines = read_lines(text, "translation")
+    writer = Writer(load_model(model, device))
+    found = writer.write(lines, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress())
+    print_written([{"source": line} for line in lines], found, as_json)
+
+
+def print_written(inputs: Sequence[dict[str, Any]], found: Sequence[Sequence[Written]], as_json: bool) -> None:
+    """One line per text, or one JSON object per input with its ``texts`` and scores."""
+    for given, written in zip(inputs, found, strict=True):
+        if as_json:
+            print_json(given | {"texts": [{"text": w.text, "score": w.score} for w in written]})
+        else:
+            for each in written:
+                print(each.text)

@@ -1,0 +1,23 @@
+"""What a training run can measure on its way: one module each, found by name (``retrieval``, ``translation``).
+
+A module has ``Options`` (pydantic), ``measure(model, records, options) -> Measured`` and, for the model
+card, ``how(options)`` in a few words and ``table(report)``, its lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        report: everything, as it is stored beside a model.
+        figures: numbers by name; the recipe names the one by which the best model is kept (greater is better).
+    """
+
+    report: dict[str, Any]
+    figures: dict[str, float]

@@ -1,0 +1,222 @@
+"""Attention of text that is written: to its whole sequence (the memory), and to what is written before it.
+
+Layers of the trunk and of the decoder are run on written text by one of two views. :class:`PackedView` has all
+positions of all texts at once (training, scoring); :class:`WritingCache` keeps keys and values, and takes the next
+positions of every text (generation). Both say ``attend``; what differs is where keys and values stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from mmbert.model.dropout import dropout
+
+Part = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values [c, heads, k, d], and what is added to the scores (broadcast to [c, heads, n, k]), if anything."""
+
+
+class View(Protocol):
+    """What a layer needs to run on written text."""
+
+    def attend(
+        self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
+    ) -> Tensor:
+        """Mix values.
+
+        Args:
+            number: of the layer.
+            query: [T, H], in the view's order.
+            own: [T, 2 * H] keys and values of the same positions, each of which sees itself and those before it.
+            memory: the sequence is seen, too.
+            heads: number of heads.
+            rate: dropout of the weights.
+
+        Returns:
+            [T, H].
+        """
+        ...
+
+
+def joint_attention(query: Tensor, parts: Sequence[Part], rate: float = 0.0) -> Tensor:
+    """Attention of [c, heads, n, d] queries to all parts at once (one softmax over them); returns [c, heads, n, d]."""
+    query = query * query.shape[-1] ** -0.5
+    scores = []
+    for key, _, bias in parts:
+        score = query @ key.transpose(-1, -2)
+        scores.append(score if bias is None else score + bias)
+    weights = torch.softmax(torch.cat(scores, dim=-1) if len(scores) > 1 else scores[0], dim=-1)
+    weights = dropout(weights, rate).to(query.dtype)
+    mixed = [
+        w @ value for w, (_, value, _) in zip(weights.split([p[0].shape[2] for p in parts], -1), parts, strict=True)
+    ]
+    return mixed[0] if len(mixed) == 1 else mixed[0] + mixed[1]
+
+
+def causal_bias(new: int, before: int, like: Tensor) -> Tensor | None:
+    """[new, before + new]: 0 where a position sees another, else the lowest number; None for a single one."""
+    if new == 1:
+        return None
+    hidden = torch.full((new, before + new), torch.finfo(like.dtype).min, dtype=like.dtype, device=like.device)
+    return hidden.triu(before + 1)
+
+
+def _heads(values: Tensor, count: int, heads: int) -> Tensor:
+    """[c * n, H] to [c, heads, n, d]."""
+    return values.reshape(count, -1, heads, values.shape[-1] // heads).transpose(1, 2)
+
+
+def _keys_values(values: Tensor, count: int, heads: int) -> tuple[Tensor, Tensor]:
+    """[c * k, 2 * H] to keys and values [c, heads, k, d]."""
+    size = values.shape[-1] // (2 * heads)
+    return values.reshape(count, -1, 2, heads, size).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[return-value]
+
+
+class PackedView:
+    """Whole texts in one flat row, grouped by equal length, so that no position is padding.
+
+    Their memories differ in length even so: within a group the shorter ones are looked up as wide as the longest, and
+    what is too much gets no weight.
+
+    Args:
+        lengths: of the texts.
+        memory_starts, memory_lengths: where the sequence of each stands in the memory, and its length.
+        memory: per layer [M, 2 * H] keys and values.
+        rows: [M] row of each position in ``memory``; None where they are the same.
+        device: of the tensors.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        memory_starts: Sequence[int],
+        memory_lengths: Sequence[int],
+        memory: list[Tensor],
+        rows: Tensor | None,
+        device: torch.device,
+    ) -> None:
+        by_length = sorted(range(len(lengths)), key=lambda i: (lengths[i], memory_lengths[i]))
+        starts = np.cumsum([0, *lengths])
+        order = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in by_length])
+        self.order = torch.from_numpy(order).to(device)
+        self.inverse = torch.from_numpy(np.argsort(order)).to(device)
+        self.groups: list[tuple[int, int, int]] = []
+        places, self.hidden = [], []
+        for length, run in groupby(by_length, key=lengths.__getitem__):
+            found = list(run)
+            sizes = np.array([memory_lengths[i] for i in found])[:, None]
+            columns = np.arange(sizes.max())[None]
+            self.groups.append((len(found), length, int(sizes.max())))
+            begin = np.array([memory_starts[i] for i in found])[:, None]
+            places.append((begin + np.minimum(columns, sizes - 1)).ravel())
+            outside = torch.from_numpy(columns >= sizes)[:, None, None]
+            self.hidden.append(outside.to(device) if bool(outside.any()) else None)
+        index = torch.from_numpy(np.concatenate(places)).to(device)
+        self.index = index if rows is None else rows.index_select(0, index)
+        self.memory = memory
+
+    def attend(
+        self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
+    ) -> Tensor:
+        """See :class:`View`."""
+        sizes = [count * length for count, length, _ in self.groups]
+        queries = query.split(sizes)
+        owns = own.split(sizes) if own is not None else None
+        memories = None
+        if memory:
+            widths = [count * width for count, _, width in self.groups]
+            memories = self.memory[number].index_select(0, self.index).split(widths)
+        outputs = []
+        for i, (count, length, _) in enumerate(self.groups):
+            parts: list[Part] = []
+            if memories is not None:
+                outside = self.hidden[i]
+                bias = None
+                if outside is not None:
+                    bias = outside.to(query.dtype) * torch.finfo(query.dtype).min
+                parts.append((*_keys_values(memories[i], count, heads), bias))
+            if owns is not None:
+                parts.append((*_keys_values(owns[i], count, heads), causal_bias(length, 0, query)))
+            mixed = joint_attention(_heads(queries[i], count, heads), parts, rate)
+            outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
+        return torch.cat(outputs)
+
+
+class WritingCache(Cache):
+    """Keys and values of R sequences and of what is written behind each, for transformers' ``generate``.
+
+    All texts have the same length at any time: they begin together, and go on together.
+
+    Args:
+        memory: per layer [M, 2 * H] keys and values of all sequences.
+        places: [R, m] row of each position in ``memory``; what is beyond a sequence may be any row.
+        lengths: of the sequences.
+        heads: number of heads.
+        visual: [R, H] what is added to the word vectors of each text.
+    """
+
+    def __init__(
+        self, memory: list[Tensor], places: Tensor, lengths: Sequence[int], heads: int, visual: Tensor
+    ) -> None:
+        super().__init__(layers=[])
+        self.rows = len(lengths)
+        self.visual = visual
+        columns = torch.arange(places.shape[1], device=places.device)
+        outside = columns >= torch.tensor(lengths, device=places.device)[:, None]
+        self.bias: Tensor | None = None
+        if bool(outside.any()):
+            self.bias = (outside.to(visual.dtype) * torch.finfo(visual.dtype).min)[:, None, None]
+        self.memory = []
+        for layer in memory:
+            keys, values = _keys_values(layer.index_select(0, places.reshape(-1)), self.rows, heads)
+            self.memory.append((keys.contiguous(), values.contiguous()))
+        self.own: list[tuple[Tensor, Tensor] | None] = [None] * len(memory)
+
+    def attend(
+        self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
+    ) -> Tensor:
+        """See :class:`View`; T = R * (number of new positions)."""
+        parts: list[Part] = []
+        if memory:
+            parts.append((*self.memory[number], self.bias))
+        if own is not None:
+            keys, values = _keys_values(own, self.rows, heads)
+            before = self.own[number]
+            if before is not None:
+                keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+            self.own[number] = keys, values
+            new = len(query) // self.rows
+            parts.append((keys, values, causal_bias(new, keys.shape[2] - new, query)))
+        mixed = joint_attention(_heads(query, self.rows, heads), parts, rate)
+        return mixed.transpose(1, 2).reshape(len(query), -1)
+
+    def expand(self, times: int) -> None:
+        """Let every sequence have so many texts."""
+        if times == 1:
+            return
+        self.rows *= times
+        self.visual = self.visual.repeat_interleave(times, 0)
+        self.bias = None if self.bias is None else self.bias.repeat_interleave(times, 0)
+        self.memory = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.memory]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take over the texts of these rows (of the same sequences, so that the memory stays as it is)."""
+        self.own = [
+            None if o is None else (o[0].index_select(0, beam_idx), o[1].index_select(0, beam_idx)) for o in self.own
+        ]
+
+    @property
+    def is_compileable(self) -> bool:
+        """Lengths grow, so no."""
+        return False
+
+    def get_seq_length(self, layer_idx: int = 0, *args: object, **kwargs: object) -> int:
+        """Positions written so far."""
+        own = self.own[layer_idx]
+        return 0 if own is None else int(own[0].shape[2])

@@ -1,0 +1,126 @@
+"""Translation and captioning: read a text (or nothing) and its image, write a text in another language.
+
+With the objective ``lm`` one record gives one sequence, ``[CLS] source [SEP] regions [END]``, continued by
+``[2de] target``; every next piece is predicted in one pass. The first token names the language, so one model writes any
+of them (Johnson et al., 2017). An empty source makes it a caption. With the objective ``mlm`` it is MM-BERT's "simple
+encoder": one sequence per piece, ``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmbert.api.processing import MMBertProcessor
+from mmbert.data.packing import Example, Label
+from mmbert.data.records import Record
+from mmbert.errors import ConfigError
+from mmbert.tasks.base import Task, choose, choose_languages, longest_text
+from mmbert.text.tokenizer import STOP, language_token, writing_languages
+
+OBJECTIVES = ("lm", "mlm")
+
+
+class Options(BaseModel):
+    """How a record is read.
+
+    Attributes:
+        sources: languages that are read; None: all.
+        targets: languages that are written; None: all.
+        images: read the record's image too, if it has one.
+        prefixes: of ``mlm``: so many prefixes are drawn from each text; None: all of them.
+        caption_rate: chance that the text of a record with an image is not read, so that the image is captioned.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    sources: list[str] | None = None
+    targets: list[str] | None = None
+    images: bool = True
+    prefixes: int | None = Field(default=None, ge=1)
+    caption_rate: float = Field(default=0.0, ge=0, le=1)
+
+
+class TranslationTask(Task):
+    """See the module.
+
+    Raises:
+        ConfigError: a target language, or ``[STOP]``, has no token; or both objectives are asked for.
+    """
+
+    def __init__(self, options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> None:
+        self.options = options
+        self.processor = processor
+        tokenizer = processor.tokenizer
+        if set(objectives) == set(OBJECTIVES):
+            raise ConfigError("translation learns by lm or by mlm, not by both", hint="make it two components")
+        self.masked = "mlm" in objectives
+        self.languages = writing_languages(tokenizer)
+        vocabulary = tokenizer.get_vocab()
+        wanted = [STOP] if self.masked else [language_token(code) for code in options.targets or ()]
+        missing = [token for token in wanted if token not in vocabulary]
+        if not self.masked and not wanted and not self.languages:
+            missing = [language_token("de")]
+        if missing:
+            raise ConfigError(
+                f"the vocabulary has no token {missing[0]}",
+                hint=f"model.tokenizer.add_special: ['{missing[0]}'] adds it",
+            )
+        self.end = int(vocabulary[STOP]) if self.masked else int(tokenizer.sep_token_id)
+
+    def cost(self, record: Record) -> int:
+        most = 0
+        regions = self.processor.regions_per_image if self._image(record) else 0
+        for target, sources in self._directions(record):
+            source = max((longest_text(self.processor, record.captions[code]) for code in sources), default=0)
+            read = self.processor.sequence_length(source) + regions + 1
+            wrote = min(self.processor.max_text_tokens - 2, longest_text(self.processor, record.captions[target])) + 1
+            if self.masked:  # the last prefix is the longest
+                rows = min(wrote, self.options.prefixes or wrote)
+                most = max(most, rows * (read + 1 + wrote))
+            else:
+                most = max(most, read + wrote)
+        return most
+
+    def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
+        directions = list(self._directions(record))
+        target, sources = directions[int(rng.integers(len(directions)))]
+        image = record.image if self._image(record) else None
+        captioned = image is not None and (not sources or rng.random() < self.options.caption_rate)
+        source = "" if captioned else choose(record.captions[choose(sources, rng)], rng)
+        read = self.processor.image_ids() if captioned else self.processor.ids(source)
+        pieces = self.processor.written_ids(choose(record.captions[target], rng))
+        if self.masked:
+            rows = list(self._prefixes(read, pieces))
+            if self.options.prefixes is not None:
+                rows = [rows[i] for i in rng.permutation(len(rows))[: self.options.prefixes]]
+            return [Example(ids, image=image, labels={"mlm": label}) for ids, label in rows]
+        written = np.concatenate([[self.languages[target]], pieces])
+        label = Label("lm", "written", np.arange(len(written)), np.concatenate([pieces, [self.end]]))
+        return [Example(read, image=image, labels={"lm": label}, written=written)]
+
+    def _prefixes(self, read: np.ndarray, pieces: np.ndarray) -> Iterator[tuple[np.ndarray, Label]]:
+        """Each prefix of the target behind the source, and what comes next."""
+        ends = [self.processor.tokenizer.mask_token_id, self.processor.tokenizer.sep_token_id]
+        for number, piece in enumerate([*pieces.tolist(), self.end]):
+            place = np.array([len(read) + number])
+            yield np.concatenate([read, pieces[:number], ends]), Label("mlm", "token", place, np.array([piece]))
+
+    def _image(self, record: Record) -> bool:
+        return self.options.images and record.image is not None
+
+    def _directions(self, record: Record) -> Iterator[tuple[str, list[str]]]:
+        """Each language that can be written, with those that can be read for it."""
+        readable = choose_languages(record, self.options.sources)
+        for target in choose_languages(record, self.options.targets):
+            if not self.masked and target not in self.languages:
+                continue
+            sources = [code for code in readable if code != target]
+            if sources or self._image(record):
+                yield target, sources
+
+
+def build(options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> TranslationTask:
+    """Make the task."""
+    return TranslationTask(options, processor, objectives)
