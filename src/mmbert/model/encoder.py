@@ -46,6 +46,10 @@ class EncoderLayer(nn.Module):
         mixed = self.attention(hidden, plan, keep_weights)
         if rows is not None:
             mixed, hidden = mixed.index_select(0, rows), hidden.index_select(0, rows)
+        return self.after_attention(mixed, hidden)
+
+    def after_attention(self, mixed: Tensor, hidden: Tensor) -> Tensor:
+        """[P, H] attention's result and [P, H] what it was made from to [P, H]: all that looks at one position."""
         hidden = self.attention_norm(self.dropout(self.attention_output(mixed)) + hidden)
         expanded = self._activate(self.intermediate(hidden))
         return self.output_norm(self.dropout(self.output(expanded)) + hidden)
@@ -65,6 +69,15 @@ class Encoder(nn.Module):
         self.widest = max(3 * config.hidden_size, config.intermediate_size)
         self.gradient_checkpointing = False  # set, with the function, by transformers' `gradient_checkpointing_enable`
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Let torch.compile make one program of each layer's position-wise part, for any number of positions.
+
+        Attention stays as it is: its groups of equal lengths are others in each batch, and would be compiled anew.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.after_attention = torch.compile(layer.after_attention, dynamic=True, backend=backend)  # type: ignore[method-assign]
 
     def forward(
         self,

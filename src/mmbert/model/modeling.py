@@ -16,6 +16,7 @@ from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
 from mmbert.model.packed import PackedBatch, RegionTable, without_regions
+from mmbert.model.vocabulary_loss import vocabulary_loss
 from mmbert.plugins import load, names
 
 if TYPE_CHECKING:
@@ -247,6 +248,18 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         """
         table = self.get_input_embeddings().weight
         return self._head("token_head")(states, table if train_table else table.detach())
+
+    def token_loss(
+        self, states: Tensor, labels: Tensor, weights: Tensor, *, train_table: bool = True, rows: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the cross entropies of :meth:`token_logits` to [M] ``labels``, and how many rows are right.
+
+        The logits are never there all at once; see :func:`~mmbert.model.vocabulary_loss.vocabulary_loss`.
+        """
+        head, table = self._head("token_head"), self.get_input_embeddings().weight
+        assert isinstance(head, MaskedTokenHead)
+        table = table if train_table else table.detach()
+        return vocabulary_loss(head.transform(states), table, head.bias, labels, weights, rows)
 
     def region_logits(self, states: Tensor) -> Tensor:
         """[M, H] states of regions to [M, C] class logits."""
