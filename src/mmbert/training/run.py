@@ -112,7 +112,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     batches = steps * recipe.accumulation * args.world_size
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))
     dataset = StepDataset(components, batches=batches, images=images, seed=recipe.seed, shift=shift)
-    module = _module(recipe, bert, grouped_records(recipe, sources))
+    module = training_module(recipe, bert, grouped_records(recipe, sources))
     if world_rank() == 0:
         with _failing_clearly(out):
             _prepare_folder(out, recipe, fresh=checkpoint is None)
@@ -234,7 +234,7 @@ def _written_recipe(folder: Path) -> Any:
     return yaml.safe_load(written.read_text("utf-8")) if written.is_file() else None
 
 
-def _module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModule:
+def training_module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModule:
     """The model with its objectives; what they keep per group starts from the group's images."""
     module = TrainingModule(bert.model, objective_options(recipe), group_numbers(grouped))
     if module.states:
