@@ -192,7 +192,6 @@ class Recipe(Section):
         tf32: let GPUs multiply fp32 matrices in TF32.
         compile: torch.compile the layers' position-wise half.
         activation_checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
-        parallel: of several processes: ``ddp`` (a whole model each) or ``fsdp`` (PyTorch's FSDP2, sharded).
         save_dtype: of the stored weights.
         accumulation: batches per step and process.
         log_every, save_every: in steps; None saves only best and last.
@@ -218,7 +217,6 @@ class Recipe(Section):
     tf32: bool = False
     compile: bool = False
     activation_checkpointing: bool = False
-    parallel: Literal["ddp", "fsdp"] = "ddp"
     save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     accumulation: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
