@@ -46,7 +46,7 @@ def run_length(recipe: Recipe, steps: int, start: Manifest | None) -> tuple[int,
         return steps, 0
     per_step = recipe.accumulation * world_size()
     shift = start.batches - start.step * per_step
-    if recipe.epochs is not None and shift:
+    if recipe.epochs is not None:
         steps = max(start.step + math.ceil((start.planned - start.batches) / per_step), start.step)
     return steps, shift
 
