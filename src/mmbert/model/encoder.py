@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
         self.gradient_checkpointing = False  # set, with the function, by transformers' `gradient_checkpointing_enable`
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
-    def compile_layers(self, backend: str = "inductor") -> None:
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Let torch.compile make one program of each layer's position-wise part, for any number of positions.
 
         Attention stays as it is: its groups of equal lengths are others in each batch, and would be compiled anew.

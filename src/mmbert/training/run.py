@@ -147,10 +147,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
                 where=str(out),
                 hint="a checkpoint is written; the same command goes on from it",
             )
-    if not trainer.is_world_process_zero():
-        return TrainingResult(out, out / "last", {}, seconds, list(report))
-    with _failing_clearly(out):
-        metrics = run.finish(seconds)
+        if not trainer.is_world_process_zero():
+            return TrainingResult(out, out / "last", {}, seconds, list(report))
+        with _failing_clearly(out):
+            metrics = run.finish(seconds)
     best = out / "best"
     return TrainingResult(out, best if best.exists() else out / "last", metrics, seconds, list(report))
 
