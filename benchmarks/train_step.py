@@ -8,8 +8,8 @@ the pairs and the texts as two batches, so that it pads nothing here.
 
 Each side lives in a process of its own; they step in turn. Memory is the peak of that process over its size before the
 first step (weights loaded): gradients, optimiser state, activations; and the same without the gradients and optimiser
-state that have to be there. Our step's operations per second (counted by PyTorch) stand against a large matrix product's,
-measured between the steps in the same process.
+state that have to be there. Our step's operations per second (counted by PyTorch) stand against those of a large matrix
+product, measured before and after the steps in the same process.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def serve(
 ) -> None:
     """Do what is asked for.
 
-    ``"fp32"`` and ``"bf16"``: a step, answered by its seconds. ``"memory"``: peak bytes; ``"states"``: those of gradients
-    and optimiser state. ``"peak"``: a matrix product's operations per second; ``"flop"``: those of a step.
+    ``"fp32"`` and ``"bf16"``: a step, answered by its seconds. ``"memory"``: peak bytes; ``"states"``: those of
+    gradients and optimiser state. ``"peak"``: a matrix product's operations per second; ``"flop"``: those of a step.
     """
     torch.manual_seed(0)
     module, losses = build(*size)

@@ -111,13 +111,21 @@ class TrainingModule(nn.Module):
         terms: dict[str, tuple[Tensor, Tensor]] = {}
         for name, (_, options) in self.objectives.items():
             term = self._term(step, name)
-            divisor = (plans[name].total() + plans[name].offset) / world_size()
-            loss = loss + options.weight * term.total / divisor  # type: ignore[attr-defined]
+            loss = loss + options.weight * term.total / self._divisor(name, plans[name], term)  # type: ignore[attr-defined]
             terms[name] = (term.total.detach(), term.count.detach())
             terms.update({f"{name}/{metric}": values for metric, values in term.metrics.items()})
         if self.reach_all:
             loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         return {"loss": loss, "terms": terms}
+
+    def _divisor(self, name: str, plan: Plan, term: LossTerm) -> float:
+        """What makes the sum over batches, averaged over processes, the mean over all labels."""
+        count = plan.total()
+        if not hasattr(self.objectives[name][0], "plan") and float(term.count) != float(plan.counts[0]):
+            if float(plan.counts[0]) != float(plan.totals[0]):
+                raise ValueError(f"objective {name} does not count its target's positions: it needs a function `plan`")
+            count = max(float(term.count), 1e-6)  # this batch is the whole step
+        return (count + plan.offset) / world_size()
 
     def _term(self, step: StepContext, name: str) -> LossTerm:
         """The objective's loss; nothing without a target, unless other processes wait for what this one has."""
