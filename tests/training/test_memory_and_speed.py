@@ -64,6 +64,14 @@ def test_fp16_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [choose(name) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
+def test_a_service_that_is_not_installed_is_told(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbert.training.setup.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(recipe_of(report_to=["wandb"]), tmp_path / "out")
+
+
 def test_curves_are_shown_and_taken_back(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
     recipe = recipe_of(steps=2, activation_checkpointing=True, evaluation={"data": str(photos), "every": 1})
     train(recipe, tmp_path / "out")

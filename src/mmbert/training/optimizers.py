@@ -97,7 +97,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
         ConfigError: its library is not installed.
     """
     groups = parameter_groups(model, recipe)
-    plain = {"lr": recipe.lr, "betas": recipe.betas}
+    plain: dict[str, Any] = {"lr": recipe.lr, "betas": recipe.betas}
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, **plain, fused=True)
     if recipe.name == "adam":

@@ -197,7 +197,7 @@ class Recipe(Section):
         log_every, save_every: in steps; None saves only best and last.
         keep: checkpoints to go on from that are kept, the newest ones;
         keep_every: and those at multiples of so many steps.
-        report_to: services beside TensorBoard that transformers reports to: ``wandb``, ``mlflow``, ...
+        report_to: services beside TensorBoard, through transformers' own callbacks.
     """
 
     name: str
@@ -223,7 +223,9 @@ class Recipe(Section):
     save_every: int | None = Field(default=None, ge=1)
     keep: int = Field(default=2, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
-    report_to: list[str] = Field(default_factory=list)
+    report_to: list[Literal["wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio"]] = Field(
+        default_factory=list
+    )
 
     @model_validator(mode="after")
     def _length(self) -> Self:

@@ -163,8 +163,8 @@ def _failing_clearly(out: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         kept = last_checkpoint(out / "state")
         raise TrainingError(
-            f"cannot write: {getattr(error, 'strerror', None) or error}",
-            where=str(out),
+            f"cannot read or write: {getattr(error, 'strerror', None) or error}",
+            where=str(getattr(error, "filename", None) or out),
             hint=f"make room; {kept.name} is intact, the same command goes on from it" if kept else None,
         ) from error
 
@@ -190,10 +190,8 @@ def _checkpoint(out: Path, recipe: Recipe) -> Path | None:
         TrainingError: the folder holds an unfinished run of another recipe.
     """
     checkpoint = last_checkpoint(out / "state")
-    if checkpoint is not None and _lasting(_written_recipe(out)) not in (
-        None,
-        _lasting(recipe.model_dump(mode="json")),
-    ):
+    written, ours = _lasting(_written_recipe(out)), _lasting(recipe.model_dump(mode="json"))
+    if checkpoint is not None and written not in (None, ours):
         raise TrainingError(
             "this folder holds an unfinished run of another recipe",
             where=str(out),

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from transformers import TrainingArguments
 
 import mmbert
 from mmbert.api.front_door import MMBert
+from mmbert.errors import ConfigError
 from mmbert.training.checkpoints import Manifest
 from mmbert.training.lora import add_lora
 from mmbert.training.optimizers import freeze
@@ -69,7 +71,14 @@ def world_rank() -> int:
 
 
 def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> TrainingArguments:
-    """Trainer's arguments; making them starts the communication between processes."""
+    """Trainer's arguments; making them starts the communication between processes.
+
+    Raises:
+        ConfigError: fp16 without a GPU, or a service's package is not installed.
+    """
+    for service in recipe.report_to:
+        if find_spec(service) is None:
+            raise ConfigError(f"report_to {service} needs its package", hint=f"pip install {service}")
     if world_size() > 1:
         PartialState(cpu=not torch.cuda.is_available())
     precision = choose(recipe.precision)

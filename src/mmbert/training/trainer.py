@@ -49,7 +49,7 @@ class Saving:
     versions: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     start: Manifest | None = None
-    beside: list[Callable[[Path], None]] = field(default_factory=list)
+    beside: list[Callable[[Path], object]] = field(default_factory=list)
 
 
 class PackedTrainer(Trainer):
@@ -216,33 +216,38 @@ class PackedTrainer(Trainer):
         state = Path(str(self.args.output_dir))
         final = state / f"checkpoint-{self.state.global_step}"
         aside = state / ASIDE / final.name
-        failure: str | None = None
-        try:
+
+        def prepare() -> None:
             if self.args.should_save:
                 clear_aside(state)
                 aside.mkdir(parents=True)
-            self.args.distributed_state.wait_for_everyone()
+
+        def write() -> None:
             self.save_model(str(aside), _internal_call=True)
             self._save_optimizer_and_scheduler(str(aside))
             self._save_scaler(str(aside))
             self._save_rng_state(str(aside))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            failure = str(error)
-        self._all_wrote(failure, state)
-        try:
+
+        def finish() -> None:
             if self.args.should_save:
                 self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
-                for write in self.saving.beside:
-                    write(aside)
+                for further in self.saving.beside:
+                    further(aside)
                 self._manifest().write(aside)
                 commit(aside, final)
                 clear_aside(state)
                 prune(state, self.saving.keep, self.saving.keep_every)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            failure = str(error)
-        self._all_wrote(failure, state)
+
+        for part in (prepare, write, finish):
+            failure = None
+            try:
+                part()
+            except (OSError, RuntimeError, SafetensorError) as error:
+                failure = str(error)
+            self._all_wrote(failure, state)
 
     def _all_wrote(self, failure: str | None, state: Path) -> None:
+        """Wait for all processes; an error on one is one on all."""
         if not bool(add_up(torch.tensor([float(failure is not None)], dtype=torch.float64))):
             return
         if self.args.should_save:
