@@ -54,8 +54,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder,
         "srun",
         f'echo "srun $*" >> {calls}; shift; export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1\n'
-        '"$@" & task=$!; trap "kill -USR1 $task" USR1; wait $task; code=$?\n'
-        "while kill -0 $task 2>/dev/null; do wait $task; code=$?; done; exit $code",
+        '"$@" & task=$!; trap "again=1; kill -USR1 $task" USR1; again=1\n'
+        'while [ -n "$again" ]; do again=; wait $task; code=$?; done; exit $code',
     )
     program(
         folder,
