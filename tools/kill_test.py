@@ -103,7 +103,14 @@ def ended(child: int, *, wait: bool) -> int | None:
 
 def writing(out: Path) -> bool:
     """Whether something is being written aside."""
-    return any(out.glob(".writing-*")) or any((out / "state").glob(".writing-*"))
+    for folder in (out, out / "state"):
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            continue
+        if any(name.startswith(".writing-") for name in names):
+            return True
+    return False
 
 
 def kill(child: int, out: Path, delay: float, in_write: bool, rng: random.Random) -> str | None:

@@ -29,7 +29,7 @@ def add_up(values: Tensor) -> Tensor:
     """[k] numbers in double precision to their sums over all processes, on the CPU."""
     if world_size() == 1:
         return values
-    summed = values.to(_device())
+    summed = values.to(_device(), copy=True)
     dist.all_reduce(summed)
     return summed.cpu()
 
@@ -69,6 +69,8 @@ def gather_rows(values: Tensor) -> Gathered:
     counts = [torch.zeros_like(own) for _ in range(world_size())]
     dist.all_gather(counts, own, group=_group())
     sizes = [int(count) for count in counts]
+    if not any(sizes):
+        return Gathered(values, 0)
     return Gathered(_GatherRows.apply(values, sizes), sum(sizes[: rank()]))  # type: ignore[no-untyped-call]
 
 

@@ -103,7 +103,7 @@ def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Traini
         save_steps=recipe.save_every or 500,
         seed=recipe.seed,
         data_seed=recipe.seed,
-        report_to=recipe.report_to,
+        report_to=[str(service) for service in recipe.report_to],
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
