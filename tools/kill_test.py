@@ -105,7 +105,7 @@ def writing(out: Path) -> bool:
     """Whether something is being written aside."""
     for folder in (out, out / "state"):
         try:
-            names = os.listdir(folder)
+            names = [path.name for path in folder.iterdir()]
         except FileNotFoundError:
             continue
         if any(name.startswith(".writing-") for name in names):
