@@ -7,7 +7,9 @@ all sixteen samples into one batch and also predicts the classes of 15 % of the 
 the pairs and the texts as two batches, so that it pads nothing here.
 
 Each side lives in a process of its own; they step in turn. Memory is the peak of that process over its size before the
-first step (weights loaded): gradients, optimiser state, activations.
+first step (weights loaded): gradients, optimiser state, activations; and the same without the gradients and optimiser
+state that have to be there. Our step's operations per second (counted by PyTorch) stand against those of a large matrix
+product, measured before and after the steps in the same process.
 """
 
 from __future__ import annotations
@@ -34,12 +36,14 @@ from _common import (
     report,
 )
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import VisualBertForPreTraining
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
+from mmbert.training.profiling import gemm_peak
 
 PEER = "transformers VisualBertForPreTraining"
 REGIONS, TOKENS, TEXT_TOKENS = 37, 24, 96
@@ -94,7 +98,11 @@ def build_peer(pairs: int, texts: int) -> tuple[nn.Module, list[Loss]]:
 def serve(
     connection: Connection, build: Callable[[int, int], tuple[nn.Module, list[Loss]]], size: tuple[int, int]
 ) -> None:
-    """Step when asked to: ``"fp32"`` and ``"bf16"`` are answered by seconds, ``"memory"`` by peak bytes."""
+    """Do what is asked for.
+
+    ``"fp32"`` and ``"bf16"``: a step, answered by its seconds. ``"memory"``: peak bytes; ``"states"``: those of
+    gradients and optimiser state. ``"peak"``: a matrix product's operations per second; ``"flop"``: those of a step.
+    """
     torch.manual_seed(0)
     module, losses = build(*size)
     module.train()
@@ -105,6 +113,19 @@ def serve(
         if request == "memory":
             unit = 1 if sys.platform == "darwin" else 1024
             connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - baseline)
+            continue
+        if request == "states":
+            connection.send(3 * sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad))
+            continue
+        if request == "peak":
+            connection.send(gemm_peak("fp32", torch.device("cpu"), repeats=3))
+            continue
+        if request == "flop":
+            with FlopCounterMode(display=False) as counter:
+                for loss in losses:
+                    loss().backward()
+            optimizer.zero_grad()
+            connection.send(counter.get_total_flops())
             continue
         start = time.perf_counter()
         for loss in losses:
@@ -135,13 +156,20 @@ def main() -> None:
         sides[name].send(request)
         return float(sides[name].recv())
 
-    def compare(precision: str) -> None:
+    def compare(precision: str) -> float:
         median = in_turn(rounds, {name: lambda name=name: ask(name, precision) for name in sides})
         report(f"train_step_{precision}", median["ours"], "s", PEER, median["peer"])
+        return median["ours"]
 
-    compare("fp32")
+    products = [ask("ours", "peak")]
+    seconds = compare("fp32")
+    products.append(ask("ours", "peak"))
     peak = {name: ask(name, "memory") / 2**30 for name in sides}
     report("train_memory", peak["ours"], "GiB", PEER, peak["peer"])
+    beyond = {name: peak[name] - ask(name, "states") / 2**30 for name in sides}
+    report("train_memory_beyond_states", beyond["ours"], "GiB", PEER, beyond["peer"])
+    rate = ask("ours", "flop") / seconds / 1e9
+    report("train_step_rate", rate, "GFLOP/s", "a matrix product", max(products) / 1e9, more_is_better=True)
     if bf16_is_faster():
         compare("bf16")
     else:

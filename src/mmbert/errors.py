@@ -13,7 +13,12 @@ class MMBertError(Exception):
         message: what was wrong.
         where: the file, line or record it was found in, e.g. ``metadata.jsonl:17``.
         hint: what the user can do about it.
+
+    Attributes:
+        exit_code: of the command that it ends.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -52,3 +57,9 @@ class IndexStoreError(MMBertError):
 
 class TrainingError(MMBertError):
     """Training cannot go on (loss not finite, output folder not writable, ...)."""
+
+
+class TrainingStopped(TrainingError):
+    """A signal asked the run to stop, and it has written a checkpoint. Exit code 75: try again later (sysexits.h)."""
+
+    exit_code = 75

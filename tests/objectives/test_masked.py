@@ -60,13 +60,13 @@ def test_mlm_is_the_cross_entropy_at_labelled_positions() -> None:
 def test_the_vocabulary_is_scored_at_labelled_positions_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """At base size, logits at every position would cost as much as the whole encoder."""
     scored = []
-    original = MODEL.token_logits
+    original = MODEL.token_head.transform
 
-    def counted(states: Tensor, *, train_table: bool = True) -> Tensor:
+    def counted(states: Tensor) -> Tensor:
         scored.append(len(states))
-        return original(states, train_table=train_table)
+        return original(states)
 
-    monkeypatch.setattr(MODEL, "token_logits", counted)
+    monkeypatch.setattr(MODEL.token_head, "transform", counted)
     step = step_of(MODEL, TEXTS, KnownRegions(PICTURES))
     mlm.compute(step, step.batch.targets["m/mlm"], mlm.Options(), "m/mlm")
     assert scored == [3]

@@ -61,7 +61,7 @@ def test_the_average_is_saved_and_taken_up_again(args: TrainingArguments, tmp_pa
         model.weight.add_(1)
     average.on_step_end(args, state(4), TrainerControl())
     (tmp_path / "checkpoint-4").mkdir()
-    average.on_save(args, state(4), TrainerControl())
+    average.write(tmp_path / "checkpoint-4")
     again = AverageWeights(torch.nn.Linear(3, 2), 0.5)
     again.resume(tmp_path / "checkpoint-4")
     assert torch.equal(again.average["weight"], average.average["weight"])

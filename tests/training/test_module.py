@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import OBJECTIVES, batch_of, module, run_rank
+from ranks import BATCHES, INVARIANT, OBJECTIVES, WORLD, batch_of, gradients, module, run_rank, step
 from tiny import tiny_network
 
 from mmbert.errors import ConfigError
@@ -19,26 +19,30 @@ torch.set_num_threads(1)
 
 
 def test_the_loss_is_the_weighted_sum_of_means() -> None:
-    made, batch = module(), batch_of(0, 1)
+    made, batch = module(), batch_of((0, 0), (1, 1))
     output = made(batch)
-    step = StepContext(made.model, batch, made.model(batch))
-    expected = 0.0
+    context = StepContext(made.model, batch, made.model(batch))
+    wanted = 0.0
     for objective, weight in ((mlm, 0.7), (itm, 1.0), (mvfr, 2.0), (mvrc, 1.0)):
         name = "m/" + objective.__name__.rsplit(".", 1)[1]
         target = batch.targets[name]
-        term = objective.compute(step, target, objective.Options(), name)
+        term = objective.compute(context, target, objective.Options(), name)
         assert term.count.item() == len(target.positions)
-        expected += weight * term.total.item() / len(target.positions)
+        wanted += weight * term.total.item() / len(target.positions)
         total, count = output["terms"][name]
         assert (total.item(), count.item()) == pytest.approx((term.total.item(), term.count.item()))
         assert not total.requires_grad
-    assert output["loss"].item() == pytest.approx(expected)
+    others = [n for n in OBJECTIVES if n not in ("m/mlm", "m/itm", "m/mvfr", "m/mvrc")]
+    for name in others:
+        total, count = output["terms"][name]
+        wanted += OBJECTIVES[name].get("weight", 1.0) * float(total / count)
+    assert output["loss"].item() == pytest.approx(wanted, rel=1e-5)
     assert "m/mlm/accuracy" in output["terms"]
 
 
 def test_objectives_without_labels_in_a_batch_count_nothing_but_keep_the_graph() -> None:
     """On several processes every parameter must be reached, whatever the batch holds."""
-    made, batch = module(), batch_of(0)
+    made, batch = module(), batch_of((0, 2))
     assert "m/itm" not in batch.targets
     output = made(batch)
     assert [x.item() for x in output["terms"]["m/itm"]] == [0, 0]
@@ -65,18 +69,38 @@ def test_components_share_the_table_of_proxies() -> None:
     assert any("states.proxy" in n for n, _ in made.named_parameters())
 
 
+def expected(objectives: dict[str, dict[str, Any]], batches: list[Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    made = module(objectives)
+    loss = step(made, batches, made)
+    return loss, gradients(made)
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert sum(float(g.abs().sum()) > 0 for g in wanted.values()) > 20
+    for name, gradient in wanted.items():
+        other = found.get(name, torch.zeros_like(gradient))
+        scale = float(gradient.abs().max()) + 1e-30
+        assert float((other - gradient).abs().max()) <= 1e-6 * scale, name
+
+
+def test_accumulated_batches_have_the_gradient_of_one_batch() -> None:
+    """However unevenly the labels fall; contrast, whose others are those of its batch, is left out."""
+    parts = [(rank, number) for number in range(BATCHES) for rank in range(WORLD)]
+    loss, wanted = expected(INVARIANT, [batch_of(*parts)])
+    cut_loss, found = expected(INVARIANT, [batch_of(part) for part in parts])
+    assert cut_loss == pytest.approx(loss, rel=1e-6)
+    assert_same(found, wanted)
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_the_global_batch(tmp_path: Path) -> None:
-    """However unevenly the labels fall: rank 0 has one word and no pairs, rank 1 nine words and no regions."""
-    torch.multiprocessing.start_processes(run_rank, args=(2, str(tmp_path)), nprocs=2, start_method="spawn")
-    found: dict[str, Any] = torch.load(tmp_path / "result.pt", weights_only=True)
-    made = module()
-    loss = made(batch_of(0, 1))["loss"]
-    loss.backward()
-    expected = {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
-    assert found["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
-    assert sum(float(g.abs().sum()) > 0 for g in expected.values()) > 20
-    for name, gradient in expected.items():
-        other = found["gradients"].get(name, torch.zeros_like(gradient))
-        torch.testing.assert_close(other, gradient, atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
-    assert len(OBJECTIVES) == 4
+def test_processes_have_the_gradient_of_the_global_batch(tmp_path: Path) -> None:
+    """All objectives, an image-text and a text part, one and three batches per step, DDP and FSDP2."""
+    torch.multiprocessing.start_processes(run_rank, args=(WORLD, str(tmp_path)), nprocs=WORLD, start_method="spawn")
+    results: dict[str, Any] = torch.load(tmp_path / "result.pt", weights_only=True)
+    for count in (1, BATCHES):
+        whole = [batch_of(*((rank, number) for rank in range(WORLD))) for number in range(count)]
+        loss, wanted = expected(OBJECTIVES, whole)
+        for kind in ("ddp", "fsdp") if count == 1 else ("ddp",):
+            found = results[f"{kind}{count}"]
+            assert found["loss"].item() == pytest.approx(loss, rel=1e-6), (kind, count)
+            assert_same(found["gradients"], wanted)

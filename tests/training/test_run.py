@@ -65,7 +65,9 @@ def log_of(result: TrainingResult) -> list[dict[str, Any]]:
 
 def losses(result: TrainingResult) -> list[dict[str, Any]]:
     """What was logged at each step, without the clock."""
-    timeless = [{k: v for k, v in line.items() if k != "time"} for line in log_of(result)]
+    timeless = [
+        {k: v for k, v in line.items() if k != "time" and not k.startswith("speed/")} for line in log_of(result)
+    ]
     return [line for line in timeless if "loss" in line]
 
 

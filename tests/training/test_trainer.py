@@ -1,17 +1,16 @@
-"""The schedule, the parameter groups, and which checkpoint is gone on with."""
+"""The schedule and the parameter groups."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_network
 
 from mmbert.training.module import TrainingModule
+from mmbert.training.optimizers import parameter_groups, schedule
 from mmbert.training.recipe import OptimizerRecipe
-from mmbert.training.trainer import last_checkpoint, parameter_groups, schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
@@ -75,13 +74,3 @@ def test_tables_have_a_rate_of_their_own_and_do_not_decay() -> None:
     assert settings[id(module.states["proxy"].table)] == (1e-2, 0.0)
     assert settings[id(module.model.trunk.embeddings.positions.weight)] == (1e-3, 0.1)
     assert settings[id(module.model.match_head.weight)] == (1e-3, 0.1)
-
-
-def test_the_newest_complete_checkpoint_is_taken(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path / "nowhere") is None
-    for step, complete in ((5, True), (9, True), (10, True), (100, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if complete:
-            (folder / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"

@@ -1,4 +1,4 @@
-"""Say what a model is: sizes, languages, licence, measured results."""
+"""Say what a model is (sizes, languages, licence, results), or how a training run went."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from mmbert.cli._runs import describe_run, is_run, print_run
 from mmbert.cli.common import JsonOption, find_model, human_bytes, human_count, print_json
 from mmbert.errors import CheckpointError
 
@@ -28,18 +29,23 @@ SHAPE_KEYS = (
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="'starter', a model folder or a hub id.")] = "starter",
+    model: Annotated[str, typer.Argument(help="'starter', a model folder, a hub id, or a run's folder.")] = "starter",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model is: sizes, languages, licence, measured results.
+    """Say what a model is (sizes, languages, licence, results), or how a training run went.
 
-    Reads the model's files only; no weights are loaded.
+    Reads files only; no weights are loaded.
 
     Examples:
 
       mmbert info starter
-      mmbert info runs/first --json
+      mmbert info runs/first
+      mmbert info runs/first/best --json
     """
+    if is_run(Path(model)):
+        run = describe_run(Path(model))
+        print_json(run) if as_json else print_run(run)
+        return
     facts = describe(find_model(model))
     if as_json:
         print_json(facts)

@@ -7,7 +7,8 @@ anything heavy in the function that needs it.
 
 Paragraphs of a command's help whose lines are indented (examples) are printed as they are written.
 
-Exit codes: 0 done; 2 the user can mend it (``MMBertError``, wrong usage); 1 unexpected; 130 interrupted.
+Exit codes: 0 done; 2 the user can mend it (``MMBertError``, wrong usage); 1 unexpected; 75 training was asked to stop
+and can go on; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
         traceback.print_exception(error)
     if isinstance(error, MMBertError):
         where = f" [{error.where}]" if error.where else ""
-        return _say(f"{error.message}{where}", error.hint, 2)
+        return _say(f"{error.message}{where}", error.hint, error.exit_code)
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mmbert"

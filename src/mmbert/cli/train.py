@@ -35,7 +35,8 @@ def train(
     """Train a model by a recipe.
 
     The run's folder holds the models best/ (where there was validation data) and last/, the resolved recipe, versions,
-    metrics, log.jsonl and TensorBoard logs.
+    metrics, log.jsonl, TensorBoard logs and, under state/, checkpoints to go on from. SIGTERM or SIGUSR1 ends it after
+    the step, with a checkpoint and exit code 75. Several processes: mmbert launch, mmbert slurm.
 
     Examples:
 
@@ -46,6 +47,7 @@ def train(
     """
     from mmbert.training.recipe import load_recipe
     from mmbert.training.run import train as run
+    from mmbert.training.setup import world_rank
 
     silence_libraries()
     chosen = [f"data={data}"] if data is not None else []
@@ -53,6 +55,8 @@ def train(
     chosen += [f"model.init={init}"] if init is not None else []
     loaded = load_recipe(recipe, [*chosen, *(overrides or [])])
     result = run(loaded, out or Path("runs") / loaded.name, resume=resume, skip_bad=skip_bad)
+    if world_rank():
+        return  # the first process speaks
     if as_json:
         print_json(
             {

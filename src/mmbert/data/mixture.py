@@ -116,6 +116,8 @@ class StepDataset(Dataset[PackedBatch]):
         batches: how many there are: steps x processes x accumulation.
         images: pixels or features of images.
         seed: decides everything.
+        shift: added to the numbers asked for. A run that goes on with another number of processes counts its batches
+            as if it had always had as many; what is really used up says the checkpoint.
     """
 
     def __init__(
@@ -125,11 +127,13 @@ class StepDataset(Dataset[PackedBatch]):
         batches: int,
         images: ImageInput | None,
         seed: int,
+        shift: int = 0,
     ) -> None:
         self.components = list(components)
         self.batches = batches
         self.images = images
         self.seed = seed
+        self.shift = shift
 
     def __len__(self) -> int:
         return self.batches
@@ -137,6 +141,7 @@ class StepDataset(Dataset[PackedBatch]):
     def __getitem__(self, number: int) -> PackedBatch:
         if not 0 <= number < self.batches:
             raise IndexError(number)
+        number += self.shift
         rng = np.random.default_rng([self.seed, number])
         examples: list[Example] = []
         records: list[Record] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +50,17 @@ class EncoderLayer(nn.Module):
         mixed = self.attention(hidden, plan, keep_weights, keep_keys)
         if rows is not None:
             mixed, hidden = mixed.index_select(0, rows), hidden.index_select(0, rows)
-        return self._after_attention(mixed, hidden)
+        return self.after_attention(mixed, hidden)
 
     def write(self, hidden: Tensor, view: View, number: int) -> Tensor:
         """[T, H] to [T, H] for text that is written: it sees its sequence, and what is written before it."""
         query, own = self.attention.qkv(hidden).split([hidden.shape[1], 2 * hidden.shape[1]], dim=1)
         rate = self.attention.dropout if self.training else 0.0
         mixed = view.attend(number, query, own, memory=True, heads=self.attention.heads, rate=rate)
-        return self._after_attention(mixed, hidden)
+        return self.after_attention(mixed, hidden)
 
-    def _after_attention(self, mixed: Tensor, hidden: Tensor) -> Tensor:
+    def after_attention(self, mixed: Tensor, hidden: Tensor) -> Tensor:
+        """[P, H] attention's result and [P, H] what it was made from to [P, H]: all that looks at one position."""
         hidden = self.attention_norm(self.dropout(self.attention_output(mixed)) + hidden)
         expanded = self._activate(self.intermediate(hidden))
         return self.output_norm(self.dropout(self.output(expanded)) + hidden)
@@ -91,6 +93,15 @@ class Encoder(nn.Module):
         self.widest = max(3 * config.hidden_size, config.intermediate_size)
         self.gradient_checkpointing = False  # set, with the function, by transformers' `gradient_checkpointing_enable`
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
+
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Let torch.compile make one program of each layer's position-wise part, for any number of positions.
+
+        Attention stays as it is: its groups of equal lengths are others in each batch, and would be compiled anew.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.after_attention = torch.compile(layer.after_attention, dynamic=True, backend=backend)  # type: ignore[method-assign]
 
     def forward(
         self,

@@ -14,6 +14,11 @@ from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 
 
+def _exact(values: Tensor) -> Tensor:
+    """At least in single precision, for norms."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class MaskedTokenHead(nn.Module):
     """Vocabulary logits: dense, activation, LayerNorm, then the word table as decoder (tied) plus a bias."""
 
@@ -26,8 +31,12 @@ class MaskedTokenHead(nn.Module):
 
     def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
         """[M, H] selected states and the [K, H] word table to [M, K] logits."""
-        transformed = self.norm(self.activation(self.dense(states)))
-        return nn.functional.linear(transformed, word_table, self.bias)
+        return nn.functional.linear(self.transform(states), word_table, self.bias)
+
+    def transform(self, states: Tensor) -> Tensor:
+        """[M, H] selected states to the [M, H] vectors that are compared with the word table."""
+        transformed: Tensor = self.norm(self.activation(self.dense(states)))
+        return transformed
 
 
 class RegionHead(nn.Module):
@@ -70,8 +79,8 @@ class ProductPooler(nn.Module):
 
     def forward(self, first_states: Tensor, image_states: Tensor) -> Tensor:
         """[B, H] first states and [B, H] states of the first region to [B, H], times sqrt(H)."""
-        text = nn.functional.normalize(self.text(first_states).float(), dim=-1)
-        image = nn.functional.normalize(self.image(image_states).float(), dim=-1)
+        text = nn.functional.normalize(_exact(self.text(first_states)), dim=-1)
+        image = nn.functional.normalize(_exact(self.image(image_states)), dim=-1)
         return text * image * text.shape[1] ** 0.5
 
 
@@ -98,11 +107,11 @@ class EmbeddingHead(nn.Module):
 
     def embed_text(self, first_states: Tensor) -> Tensor:
         """[n, H] to [n, D] unit rows."""
-        return nn.functional.normalize(self.text(first_states).float(), dim=-1)
+        return nn.functional.normalize(_exact(self.text(first_states)), dim=-1)
 
     def embed_image(self, first_states: Tensor) -> Tensor:
         """[n, H] to [n, D] unit rows."""
-        return nn.functional.normalize(self.image(first_states).float(), dim=-1)
+        return nn.functional.normalize(_exact(self.image(first_states)), dim=-1)
 
     def hubness(self, images: Tensor) -> Tensor:
         """[n, D] vectors of images to [n]: log mean over the bank of exp(scale * cosine); 0 without a bank.

@@ -17,6 +17,7 @@ from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
 from mmbert.model.encoder import Encoder, KeptKeys
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
 from mmbert.model.packed import PackedBatch, RegionTable, without_regions
+from mmbert.model.vocabulary_loss import vocabulary_loss
 from mmbert.plugins import load, names
 
 if TYPE_CHECKING:
@@ -286,6 +287,18 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         """[K, H] word vectors that vocabulary logits are made with: the decoder's where it has its own."""
         own = self.decoder is not None and self.decoder.own
         return self.decoder.embeddings.words.weight if own else self.get_input_embeddings().weight  # type: ignore[union-attr]
+
+    def token_loss(
+        self, states: Tensor, labels: Tensor, weights: Tensor, *, train_table: bool = True, rows: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the cross entropies of :meth:`token_logits` to [M] ``labels``, and how many rows are right.
+
+        The logits are never there all at once; see :func:`~mmbert.model.vocabulary_loss.vocabulary_loss`.
+        """
+        head, table = self._head("token_head"), self.get_output_table()
+        assert isinstance(head, MaskedTokenHead)
+        table = table if train_table else table.detach()
+        return vocabulary_loss(head.transform(states), table, head.bias, labels, weights, rows)
 
     def region_logits(self, states: Tensor) -> Tensor:
         """[M, H] states of regions to [M, C] class logits."""

@@ -2,4 +2,7 @@
 
 ``READS`` says which states: ``"positions"`` those of its target's positions, ``"sequences"`` the first of each
 sequence. The last layer computes no others. A module without it may read any.
+
+``plan`` counts the labels before anything is computed, where they are not simply the target's positions; ``GATHERS``
+says that the objective reads what other processes have (see :class:`mmbert.objectives.base.Plan`).
 """

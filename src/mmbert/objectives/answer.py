@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "positions"
 
@@ -21,7 +21,7 @@ class Options(BaseModel):
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Binary cross entropy to the soft scores ``target.labels`` [M, A], summed over answers, at the [M] places."""
-    logits = step.model.head_logits("answer", step.states(target.positions)).float()
+    logits = exact(step.model.head_logits("answer", step.states(target.positions)))
     total = F.binary_cross_entropy_with_logits(logits, target.labels.to(logits.dtype), reduction="sum")
     count = torch.tensor(float(len(target.labels)), device=total.device)
     scores = target.labels.gather(1, logits.argmax(1, keepdim=True)).sum().float()

@@ -10,7 +10,54 @@ import torch
 from torch import Tensor
 
 from mmbert.model.modeling import MMBertForPreTraining, MMBertOutput
-from mmbert.model.packed import PackedBatch
+from mmbert.model.packed import PackedBatch, Target
+
+
+@dataclass
+class Plan:
+    """What is known of an objective's labels before anything is computed.
+
+    An optimiser step may spread over several processes and several batches one after another; a mean over all its
+    labels needs their number beforehand. An objective whose count is not that of its target's positions has a function
+    ``plan(batch, target, options, name, states) -> Plan``. If it also reads what other processes have, it says
+    ``GATHERS = True``, and is called on every process as soon as it is in the recipe.
+
+    Attributes:
+        counts: [k] of this batch on this process, in double precision; the first is what the loss is divided by.
+        offset: added to the divisor once per step.
+        data: for ``compute``.
+        totals: [k] sums over all processes and batches of the step.
+    """
+
+    counts: Tensor
+    offset: float = 0.0
+    data: Any = None
+    totals: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.totals = self.counts
+
+    def total(self, number: int = 0) -> float:
+        """One of ``totals``, at least a trifle: a divisor."""
+        return max(float(self.totals[number]), 1e-6)
+
+
+def counts(*numbers: float | Tensor) -> Tensor:
+    """[k] counts of a plan."""
+    return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+
+
+def plan_places(batch: PackedBatch, target: Target, per_sequence: bool = False, valid: Tensor | None = None) -> Plan:
+    """The plan for :func:`loss_term`: places, or with ``per_sequence`` sequences that have one.
+
+    Args:
+        valid: [M] whether each place counts; None: all do.
+    """
+    positions = target.positions if valid is None else target.positions[valid]
+    if not per_sequence:
+        return Plan(counts(len(positions)))
+    sequences = torch.searchsorted(batch.cu_seqlens.long(), positions, right=True)
+    return Plan(counts(len(sequences.unique())), offset=1e-4)
 
 
 @dataclass
@@ -24,6 +71,7 @@ class StepContext:
         positions: [S] sorted flat positions whose states the output has; None: it has all.
         shared: results that one objective leaves for another (keyed by target name).
         states_of_objectives: parameters that an objective owns, by its name.
+        plans: of the step's objectives, by target name.
     """
 
     model: MMBertForPreTraining
@@ -32,6 +80,7 @@ class StepContext:
     positions: Tensor | None = None
     shared: dict[str, Any] = field(default_factory=dict)
     states_of_objectives: Mapping[str, Any] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
 
     def states(self, positions: Tensor) -> Tensor:
         """[M] flat positions to [M, H] last states.
@@ -67,6 +116,11 @@ class LossTerm:
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
+def exact(values: Tensor) -> Tensor:
+    """The values in single precision, or in double where they are that."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def loss_term(step: StepContext, positions: Tensor, losses: Tensor, counts: Tensor, per_sequence: bool) -> LossTerm:
     """A loss over places.
 
@@ -83,3 +137,13 @@ def loss_term(step: StepContext, positions: Tensor, losses: Tensor, counts: Tens
     sums = losses.new_zeros(step.batch.num_sequences).index_add(0, sequences, losses)
     places = losses.new_zeros(step.batch.num_sequences).index_add(0, sequences, counts)
     return LossTerm((sums / (places + 1e-4)).sum(), (places > 0).sum() + 1e-4)
+
+
+def place_weights(step: StepContext, positions: Tensor, per_sequence: bool) -> tuple[Tensor, Tensor]:
+    """[M] weights that make a sum over places the ``total`` of :func:`loss_term`, and its ``count``."""
+    ones = torch.ones(len(positions), device=positions.device)
+    if not per_sequence:
+        return ones, ones.sum()
+    sequences = torch.searchsorted(step.batch.cu_seqlens.long(), positions, right=True) - 1
+    places = ones.new_zeros(step.batch.num_sequences).index_add(0, sequences, ones)
+    return 1 / (places[sequences] + 1e-4), (places > 0).sum() + 1e-4

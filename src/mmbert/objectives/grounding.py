@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "positions"
 
@@ -21,7 +21,7 @@ class Options(BaseModel):
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Binary cross entropy of the logit of each of the [M] regions to ``target.labels`` [M]."""
-    logits = step.model.head_logits("grounding", step.states(target.positions)).squeeze(1).float()
+    logits = exact(step.model.head_logits("grounding", step.states(target.positions)).squeeze(1))
     wanted = target.labels.to(logits.dtype)
     total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     count = torch.tensor(float(len(wanted)), device=total.device)

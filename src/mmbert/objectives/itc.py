@@ -1,21 +1,26 @@
 """Image-text contrast: the embeddings of a text and its image are nearer than all others in the step.
 
 Texts and images of one group are all right answers of each other (Radford et al., 2021, with several positives).
+On several processes the others are those of all processes: each compares its own texts and images with everybody's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.model.packed import PackedBatch, Target
+from mmbert.model.ranks import gather_rows
+from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
 
 READS = "sequences"
+GATHERS = True
 
 
 class Options(BaseModel):
@@ -65,16 +70,42 @@ def soft_contrast(logits: Tensor, positive: Tensor, smoothing: float = 0.0) -> T
     return losses[has].sum()
 
 
+def groups_of(target: Target) -> tuple[Tensor, Tensor]:
+    """Groups of this process's texts and of its images, on the CPU."""
+    is_image = target.extra["is_image"].bool()
+    return target.labels[~is_image].cpu(), target.labels[is_image].cpu()
+
+
+def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
+    """Texts that have an image anywhere in the batch (of all processes), and images that have a text."""
+    texts, images = groups_of(target)
+    every = [gather_rows(groups.to(batch.device)).rows.cpu() for groups in (texts, images)]
+    found = torch.isin(texts, every[1]).sum(), torch.isin(images, every[0]).sum()
+    return Plan(counts(sum(found), *found))
+
+
+def everybodys(found: Embedded) -> Embedded:
+    """Embeddings of all processes. (Sequence numbers: each process's own.)"""
+    names = ("text_sequences", "texts", "text_groups", "image_sequences", "images", "image_groups")
+    return Embedded(*(gather_rows(getattr(found, name)).rows for name in names))
+
+
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Contrast both ways, averaged: texts over the images of the step, and images over its texts."""
     found = embed(step, target)
     step.shared[name] = found
+    every = step.shared[f"{name}/everybody"] = everybodys(found)
+    if name not in step.plans:
+        step.plans[name] = plan(step.batch, target, options, name, step.states_of_objectives)
+    known = step.plans[name]
     assert step.model.embedding_head is not None
-    logits = step.model.embedding_head.scale * found.texts @ found.images.T
-    positive = (found.text_groups[:, None] == found.image_groups[None, :]).float()
-    texts, images = positive.any(1).sum(), positive.any(0).sum()
-    to_image = soft_contrast(logits, positive, options.label_smoothing) / texts.clamp(min=1)
-    to_text = soft_contrast(logits.T, positive.T, options.label_smoothing) / images.clamp(min=1)
-    count = torch.stack([texts, images]).float().sum()
-    hits = positive.gather(1, logits.argmax(1, keepdim=True)).sum() if len(found.images) else positive.sum()
-    return LossTerm((to_image + to_text) / 2 * count, count, {"text_to_image": (hits, texts.float())})
+    scale = step.model.embedding_head.scale
+    to_image = (found.text_groups[:, None] == every.image_groups[None, :]).float()
+    to_text = (found.image_groups[:, None] == every.text_groups[None, :]).float()
+    logits = scale * found.texts @ every.images.T
+    by_text = soft_contrast(logits, to_image, options.label_smoothing)
+    by_image = soft_contrast(scale * found.images @ every.texts.T, to_text, options.label_smoothing)
+    total = (by_text / known.total(1) + by_image / known.total(2)) / 2 * known.total()
+    texts, images = to_image.any(1).sum(), to_text.any(1).sum()
+    hits = to_image.gather(1, logits.argmax(1, keepdim=True)).sum() if to_image.numel() else to_image.sum()
+    return LossTerm(total, (texts + images).float(), {"text_to_image": (hits, texts.float())})

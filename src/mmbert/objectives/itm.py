@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "sequences"
 
@@ -25,7 +25,7 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     With a two-output head this equals its two-way cross entropy (the logit is the difference of the outputs).
     """
     assert step.output.pooled is not None
-    logits = step.model.match_logits(step.output.pooled.index_select(0, target.positions)).float()
+    logits = exact(step.model.match_logits(step.output.pooled.index_select(0, target.positions)))
     wanted = target.labels.to(logits.dtype)
     total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     count = torch.tensor(float(len(wanted)), device=total.device)

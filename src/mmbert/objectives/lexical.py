@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "sequences"
 
@@ -22,7 +22,7 @@ class Options(BaseModel):
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Cross entropy over the target words for the [M] sequences ``target.positions``."""
     assert step.output.pooled is not None
-    logits = step.model.head_logits("lexical", step.output.pooled.index_select(0, target.positions)).float()
+    logits = exact(step.model.head_logits("lexical", step.output.pooled.index_select(0, target.positions)))
     total = F.cross_entropy(logits, target.labels, reduction="sum")
     count = torch.tensor(float(len(target.labels)), device=total.device)
     return LossTerm(total, count, {"accuracy": ((logits.argmax(-1) == target.labels).sum().float(), count)})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch.nn import functional as F
 
-from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext, loss_term
+from mmbert.model.packed import PackedBatch, Target
+from mmbert.objectives.base import LossTerm, Plan, StepContext, place_weights, plan_places
 
 READS = "positions"
 
@@ -26,11 +28,15 @@ class Options(BaseModel):
     per_sequence: bool = False
 
 
+def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
+    """Hidden pieces, or sequences that have one."""
+    return plan_places(batch, target, options.per_sequence)
+
+
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
-    """Cross entropy over the vocabulary at [M] labelled positions only."""
-    logits = step.model.token_logits(step.states(target.positions), train_table=options.train_table).float()
-    losses = F.cross_entropy(logits, target.labels, reduction="none")
-    term = loss_term(step, target.positions, losses, torch.ones_like(losses), options.per_sequence)
-    count = torch.tensor(float(len(target.labels)), device=losses.device)
-    term.metrics["accuracy"] = ((logits.argmax(-1) == target.labels).sum().float(), count)
-    return term
+    """Cross entropy over the vocabulary at [M] labelled positions only, in chunks of them."""
+    states = step.states(target.positions)
+    weights, count = place_weights(step, target.positions, options.per_sequence)
+    total, right = step.model.token_loss(states, target.labels, weights, train_table=options.train_table)
+    places = torch.tensor(float(len(target.labels)), device=total.device)
+    return LossTerm(total, count, {"accuracy": (right, places)})

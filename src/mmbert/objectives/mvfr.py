@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "positions"
 
@@ -25,8 +25,8 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     ``target.labels`` [M] are base rows of the region table. The features are targets only: no gradient flows
     through them.
     """
-    features = step.output.regions.features.index_select(0, target.labels).detach().float()
+    features = exact(step.output.regions.features.index_select(0, target.labels).detach())
     wanted = F.layer_norm(features, features.shape[-1:])
-    predicted = step.model.region_features(step.states(target.positions)).float()
+    predicted = exact(step.model.region_features(step.states(target.positions)))
     total = (predicted - wanted).pow(2).mean(-1).sum()
     return LossTerm(total, torch.tensor(float(len(target.labels)), device=total.device))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 from torch.nn import functional as F
 
-from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext, loss_term
+from mmbert.model.packed import PackedBatch, Target
+from mmbert.objectives.base import LossTerm, Plan, StepContext, exact, loss_term, plan_places
 
 READS = "positions"
 
@@ -20,6 +24,17 @@ class Options(BaseModel):
     per_sequence: bool = False
 
 
+def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
+    """Hidden regions with a distribution. Those that a vision encoder has yet to make are taken to be ones."""
+    classes = None if batch.regions is None else batch.regions.classes
+    valid = None if classes is None else _valid(classes.index_select(0, target.labels))
+    return plan_places(batch, target, options.per_sequence, valid)
+
+
+def _valid(distributions: Tensor) -> Tensor:
+    return (distributions.sum(-1) - 1).abs() < 0.1
+
+
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Soft cross entropy against the detector's (or the backbone classifier's) distribution.
 
@@ -30,8 +45,8 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     if table.classes is None:
         raise ValueError("mvrc needs region classes; choose the objective mvfr for encoders that give none")
     wanted = table.classes.index_select(0, target.labels).detach()
-    valid = (wanted.sum(-1) - 1).abs() < 0.1
-    logits = step.model.region_logits(step.states(target.positions)).float()
+    valid = _valid(wanted)
+    logits = exact(step.model.region_logits(step.states(target.positions)))
     losses = -(wanted * F.log_softmax(logits, dim=-1)).sum(-1)
     losses = torch.where(valid, losses, torch.zeros_like(losses))
     term = loss_term(step, target.positions, losses, valid.to(losses.dtype), options.per_sequence)

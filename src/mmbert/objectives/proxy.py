@@ -8,15 +8,16 @@ rest. For corpora of some thousand groups with many texts each; the table is not
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
-from mmbert.objectives.itc import embed
+from mmbert.model.packed import PackedBatch, Target
+from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
+from mmbert.objectives.itc import embed, groups_of
 
 READS = "sequences"
 
@@ -69,6 +70,12 @@ def build_state(groups: Tensor, size: int) -> Proxies:
     return Proxies(groups, size)
 
 
+def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
+    """Texts and images, and how many of each have a proxy."""
+    table = states["proxy"].groups.cpu()
+    return Plan(counts(len(target.labels), *(torch.isin(groups, table).sum() for groups in groups_of(target))))
+
+
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Cross entropy over all groups, for the texts and for the images of the step, each averaged.
 
@@ -76,21 +83,23 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     """
     proxies: Proxies = step.states_of_objectives["proxy"]
     found = embed(step, target)
+    if name not in step.plans:
+        step.plans[name] = plan(step.batch, target, options, name, step.states_of_objectives)
+    planned = step.plans[name]
     total = torch.zeros((), device=target.labels.device)
     metrics = {}
-    count = torch.tensor(float(len(target.labels)), device=target.labels.device)
     parts = (
         ("text", found.texts, found.text_groups, 1.0),
         ("image", found.images, found.image_groups, options.image_weight),
     )
-    for kind, vectors, groups, weight in parts:
+    for number, (kind, vectors, groups, weight) in enumerate(parts, start=1):
         rows = proxies.rows(groups)
         known = rows >= 0
         if not bool(known.any()):
             continue
         logits, rows = proxies(vectors[known], options.scale), rows[known]
-        loss = F.cross_entropy(logits, rows, label_smoothing=options.label_smoothing)
-        total = total + weight * loss * count
+        loss = F.cross_entropy(logits, rows, label_smoothing=options.label_smoothing, reduction="sum")
+        total = total + weight * loss / planned.total(number) * planned.total()
         right = (logits.argmax(1) == rows).sum().float()
         metrics[kind] = (right, torch.tensor(float(len(rows)), device=right.device))
-    return LossTerm(total, count, metrics)
+    return LossTerm(total, torch.tensor(float(len(target.labels)), device=total.device), metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmbert.training.checkpoints import write_whole
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -41,8 +44,8 @@ class AverageWeights(TrainerCallback):
                 theirs.append(parameter.detach())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+    def write(self, folder: Path) -> None:
+        """Into a checkpoint."""
         save_file({n: t.contiguous() for n, t in self.average.items()}, folder / AVERAGE_FILE)
 
     def resume(self, checkpoint: Path) -> None:
@@ -86,23 +89,40 @@ class KeepBest(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         value = metrics.get(self.metric)
-        if value is None or not state.is_world_process_zero:
+        if value is None:
             return
         if state.best_metric is None or value > state.best_metric:
-            state.best_metric = value
+            state.best_metric = value  # on every process: their states are one
             state.best_global_step = state.global_step
-            self.save(metrics)
+            if state.is_world_process_zero:
+                self.save(metrics)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that was cut off while it was written is left out."""
+    found = []
+    for line in path.read_text("utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and "step" in line]
 
 
 class LogLines(TrainerCallback):
     """Every logged figure as one JSON object a line, in ``log.jsonl``.
 
     Args:
-        path: the file; lines of steps that a resumed run repeats are written again.
+        path: the file; a run that goes on takes out the lines of steps that it repeats.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and self.path.is_file():
+            kept = [line for line in read_log(self.path) if line["step"] <= state.global_step]
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] | None = kwargs.get("logs")
@@ -132,9 +152,10 @@ class ProgressLine(TrainerCallback):
         logs: dict[str, float] | None = kwargs.get("logs")
         if self.bar is not None and logs:
             shown = {
-                k.removeprefix("eval_"): f"{v:.3g}"
+                k.removeprefix("eval_").removeprefix("speed/"): f"{v:.3g}"
                 for k, v in logs.items()
                 if isinstance(v, float) and k not in ("epoch", "learning_rate", "grad_norm") and k.count("/") < 2
+                if not k.startswith(("rate/", "speed/")) or k == "speed/positions_per_second"
             }
             self.bar.set_postfix(shown, refresh=False)
 

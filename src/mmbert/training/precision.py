@@ -1,10 +1,13 @@
-"""Measuring, at the start of a run, whether bf16 pays on this machine."""
+"""In which precision a run computes; at its start it can be measured whether bf16 pays on this machine."""
 
 from __future__ import annotations
 
 import time
 
 import torch
+
+from mmbert.errors import ConfigError
+from mmbert.model.ranks import add_up, world_size
 
 
 def bf16_is_faster(size: int = 1024, repeats: int = 5) -> bool:
@@ -26,3 +29,17 @@ def bf16_is_faster(size: int = 1024, repeats: int = 5) -> bool:
         return min(times[1:])
 
     return best(torch.bfloat16) * 4 / 3 < best(torch.float32)
+
+
+def choose(precision: str) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where it is faster on the machines of all processes.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("precision fp16 needs a CUDA GPU", hint="take bf16, auto or fp32")
+    if precision != "auto":
+        return precision
+    faster = add_up(torch.tensor([float(bf16_is_faster())], dtype=torch.float64))
+    return "bf16" if int(faster) == world_size() else "fp32"

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.plugins import nearest
+from mmbert.training.optimizer_recipe import LoraRecipe, OptimizerRecipe, Section
+
+__all__ = ["LoraRecipe", "OptimizerRecipe", "Recipe", "check_recipe", "load_recipe", "recipe_names", "validation_error"]
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class TokenizerRecipe(_Section):
+class TokenizerRecipe(Section):
     """The tokenizer, and what is added to it; word rows that are there already stay as they are, bit by bit.
 
     Attributes:
@@ -38,7 +37,7 @@ class TokenizerRecipe(_Section):
     add_pieces: list[str] | str = Field(default_factory=list)
 
 
-class HeadStart(_Section):
+class HeadStart(Section):
     """Where a named head starts, from what ``model.init`` loads.
 
     Attributes:
@@ -58,7 +57,7 @@ class HeadStart(_Section):
         return self
 
 
-class InitRecipe(_Section):
+class InitRecipe(Section):
     """Weights put together from several models (VL-BERT's partial loading).
 
     Each of ``text`` and ``model`` is a text encoder (BERT, RoBERTa and the like), one of our models, or a ``.model``
@@ -109,7 +108,7 @@ def _form(value: Any) -> str:
 Init = Annotated[Annotated[str, Tag(FORMS[0])] | Annotated[InitRecipe, Tag(FORMS[1])], Discriminator(_form)]
 
 
-class ModelRecipe(_Section):
+class ModelRecipe(Section):
     """The model: start from ``init`` (a model folder or name, or parts of several), or from ``config`` alone.
 
     Attributes:
@@ -135,7 +134,7 @@ class ModelRecipe(_Section):
     tokenizer: TokenizerRecipe = Field(default_factory=TokenizerRecipe)
 
 
-class ComponentRecipe(_Section):
+class ComponentRecipe(Section):
     """One part of the mixture.
 
     Attributes:
@@ -156,37 +155,7 @@ class ComponentRecipe(_Section):
     records: int | None = Field(default=None, ge=1)
 
 
-class OptimizerRecipe(_Section):
-    """AdamW with a warm-up and a decay.
-
-    Attributes:
-        lr: peak rate of the trunk and heads (effective, not per sample).
-        lr_per_sample: instead of ``lr``: it is this times the records of a step (of all components, accumulated
-            batches and processes; each component then says its ``records``). VL-BERT's ``TRAIN.LR``.
-        vision_lr: peak rate of the vision encoder; None takes ``lr``, 0 freezes it.
-        table_lr: peak rate of the word table and of tables that objectives own; None takes ``lr``.
-        weight_decay: not applied to biases, norms and single vectors.
-        schedule: after the warm-up.
-        warmup: share of all steps.
-        warmup_steps: instead of ``warmup``, the number of steps.
-        clip: largest gradient norm; 0 turns clipping off.
-        ema: decay of an exponential moving average of the weights that is evaluated and saved; 0 turns it off.
-    """
-
-    lr: float = Field(default=5e-4, gt=0)
-    lr_per_sample: float | None = Field(default=None, gt=0)
-    vision_lr: float | None = Field(default=None, ge=0)
-    table_lr: float | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    warmup_steps: int | None = Field(default=None, ge=0)
-    clip: float = Field(default=1.0, ge=0)
-    ema: float = Field(default=0.0, ge=0, lt=1)
-
-
-class EvaluationRecipe(_Section):
+class EvaluationRecipe(Section):
     """What decides which checkpoint is best.
 
     Attributes:
@@ -216,7 +185,7 @@ class EvaluationRecipe(_Section):
         return ({} if self.mode is None else {"mode": self.mode}) | self.options
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run.
 
     Attributes:
@@ -233,9 +202,16 @@ class Recipe(_Section):
         features: a region store, or several of one encoder, in which images are looked up instead of being opened;
             see docs/features.md.
         augment: options of the image augmentation; None leaves images as they are.
-        precision: ``auto`` measures at the start whether bf16 is faster here.
+        precision: ``auto`` measures at the start whether bf16 is faster here; ``fp16`` (GPUs) scales the loss.
+        tf32: let GPUs multiply fp32 matrices in TF32.
+        compile: torch.compile the layers' position-wise half.
+        activation_checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
         save_dtype: of the stored weights.
+        accumulation: batches per step and process.
         log_every, save_every: in steps; None saves only best and last.
+        keep: checkpoints to go on from that are kept, the newest ones;
+        keep_every: and those at multiples of so many steps.
+        report_to: services beside TensorBoard, through transformers' own callbacks.
     """
 
     name: str
@@ -252,11 +228,19 @@ class Recipe(_Section):
     augment: dict[str, Any] | None = None
     optimizer: OptimizerRecipe = Field(default_factory=OptimizerRecipe)
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    tf32: bool = False
+    compile: bool = False
+    activation_checkpointing: bool = False
     save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     accumulation: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)
     save_every: int | None = Field(default=None, ge=1)
+    keep: int = Field(default=2, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
+    report_to: list[Literal["wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio"]] = Field(
+        default_factory=list
+    )
 
     @model_validator(mode="after")
     def _length(self) -> Self:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from pydantic import ValidationError
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from safetensors import SafetensorError
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-import mmbert
 from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
-from mmbert.errors import TrainingError
+from mmbert.errors import TrainingError, TrainingStopped
 from mmbert.evaluation.tuning import best_rerank_weights
 from mmbert.plugins import load
 from mmbert.training.alignment import group_means
@@ -45,16 +41,29 @@ from mmbert.training.build import (
 )
 from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
 from mmbert.training.card import MEASURES, write_card
+from mmbert.training.checkpoints import (
+    Manifest,
+    clear_aside,
+    last_checkpoint,
+    read_manifest,
+    write_whole,
+    written_aside,
+)
 from mmbert.training.initialisation import InitReport
+from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
-from mmbert.training.precision import bf16_is_faster
+from mmbert.training.monitoring import tensorboard
 from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
-from mmbert.training.trainer import PackedTrainer, last_checkpoint
+from mmbert.training.setup import arguments, choose_trained, package_versions, run_length, world_rank, world_size
+from mmbert.training.stopping import StopOnSignal
+from mmbert.training.trainer import PackedTrainer, Saving
 from mmbert.vision.augment import build_augmentation
 
 FIRST_STAGE = "recipe:"
 INITIALISATION = "initialisation.json"
 """In a run's folder: what became of every tensor of the models that it was put together from."""
+PASSING = ("accumulation", "log_every", "save_every", "keep", "keep_every", "report_to", "description")
+"""Settings that may change when an interrupted run goes on."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -98,46 +107,70 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     sources = open_sources(recipe, report, stored)
     started = InitReport() if isinstance(model.init, InitRecipe) else None
     bert = build_model(model, sources, recipe.seed, started, stored)
-    if recipe.optimizer.vision_lr == 0 and bert.model.trunk.vision is not None:
-        bert.model.trunk.vision.requires_grad_(False)
-    bert.model.train()
+    choose_trained(recipe, bert)
     components = build_components(recipe, sources, bert.processor)
     records = evaluation_records(recipe, report, stored)
-    steps = step_count(recipe, components, world_size())
-    args = _arguments(recipe, out, steps, watched=bool(records))
+    manifest = read_manifest(checkpoint) if checkpoint is not None else None
+    steps, shift = run_length(recipe, step_count(recipe, components, world_size()), manifest)
+    args = arguments(recipe, out, steps, watched=bool(records))
+    batches = steps * recipe.accumulation * args.world_size
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))
-    dataset = StepDataset(
-        components,
-        batches=steps * recipe.accumulation * args.world_size,
-        images=images,
-        seed=recipe.seed,
-    )
-    module = _module(recipe, bert, grouped_records(recipe, sources))
+    dataset = StepDataset(components, batches=batches, images=images, seed=recipe.seed, shift=shift)
+    module = training_module(recipe, bert, grouped_records(recipe, sources))
     if world_rank() == 0:
-        _prepare_folder(out, recipe, fresh=checkpoint is None)
-        if started is not None:
-            (out / INITIALISATION).write_text(json.dumps(started.content(), ensure_ascii=False, indent=1), "utf-8")
+        with _failing_clearly(out):
+            _prepare_folder(out, recipe, fresh=checkpoint is None)
+            if started is not None:
+                write_whole(out / INITIALISATION, json.dumps(started.content(), ensure_ascii=False, indent=1))
     run = _Run(recipe, out, bert, records, typical_queries(recipe, sources))
-    trainer = PackedTrainer(
-        module,
-        args,
-        optimizer_recipe=recipe.effective_optimizer(args.world_size),
-        measure=run.measure if records else None,
-        train_dataset=dataset,
-        callbacks=run.callbacks(),
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    if checkpoint is not None and run.average is not None:
-        run.average.resume(checkpoint)
-    start = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    seconds = time.monotonic() - start
-    if not trainer.is_world_process_zero():
-        return TrainingResult(out, out / "last", {}, seconds, list(report))
-    metrics = run.finish(seconds)
+    with StopOnSignal() as stop:
+        trainer = PackedTrainer(
+            module,
+            args,
+            optimizer_recipe=recipe.effective_optimizer(args.world_size),
+            measure=run.measure if records else None,
+            watched=run.watched,
+            saving=run.saving(batches + shift, manifest),
+            stop=stop,
+            train_dataset=dataset,
+            callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), stop],
+        )
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        if args.world_size > 1:
+            set_seed(recipe.seed + args.process_index)  # the same weights everywhere, but not the same dropout
+        if checkpoint is not None and run.average is not None:
+            run.average.resume(checkpoint)
+        start = time.monotonic()
+        with _failing_clearly(out):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        seconds = time.monotonic() - start
+        if stop.stopped:
+            raise TrainingStopped(
+                f"stopped by {stop.asked or 'a signal to another process'} after step {trainer.state.global_step}",
+                where=str(out),
+                hint="a checkpoint is written; the same command goes on from it",
+            )
+        if not trainer.is_world_process_zero():
+            return TrainingResult(out, out / "last", {}, seconds, list(report))
+        with _failing_clearly(out):
+            metrics = run.finish(seconds)
     best = out / "best"
     return TrainingResult(out, best if best.exists() else out / "last", metrics, seconds, list(report))
+
+
+@contextlib.contextmanager
+def _failing_clearly(out: Path) -> Iterator[None]:
+    """Turn what a full or broken disk gives into an error that says what is left."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        kept = last_checkpoint(out / "state")
+        raise TrainingError(
+            f"cannot read or write: {getattr(error, 'strerror', None) or error}",
+            where=str(getattr(error, "filename", None) or out),
+            hint=f"make room; {kept.name} is intact, the same command goes on from it" if kept else None,
+        ) from error
 
 
 def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
@@ -161,13 +194,19 @@ def _checkpoint(out: Path, recipe: Recipe) -> Path | None:
         TrainingError: the folder holds an unfinished run of another recipe.
     """
     checkpoint = last_checkpoint(out / "state")
-    if checkpoint is not None and _written_recipe(out) not in (None, recipe.model_dump(mode="json")):
+    written, ours = _lasting(_written_recipe(out)), _lasting(recipe.model_dump(mode="json"))
+    if checkpoint is not None and written not in (None, ours):
         raise TrainingError(
             "this folder holds an unfinished run of another recipe",
             where=str(out),
             hint="use another --out, or --no-resume to start over",
         )
     return checkpoint
+
+
+def _lasting(recipe: Any) -> Any:
+    """The part of a recipe that must not change while a run goes on."""
+    return {k: v for k, v in recipe.items() if k not in PASSING} if isinstance(recipe, dict) else recipe
 
 
 def _prepare_folder(out: Path, recipe: Recipe, *, fresh: bool) -> None:
@@ -179,13 +218,14 @@ def _prepare_folder(out: Path, recipe: Recipe, *, fresh: bool) -> None:
     content = recipe.model_dump(mode="json")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        clear_aside(out, out / "state")
         if fresh:
-            for stale in ("state", "best", "last"):
+            for stale in ("state", "best", "last", "tensorboard"):
                 shutil.rmtree(out / stale, ignore_errors=True)
             for stale in ("log.jsonl", "metrics.json"):
                 (out / stale).unlink(missing_ok=True)
-        (out / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
-        (out / "versions.json").write_text(json.dumps(_versions(), indent=1), "utf-8")
+        write_whole(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_whole(out / "versions.json", json.dumps(package_versions(), indent=1))
     except OSError as error:
         raise TrainingError(f"cannot write: {error.strerror}", where=str(out)) from error
 
@@ -196,13 +236,7 @@ def _written_recipe(folder: Path) -> Any:
     return yaml.safe_load(written.read_text("utf-8")) if written.is_file() else None
 
 
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "transformers", "accelerate", "tokenizers", "timm", "numpy", "pillow")
-    found = {name: version(name) for name in packages}
-    return {"mm-bert": mmbert.__version__, "python": platform.python_version(), **found}
-
-
-def _module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModule:
+def training_module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModule:
     """The model with its objectives; what they keep per group starts from the group's images."""
     module = TrainingModule(bert.model, objective_options(recipe), group_numbers(grouped))
     if module.states:
@@ -212,48 +246,6 @@ def _module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModu
         for state in module.states.values():
             state.start(means)  # type: ignore[operator]
     return module
-
-
-def world_size() -> int:
-    """Processes of this run, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def world_rank() -> int:
-    """Number of this process among them."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def _arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> TrainingArguments:
-    bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_is_faster())
-    every = recipe.evaluation.every
-    watched = watched and every is not None
-    return TrainingArguments(
-        output_dir=str(out / "state"),
-        max_steps=steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=recipe.accumulation,
-        max_grad_norm=recipe.optimizer.clip,
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=recipe.log_every,
-        logging_first_step=True,
-        eval_strategy="steps" if watched else "no",
-        eval_steps=every if watched else None,
-        save_strategy="steps" if recipe.save_every else "no",
-        save_steps=recipe.save_every or 500,
-        save_total_limit=2,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        report_to=["tensorboard"],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=True,
-        accelerator_config={"dispatch_batches": False, "split_batches": False},
-        average_tokens_across_devices=False,
-    )
 
 
 class _Run:
@@ -276,11 +268,31 @@ class _Run:
         except ValidationError as error:
             raise validation_error(error, self.measurer.Options, "evaluation.options") from error
 
-    def callbacks(self) -> list[TrainerCallback]:
-        """Averaging first, so that what is measured is up to date."""
-        watched = KeepBest(f"eval_{self.recipe.evaluation.metric}", lambda _: self.save(self.out / "best"))
+    @property
+    def watched(self) -> str:
+        """Key of the metric that decides which model is best."""
+        return f"eval_{self.recipe.evaluation.metric}"
+
+    def callbacks(self, step: int) -> list[TrainerCallback]:
+        """Averaging first, so that what is measured is up to date. The run begins after ``step``."""
+        best = KeepBest(self.watched, lambda _: self.save(self.out / "best"))
         chosen: list[TrainerCallback] = [self.average] if self.average is not None else []
-        return [*chosen, watched, LogLines(self.out / "log.jsonl"), ProgressLine()]
+        shown = [tensorboard(self.out / "tensorboard", step)] if world_rank() == 0 else []
+        return [*chosen, best, LogLines(self.out / "log.jsonl"), *shown, ProgressLine()]
+
+    def saving(self, planned: int, start: Manifest | None) -> Saving:
+        """What checkpoints need to know."""
+        return Saving(
+            keep=self.recipe.keep,
+            keep_every=self.recipe.keep_every,
+            versions=package_versions(),
+            planned=planned,
+            start=start,
+            beside=[
+                *([self.average.write] if self.average is not None else []),
+                lambda folder: shutil.copy(self.out / "recipe.yaml", folder / "recipe.yaml"),
+            ],
+        )
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[MMBert]:
@@ -311,8 +323,7 @@ class _Run:
             bert.keep_queries(self.queries)
             if self.recipe.evaluation.tune_rerank and self.records:
                 (bert.config.rerank_weight, bert.config.hub_weight), _ = best_rerank_weights(bert, self.records)
-        with self.final_weights() as bert, tempfile.TemporaryDirectory(dir=self.out) as aside:
-            new = Path(aside) / "model"
+        with self.final_weights() as bert, written_aside(folder) as new, merged(bert.model):
             bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
             shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")
             shutil.copy(self.out / "versions.json", new / "versions.json")
@@ -320,8 +331,6 @@ class _Run:
             metrics = {"evaluation": self.latest, "data": data}
             (new / "metrics.json").write_text(json.dumps(metrics, indent=1), "utf-8")
             write_card(new, self.recipe, bert, metrics)
-            shutil.rmtree(folder, ignore_errors=True)
-            new.rename(folder)
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write the last model (and, where there was no evaluation on the way, measure it)."""
@@ -331,5 +340,5 @@ class _Run:
         best = self.out / "best"
         content = json.loads(((best if best.exists() else self.out / "last") / "metrics.json").read_text("utf-8"))
         content["seconds"] = round(seconds, 1)
-        (self.out / "metrics.json").write_text(json.dumps(content, indent=1), "utf-8")
+        write_whole(self.out / "metrics.json", json.dumps(content, indent=1))
         return content

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from mmbert.errors import TrainingError
 from mmbert.model.packed import PackedBatch
+from mmbert.model.ranks import add_up
+from mmbert.objectives.base import Plan
+from mmbert.training.checkpoints import ASIDE, Manifest, clear_aside, commit, last_checkpoint, prune, read_manifest
 from mmbert.training.module import TrainingModule
+from mmbert.training.optimizers import Plateau, build_optimizer, schedule
 from mmbert.training.recipe import OptimizerRecipe
+from mmbert.training.stopping import StopOnSignal
 
-NO_DECAY_NAMES = ("bias", "norm", "scale")
-TABLE_NAMES = ("embeddings.words.weight", ".table")
+
+@dataclass
+class Saving:
+    """What checkpoints need to know beside the trainer's own state.
+
+    Attributes:
+        keep, keep_every: which checkpoints stay, see :func:`~mmbert.training.checkpoints.prune`.
+        versions: of the packages, for the manifest.
+        planned: batches of the whole run.
+        start: manifest of the checkpoint that this run goes on from.
+        beside: write further files into a checkpoint; called on the first process.
+    """
+
+    keep: int = 2
+    keep_every: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    planned: int = 0
+    start: Manifest | None = None
+    beside: list[Callable[[Path], object]] = field(default_factory=list)
 
 
 class PackedTrainer(Trainer):
@@ -30,6 +60,9 @@ class PackedTrainer(Trainer):
         args: Trainer's arguments.
         optimizer_recipe: groups, schedule and clipping.
         measure: called at evaluation, gives the metrics (``eval_…``).
+        watched: key of the metric that decides what is best.
+        saving: about checkpoints.
+        stop: listens to signals; one of the callbacks.
         **kwargs: passed on to Trainer.
     """
 
@@ -40,15 +73,27 @@ class PackedTrainer(Trainer):
         *,
         optimizer_recipe: OptimizerRecipe,
         measure: Callable[[], dict[str, float]] | None = None,
+        watched: str = "eval_R@1",
+        saving: Saving | None = None,
+        stop: StopOnSignal | None = None,
         **kwargs: Any,
     ) -> None:
         # Trainer insists on an evaluation set where it is to evaluate; `measure` has its own.
         super().__init__(model=model, args=args, data_collator=_only, eval_dataset=[], **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
+        self.loss_is_scaled_for_ga = True  # the module divides by the labels of all accumulated batches
+        self.module = model
         self.optimizer_recipe = optimizer_recipe
         self.measure = measure
+        self.watched = watched
+        self.saving = saving or Saving()
+        self.stop = stop or StopOnSignal()
+        self._batches: list[PackedBatch] = []
+        self._plans: deque[dict[str, Plan]] = deque()
         self._sums: dict[str, Tensor] = {}
+        self._work = Work()
+
+    # -- the step ---------------------------------------------------------------------------------------------------
 
     def compute_loss(
         self,
@@ -58,24 +103,51 @@ class PackedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """One forward pass; keeps each objective's sums for the log."""
-        outputs = model(inputs)
+        if not self._plans:
+            self._plans.extend(self._plan())
+        outputs = model(inputs, self._plans.popleft())
+        self._work.note(inputs)
         for name, (total, count) in outputs["terms"].items():
             pair = torch.stack([total.detach().float(), count.detach().float().to(total.device)])
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
         loss = outputs["loss"]
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {float(loss.detach())} at step {self.state.global_step + 1}",
-                where=self.args.output_dir,
-                hint="the last checkpoint is intact; lower optimizer.lr or use precision=fp32",
-            )
+            raise self._not_finite(f"the loss is {float(loss.detach())}")
         return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        """Keep the step's batches until the first of them is computed: only then are the random numbers restored."""
+        self._batches = batch_samples
+
+    def _plan(self) -> list[dict[str, Plan]]:
+        """Count the labels of the step on all processes, and hear whether one of them was asked to stop."""
+
+        def total(counts: Tensor) -> Tensor:
+            asked = counts.new_tensor([float(self.stop.asked is not None)])
+            summed = add_up(torch.cat([counts, asked]))
+            self.stop.agreed = bool(summed[-1])
+            return summed[:-1]
+
+        return self.module.plan(self._batches, total)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient's norm. Where it is not finite, the run ends before it reaches the weights."""
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if getattr(self.accelerator, "scaler", None) is None and not torch.isfinite(torch.as_tensor(found)):
+            raise self._not_finite(f"the gradient's norm is {float(found)}")
+        return found
+
+    def _not_finite(self, what: str) -> TrainingError:
+        kept = last_checkpoint(Path(str(self.args.output_dir)))
+        intact = f"{kept.name} is intact; " if kept is not None else ""
+        return TrainingError(
+            f"{what} at step {self.state.global_step + 1}",
+            where=self.args.output_dir,
+            hint=f"{intact}lower optimizer.lr or use precision=fp32",
+        )
 
     def _prepare_inputs(self, inputs: PackedBatch) -> PackedBatch:  # type: ignore[override]
         return inputs.to(self.args.device, non_blocking=True)
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
-        return None
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -85,8 +157,10 @@ class PackedTrainer(Trainer):
         assert self.train_dataset is not None
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
+    # -- what is told -----------------------------------------------------------------------------------------------
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add each objective's mean since the last log."""
+        """Add each objective's mean since the last log, the groups' rates, and how the work goes."""
         if "loss" in logs and self._sums:
             for name, pair in self._sums.items():
                 if self.args.world_size > 1:
@@ -95,6 +169,10 @@ class PackedTrainer(Trainer):
                 if count:
                     logs[name] = round(total / count, 5)
             self._sums.clear()
+            assert self.optimizer is not None
+            for group in self.optimizer.param_groups:
+                logs.setdefault(f"rate/{group.get('name', 'all').partition('-')[0]}", float(group["lr"]))
+            logs.update(self._work.figures(self.args.world_size))
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -103,20 +181,23 @@ class PackedTrainer(Trainer):
             return {}
         metrics = self.measure()
         self.log(dict(metrics))
+        shape = self.lr_scheduler.lr_lambdas[0] if isinstance(self.lr_scheduler, LambdaLR) else None
+        if isinstance(shape, Plateau) and self.watched in metrics:
+            shape.note(metrics[self.watched])
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    # -- optimiser --------------------------------------------------------------------------------------------------
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW, with the vision encoder's own rate and no decay of biases, norms and single vectors."""
+        """The recipe's; see :mod:`mmbert.training.optimizers`."""
         if self.optimizer is None:
-            recipe = self.optimizer_recipe
             assert isinstance(self.model, nn.Module)
-            groups = parameter_groups(self.model, recipe)
-            self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+            self.optimizer = build_optimizer(self.model, self.optimizer_recipe)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Linear warm-up, then the recipe's decay, to zero."""
+        """Linear warm-up, then the recipe's shape."""
         if self.lr_scheduler is None:
             shape = schedule(self.optimizer_recipe, num_training_steps)
             chosen = optimizer or self.optimizer
@@ -124,45 +205,118 @@ class PackedTrainer(Trainer):
             self.lr_scheduler = LambdaLR(chosen, shape)
         return self.lr_scheduler
 
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Everything that going on takes, written aside and renamed when all processes are done.
+
+        Raises:
+            TrainingError: it cannot be written; older checkpoints are as they were.
+        """
+        state = Path(str(self.args.output_dir))
+        final = state / f"checkpoint-{self.state.global_step}"
+        aside = state / ASIDE / final.name
+
+        def prepare() -> None:
+            if self.args.should_save:
+                clear_aside(state)
+                aside.mkdir(parents=True)
+
+        def write() -> None:
+            self.save_model(str(aside), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(aside))
+            self._save_scaler(str(aside))
+            self._save_rng_state(str(aside))
+
+        def finish() -> None:
+            if self.args.should_save:
+                self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
+                for further in self.saving.beside:
+                    further(aside)
+                self._manifest().write(aside)
+                commit(aside, final)
+                clear_aside(state)
+                prune(state, self.saving.keep, self.saving.keep_every)
+
+        for part in (prepare, write, finish):
+            failure = None
+            try:
+                part()
+            except (OSError, RuntimeError, SafetensorError) as error:
+                failure = str(error)
+            self._all_wrote(failure, state)
+
+    def _all_wrote(self, failure: str | None, state: Path) -> None:
+        """Wait for all processes; an error on one is one on all."""
+        if not bool(add_up(torch.tensor([float(failure is not None)], dtype=torch.float64))):
+            return
+        if self.args.should_save:
+            clear_aside(state)
+        kept = last_checkpoint(state)
+        raise TrainingError(
+            f"cannot write a checkpoint: {failure or 'another process failed'}",
+            where=str(state),
+            hint="make room" + (f"; {kept.name} is intact, the same command goes on from it" if kept else ""),
+        )
+
+    def _manifest(self) -> Manifest:
+        start, step = self.saving.start, self.state.global_step
+        done = (start.batches, start.step) if start is not None else (0, 0)
+        here = (step - done[1]) * self.args.gradient_accumulation_steps * self.args.world_size
+        return Manifest(
+            step=step,
+            batches=done[0] + here,
+            planned=self.saving.planned,
+            world_size=self.args.world_size,
+            seed=self.args.seed,
+            versions=self.saving.versions,
+        )
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Random numbers go on where they were; with another number of processes they start from the seed and step."""
+        if checkpoint is None:
+            return
+        manifest = read_manifest(Path(checkpoint))
+        if manifest.world_size == self.args.world_size:
+            super()._load_rng_state(checkpoint)
+            return
+        place = json.dumps([self.args.seed, manifest.step, self.args.process_index])
+        set_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=4).digest(), "little"))
+
+
+@dataclass
+class Work:
+    """How much was done since the last log."""
+
+    positions: int = 0
+    padded: int = 0
+    since: float = field(default_factory=time.perf_counter)
+
+    def note(self, batch: PackedBatch) -> None:
+        """Count a batch."""
+        self.positions += batch.num_positions
+        self.padded += batch.num_sequences * max(batch.lengths)
+
+    def figures(self, processes: int) -> dict[str, float]:
+        """Positions per second (of all processes, taken to be alike), what padding would have added, memory."""
+        now = time.perf_counter()
+        found = {
+            "speed/positions_per_second": round(processes * self.positions / max(now - self.since, 1e-9), 1),
+            "speed/padding_saved": round(1 - self.positions / self.padded, 4) if self.padded else 0.0,
+            "speed/memory_gib": round(peak_memory() / 2**30, 3),
+        }
+        self.positions, self.padded, self.since = 0, 0, now
+        return found
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held: on its GPU where it has one, else in memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
 
 def _only(batches: list[Any]) -> Any:
     """Collation is done: the dataset's items are batches."""
     return batches[0]
-
-
-def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str, Any]]:
-    """Trainable parameters by rate (vision, tables, the rest) and by whether they decay."""
-    rates = {"vision": recipe.vision_lr, "table": recipe.table_lr}
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = "vision" if ".vision." in name else "table" if name.endswith(TABLE_NAMES) else "rest"
-            decayed = parameter.dim() > 1 and part != "table" and not any(p in name for p in NO_DECAY_NAMES)
-            groups.setdefault((part, decayed), []).append(parameter)
-    found = []
-    for (part, decayed), parameters in groups.items():
-        rate = rates.get(part)
-        decay = recipe.weight_decay if decayed else 0.0
-        found.append({"params": parameters, "lr": recipe.lr if rate is None else rate, "weight_decay": decay})
-    return found
-
-
-def schedule(recipe: OptimizerRecipe, steps: int) -> Callable[[int], float]:
-    """Factor of the peak rate at each step."""
-    warmup = max(1, round(recipe.warmup * steps) if recipe.warmup_steps is None else recipe.warmup_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, steps - warmup)
-        if recipe.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return max(0.0, 1 - done) if recipe.schedule == "linear" else 1.0
-
-    return factor
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in ``folder``, to resume from."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)

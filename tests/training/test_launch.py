@@ -1,0 +1,165 @@
+"""Several processes: the arguments, the SLURM script under a stand-in SLURM, and a real run of two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmbert.cli.main import run
+from mmbert.errors import TrainingError, UsageError
+from mmbert.training.launch import Job, batch_script, launch, submit
+from mmbert.training.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.mark.parametrize("nodes", ["0", "two", "4:2", "1:"])
+def test_a_wrong_number_of_machines_is_told(nodes: str) -> None:
+    with pytest.raises(UsageError, match="neither a number"):
+        launch(["x"], processes=1, nodes=nodes)
+
+
+def test_several_machines_need_a_place_to_meet() -> None:
+    with pytest.raises(UsageError, match="--rdzv HOST:PORT"):
+        launch(["x"], processes=1, nodes="2")
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for sbatch, srun, scontrol and mmbert; what they are called with stands in ``calls``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    calls = tmp_path / "calls"
+    program(folder, "sbatch", f'echo "sbatch $*" >> {calls}; echo "Submitted batch job 77"')
+    program(folder, "scontrol", f'[ "$1" = show ] && echo node1 || echo "scontrol $*" >> {calls}')
+    # like srun: starts the task, hands signals on, ends with its code
+    program(
+        folder,
+        "srun",
+        f'echo "srun $*" >> {calls}; shift; export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1\n'
+        '"$@" & task=$!; trap "again=1; kill -USR1 $task" USR1; again=1\n'
+        'while [ -n "$again" ]; do again=; wait $task; code=$?; done; exit $code',
+    )
+    program(
+        folder,
+        "mmbert",
+        f'echo "mmbert $* rank $RANK of $WORLD_SIZE at $MASTER_ADDR" >> {calls}\n'
+        "trap 'echo saved >> state; exit 75' USR1; touch started\n"
+        "[ -f state ] && exit 0; for i in $(seq 400); do sleep 0.05; done; exit 1",
+    )
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def test_the_script_asks_for_what_was_said() -> None:
+    job = Job(nodes=2, gpus=4, hours=1.5, notice=90, partition="long", account="lab", setup="module load python")
+    text = batch_script("my run", ["retrieval", "--data", "a folder"], job)
+    for line in (
+        "--job-name=my-run", "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--time=01:30:00",
+        "--partition=long", "--account=lab", "--signal=B:USR1@90", "--requeue",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}\n" in text
+    assert "\nmodule load python\n" in text
+    assert "gpus-per-node" not in batch_script("x", ["y"], Job(gpus=0))
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_a_preempted_job_saves_goes_back_into_the_queue_and_then_ends(cluster: Path) -> None:
+    script = Path("job.sbatch")
+    script.write_text(batch_script("x", ["retrieval", "--data", "a folder"], Job()))
+    first = subprocess.Popen(["bash", str(script)])
+    for _ in range(1200):
+        if Path("started").exists():
+            break
+        time.sleep(0.05)
+    time.sleep(0.1)
+    first.send_signal(signal.SIGUSR1)
+    first.wait(60)
+    assert Path("state").read_text() == "saved\n"
+    assert "scontrol requeue 77" in cluster.read_text()
+    assert "mmbert train retrieval --data a folder rank 0 of 1 at node1" in cluster.read_text()
+    again = subprocess.run(["bash", str(script)], check=False)
+    assert again.returncode == 0
+    assert cluster.read_text().count("requeue") == 1
+
+
+def test_a_script_is_submitted(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["slurm", "retrieval", "--nodes", "2", "--gpus", "4", "--submit", "--data", "photos", "epochs=3"]) == 0
+    assert capsys.readouterr().out == "Submitted batch job 77\n"
+    assert cluster.read_text() == "sbatch retrieval.sbatch\n"
+    assert "train retrieval --data photos epochs=3" in Path("retrieval.sbatch").read_text()
+
+
+def test_what_sbatch_refuses_is_told(cluster: Path) -> None:
+    program(cluster.parent / "bin", "sbatch", 'echo "sbatch: error: invalid partition" >&2; exit 1')
+    with pytest.raises(TrainingError, match="invalid partition"):
+        submit(Path("x.sbatch"))
+
+
+def test_without_slurm_the_script_is_still_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["slurm", "retrieval", "--submit"]) == 2
+    assert "there is no sbatch here" in capsys.readouterr().err
+    assert Path("retrieval.sbatch").is_file()
+
+
+def launched(recipe: Recipe, folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    command = [
+        sys.executable,
+        "-m",
+        "mmbert",
+        "launch",
+        "--nproc",
+        str(processes),
+        str(path),
+        "--out",
+        str(folder / "out"),
+    ]
+    return subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=900)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_goes_on(recipe_of: MakeRecipe, tmp_path: Path, photos: Path) -> None:
+    """Where only the first of two checkpoints is left, a single process goes on with the next batch."""
+    recipe = recipe_of(steps=4, save_every=2, evaluation={"data": str(photos), "every": 2}, augment={}, accumulation=2)
+    done = launched(recipe, tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model: ") == 1, "one process speaks"
+    manifest = json.loads((tmp_path / "out" / "state" / "checkpoint-2" / "manifest.json").read_text())
+    assert (manifest["world_size"], manifest["batches"], manifest["planned"]) == (2, 8, 16)
+    assert {p.name for p in (tmp_path / "out" / "state" / "checkpoint-2").glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    shutil.rmtree(tmp_path / "out" / "state" / "checkpoint-4")
+    assert run(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]) == 0
+    last = json.loads((tmp_path / "out" / "state" / "checkpoint-4" / "manifest.json").read_text())
+    assert (last["world_size"], last["batches"]) == (1, 8 + 4)
+    failed = launched(recipe, tmp_path, 2, "optimizr.lr=1")
+    assert failed.returncode == 2
+    assert "did you mean 'optimizer'" in failed.stderr

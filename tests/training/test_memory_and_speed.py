@@ -1,0 +1,112 @@
+"""What saves memory or time computes the same; what is shown of a run; profiling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from ranks import batch_of, gradients, module
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._dynamo.testing import CompileCounter
+
+from mmbert.cli.main import run
+from mmbert.errors import ConfigError
+from mmbert.training.precision import choose
+from mmbert.training.profiling import kind_of
+from mmbert.training.recipe import Recipe
+from mmbert.training.run import train
+
+torch.set_num_threads(1)
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_activation_checkpointing_changes_nothing_not_even_dropout() -> None:
+    found = []
+    for less_memory in (False, True):
+        made = module()
+        for layer in made.model.trunk.encoder.layers:
+            layer.dropout.p, layer.attention.dropout = 0.3, 0.3
+        if less_memory:
+            made.model.gradient_checkpointing_enable({"use_reentrant": False})
+        made.train()
+        torch.manual_seed(1)
+        loss = made(batch_of((0, 0), (1, 1)))["loss"]
+        loss.backward()
+        found.append((loss, gradients(made)))
+    assert torch.equal(found[0][0], found[1][0])
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_compiled_layers_compute_the_same_with_few_programs_for_batches_of_any_size() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    plain, compiled = module(), module()
+    compiled.model.trunk.encoder.compile_layers(backend=counter)
+    for parts in (((0, 0),), ((0, 1),), ((0, 0), (1, 1)), ((1, 0), (1, 2)), ((0, 2),)):
+        losses = []
+        for made in (plain, compiled):
+            torch.manual_seed(1)
+            losses.append(made(batch_of(*parts))["loss"])
+        losses[1].backward()
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=1e-9)
+    assert 1 <= counter.frame_count <= 4
+
+
+def test_fp16_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA GPU"):
+        choose("fp16")
+    assert [choose(name) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+def test_a_service_that_is_not_installed_is_told(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbert.training.setup.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(recipe_of(report_to=["wandb"]), tmp_path / "out")
+
+
+def test_curves_are_shown_and_taken_back(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(steps=2, activation_checkpointing=True, evaluation={"data": str(photos), "every": 1})
+    train(recipe, tmp_path / "out")
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    curves = set(events.Tags()["scalars"])
+    assert {
+        "train/loss", "train/grad_norm", "train/learning_rate", "main/itc", "masked/mlm", "masked/mlm/accuracy",
+        "rate/rest", "rate/table", "speed/positions_per_second", "speed/padding_saved", "speed/memory_gib", "eval/R_1",
+    } <= curves  # fmt: skip
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+    assert 0 < events.Scalars("speed/padding_saved")[0].value < 1
+
+
+def test_a_step_is_profiled(recipe_of: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_of().model_dump(mode="json")))
+    assert run(["profile", str(path), "--steps", "2", "--json", "accumulation=2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["phases"]) == {"data", "trunk", "losses", "backward", "optimiser"}
+    assert 0.5 < sum(found["phases"].values()) / found["seconds"] < 2
+    assert sum(found["operators"].values()) == pytest.approx(1)
+    assert found["operators"]["matrix products"] > 0
+    assert 0 < found["share_of_peak"] < 1
+    assert found["flop"] > 2 * found["positions"] * 64 * 48
+    assert list(tmp_path.iterdir()) == [path], "nothing is written"
+    assert run(["profile", str(path), "--steps", "1"]) == 0
+    assert "machine's peak" in capsys.readouterr().out
+
+
+def test_operators_are_told_apart() -> None:
+    names = {
+        "aten::addmm": "matrix products", "aten::bmm": "attention", "aten::_softmax": "attention",
+        "aten::gelu": "activations", "aten::_log_softmax": "losses", "aten::_fused_adamw_": "optimiser",
+        "aten::index_select": "rows in and out", "aten::native_layer_norm": "norms", "aten::mul": "everything else",
+        "aten::mkldnn_convolution": "convolutions", "aten::_foreach_lerp_": "optimiser",
+    }  # fmt: skip
+    assert {name: kind_of(name) for name in names} == names

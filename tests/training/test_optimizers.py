@@ -1,0 +1,202 @@
+"""Optimisers, schedules, layer-wise rates, frozen parts and adapters."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tiny import tiny_network
+from torch.optim.lr_scheduler import LambdaLR
+
+from mmbert import MMBert
+from mmbert.errors import ConfigError
+from mmbert.training.lora import add_lora, merged
+from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
+from mmbert.training.recipe import LoraRecipe, OptimizerRecipe, Recipe
+from mmbert.training.run import train
+
+torch.set_num_threads(1)
+MakeRecipe = Callable[..., Recipe]
+NAMES = ("adamw", "adam", "sgd", "adafactor", "muon")
+
+
+def quadratic_model() -> torch.nn.Module:
+    """Parameters named as a network's, whose loss is their distance from 1."""
+    model = tiny_network(1).train()
+    return torch.nn.ModuleDict({"model": model})
+
+
+def loss_of(model: torch.nn.Module) -> torch.Tensor:
+    return torch.stack([(p - 1).pow(2).mean() for p in model.parameters() if p.requires_grad]).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimiser_descends_and_goes_on_where_it_was(name: str) -> None:
+    recipe = OptimizerRecipe(name=name, lr=0.02, weight_decay=0.0)
+
+    def steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+
+    whole, cut = quadratic_model(), quadratic_model()
+    before = float(loss_of(whole))
+    steps(whole, build_optimizer(whole, recipe), 6)
+    assert float(loss_of(whole)) < before
+    first = build_optimizer(cut, recipe)
+    steps(cut, first, 3)
+    second = build_optimizer(cut, recipe)
+    second.load_state_dict(first.state_dict())
+    steps(cut, second, 3)
+    for ours, theirs in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_muon_takes_the_layers_matrices_alone_and_hears_the_schedule() -> None:
+    model = quadratic_model()
+    optimizer = build_optimizer(model, OptimizerRecipe(name="muon", lr=0.1))
+    assert isinstance(optimizer, Together)
+    muon, adamw = optimizer.parts
+    names = {id(p): n for n, p in model.named_parameters()}
+    inner = {names[id(p)] for g in muon.param_groups for p in g["params"]}
+    assert inner == {n for n, p in model.named_parameters() if ".encoder.layers." in n and p.dim() == 2}
+    rates = LambdaLR(optimizer, lambda step: 0.5**step)
+    loss_of(model).backward()
+    optimizer.step()
+    rates.step()
+    assert {g["lr"] for part in (muon, adamw) for g in part.param_groups} == {0.05}
+
+
+@pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("lora", "peft")])
+def test_a_missing_library_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    for module in ("optimizers", "lora"):
+        where = sys.modules[f"mmbert.training.{module}"]
+        monkeypatch.setattr(where, "find_spec", lambda n: None if n == package else find(n))
+    use = {
+        "lora": lambda: add_lora(tiny_network(), LoraRecipe()),
+        "adamw8bit": lambda: build_optimizer(quadratic_model(), OptimizerRecipe(name="adamw8bit")),
+    }
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        use[name]()
+
+
+def test_layers_below_learn_slower() -> None:
+    recipe = OptimizerRecipe(lr=1.0, layer_decay=0.5, table_lr=3.0)
+    rates = {}
+    model = quadratic_model()
+    names = {id(p): n for n, p in model.named_parameters()}
+    for group in parameter_groups(model, recipe):
+        rates |= {names[id(p)].removeprefix("model."): group["lr"] for p in group["params"]}
+    assert rates["trunk.encoder.layers.1.output.weight"] == 0.5
+    assert rates["trunk.encoder.layers.0.output.weight"] == 0.25
+    assert rates["trunk.embeddings.positions.weight"] == rates["trunk.region_embedding.projection.weight"] == 0.125
+    assert rates["trunk.embeddings.words.weight"] == 3.0
+    assert rates["match_head.weight"] == rates["trunk.pooler.dense.weight"] == 1.0
+
+
+def test_rates_drop_at_milestones() -> None:
+    factor = schedule(OptimizerRecipe(schedule="multistep", milestones=[0.5, 0.8], factor=0.2, warmup=0.1), 100)
+    assert [factor(s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert [factor(s) for s in (10, 49, 50, 79, 80, 99)] == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
+
+
+def test_triangle_is_linear() -> None:
+    one, two = (schedule(OptimizerRecipe(schedule=name, warmup=0.3), 50) for name in ("triangle", "linear"))
+    assert [one(s) for s in range(50)] == [two(s) for s in range(50)]
+
+
+def test_rates_drop_when_evaluations_no_longer_get_better() -> None:
+    factor = schedule(OptimizerRecipe(schedule="plateau", patience=1, factor=0.5, warmup_steps=2), 100)
+    assert isinstance(factor, Plateau)
+    assert [factor(s) for s in (0, 1, 50)] == [0.5, 1.0, 1.0]
+    for measured, height in ((0.1, 1.0), (0.3, 1.0), (0.2, 1.0), (0.3, 0.5), (0.3, 0.5), (0.1, 0.25), (0.4, 0.25)):
+        factor.note(measured)
+        assert factor(50) == height
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    saved = LambdaLR(optimizer, factor).state_dict()
+    again = schedule(OptimizerRecipe(schedule="plateau", patience=1, factor=0.5, warmup_steps=2), 100)
+    LambdaLR(optimizer, again).load_state_dict(saved)
+    assert again(50) == 0.25
+
+
+def test_evaluations_reach_the_schedule(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
+    """Weights that hardly move are measured alike; the rate halves from the step after the next on."""
+    recipe = recipe_of(
+        steps=4,
+        evaluation={"data": str(photos), "every": 1, "metric": "R@10"},
+        optimizer={"lr": 1e-9, "ema": 0.0, "schedule": "plateau", "patience": 0, "factor": 0.5, "warmup": 0.0},
+    )
+    train(recipe, tmp_path / "out")
+    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    rates = [float(line.split('"learning_rate": ')[1].split(",")[0]) for line in lines if '"learning_rate"' in line]
+    assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 0.5])
+
+
+def test_wrong_combinations_are_errors() -> None:
+    for wrong in ({"schedule": "multistep"}, {"milestones": [0.5]}, {"nesterov": True, "momentum": 0.0}):
+        with pytest.raises(ValidationError):
+            OptimizerRecipe(**wrong)
+
+
+def test_parts_are_frozen_by_name() -> None:
+    model = tiny_network()
+    freeze(model, ["trunk.embeddings.*", "*.layers.0.*"])
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, _ in model.named_parameters() if n.startswith("trunk.embeddings.") or ".layers.0." in n}
+    with pytest.raises(ConfigError, match=r"no parameter is called 'trunk\.embedings"):
+        freeze(model, ["trunk.embedings.*"])
+
+
+def test_what_is_frozen_stays_as_it_is(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    one, two = (
+        load_file(
+            train(recipe_of(steps=n, optimizer={"frozen": ["trunk.encoder.*"]}), tmp_path / str(n)).model
+            / "model.safetensors"
+        )
+        for n in (1, 2)
+    )
+    same = {name for name in one if torch.equal(one[name], two[name])}
+    assert {name for name in one if ".encoder." in name} <= same
+    assert "match_head.weight" not in same
+
+
+def test_adapters_are_trained_and_merged_into_what_is_saved(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    start = train(recipe_of(steps=1), tmp_path / "start")
+    content = recipe_of(steps=3).model_dump()
+    content["model"] = {"init": str(start.model)}
+    content["optimizer"] |= {"lora": {"rank": 2, "modules": ["qkv", "output"]}, "weight_decay": 0.0}
+    found = train(Recipe.model_validate(content), tmp_path / "out")
+    before, after = (load_file(r.model / "model.safetensors") for r in (start, found))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    adapted = {n for n in before if n.endswith((".qkv.weight", ".output.weight")) and ".encoder." in n}
+    assert adapted <= changed
+    assert all("head" in name for name in changed - adapted)
+    assert MMBert.from_pretrained(found.model, device="cpu").encode_text("rot").shape == (1, 16)
+
+
+def test_merging_adapters_changes_nothing_that_is_computed() -> None:
+    pytest.importorskip("peft")
+    model = tiny_network()
+    add_lora(model, LoraRecipe(modules=["qkv"]))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    layer = model.trunk.encoder.layers[0].attention
+    values = torch.randn(5, 16)
+    adapted, weight = layer.qkv(values), layer.qkv.get_base_layer().weight.detach().clone()
+    with merged(model):
+        assert type(layer.qkv).__name__ == "Linear" and not hasattr(layer.qkv, "lora_A")
+        torch.testing.assert_close(layer.qkv(values), adapted)
+    assert torch.equal(layer.qkv.get_base_layer().weight, weight)
+    torch.testing.assert_close(layer.qkv(values), adapted)
