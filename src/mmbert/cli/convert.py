@@ -1,4 +1,4 @@
-"""Convert VL-BERT and MM-BERT checkpoints to model folders and back, their YAML files to recipes."""
+"""Convert VL-BERT and MM-BERT checkpoints to model folders and back, YAML files to recipes."""
 
 from __future__ import annotations
 
