@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
+from mmbert.model.linear import linear
 
 
 class MaskedTokenHead(nn.Module):
@@ -26,7 +27,7 @@ class MaskedTokenHead(nn.Module):
     def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
         """[M, H] selected states and the [K, H] word table to [M, K] logits."""
         transformed = self.norm(self.activation(self.dense(states)))
-        return nn.functional.linear(transformed, word_table, self.bias)
+        return linear(transformed, word_table, self.bias)
 
 
 class RegionHead(nn.Module):
