@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
+from mmbert.model.linear import linear
 
 
 def _exact(values: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ class MaskedTokenHead(nn.Module):
 
     def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
         """[M, H] selected states and the [K, H] word table to [M, K] logits."""
-        return nn.functional.linear(self.transform(states), word_table, self.bias)
+        return linear(self.transform(states), word_table, self.bias)
 
     def transform(self, states: Tensor) -> Tensor:
         """[M, H] selected states to the [M, H] vectors that are compared with the word table."""
