@@ -92,14 +92,15 @@ def gradients(made: TrainingModule) -> dict[str, Tensor]:
     return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in whole.items()}
 
 
-def sharded(made: TrainingModule) -> TrainingModule:
-    """By FSDP2: each layer and the rest."""
+def sharded(made: TrainingModule) -> tuple[TrainingModule, set[torch.nn.Parameter]]:
+    """By FSDP2: each layer and the rest, but for scalars, which it does not take; these stay whole."""
     from torch.distributed.fsdp import fully_shard
 
     made.reach_all = True
+    scalars = {parameter for parameter in made.parameters() if parameter.dim() == 0}
     for layer in made.model.trunk.encoder.layers:
         fully_shard(layer)
-    return fully_shard(made)
+    return fully_shard(made, ignored_params=scalars), scalars
 
 
 def run_rank(rank: int, world: int, folder: str) -> None:
@@ -110,13 +111,17 @@ def run_rank(rank: int, world: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = {}
     for kind, count in (("ddp", 1), ("ddp", 3), ("fsdp", 1)):
-        plain = module()
+        plain, scalars = module(), set[torch.nn.Parameter]()
         if kind == "ddp":
             made = torch.nn.parallel.DistributedDataParallel(plain, find_unused_parameters=True)
         else:
-            made = plain = sharded(plain)
+            plain, scalars = sharded(plain)
+            made = plain
         loss = torch.tensor(step(made, [batch_of((rank, i)) for i in range(count)], plain, seed=7 + 100 * rank))
         torch.distributed.all_reduce(loss)
+        for scalar in scalars:
+            torch.distributed.all_reduce(scalar.grad)
+            scalar.grad /= world
         found[f"{kind}{count}"] = {"gradients": gradients(plain), "loss": loss / world}
     if rank == 0:
         torch.save(found, Path(folder) / "result.pt")

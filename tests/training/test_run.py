@@ -250,8 +250,8 @@ def test_an_evaluation_at_the_end_only(recipe_of: MakeRecipe, photos: Path, tmp_
     assert not (tmp_path / "out" / "best").exists()
 
 
-def test_accumulated_gradients_are_the_mean_of_their_batches(recipe_of: MakeRecipe, tmp_path: Path) -> None:
-    """The gradient norm of a first step of two batches, against both batches' own gradients."""
+def test_accumulated_gradients_are_those_of_all_batches_labels(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    """The gradient norm of a first step of two batches, against both batches' gradients by their shares of labels."""
     content = recipe_of(steps=1, accumulation=2, model={"config": dict.fromkeys(DROPOUTS, 0.0)}).model_dump()
     content["components"]["main"]["objectives"] = {"itc": {}}
     recipe = Recipe.model_validate(content)
@@ -263,7 +263,8 @@ def test_accumulated_gradients_are_the_mean_of_their_batches(recipe_of: MakeReci
     images = bert.processor.augmented_images(None)
     dataset = StepDataset(components, batches=2, images=images, seed=recipe.seed)
     module = TrainingModule(bert.model.train(), build.objective_options(recipe))
-    total = sum(module(dataset[number])["loss"] / 2 for number in (0, 1))
+    batches = [dataset[number] for number in (0, 1)]
+    total = sum(module(batch, plans)["loss"] for batch, plans in zip(batches, module.plan(batches), strict=True))
     total.backward()
     norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
     assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)

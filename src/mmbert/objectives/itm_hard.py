@@ -106,8 +106,10 @@ def _moved(spec: SequenceSpec, by: int) -> SequenceSpec:
     """The sequence with its table rows ``by`` further down."""
     if not by:
         return spec
-    rows, text = np.asarray(spec.region_rows), np.asarray(spec.text_rows)
-    return replace(spec, region_rows=np.where(rows < 0, rows, rows + by), text_rows=np.where(text < 0, text, text + by))
+    text = spec.text_rows
+    moved = (text + by if text >= 0 else text) if isinstance(text, int) else np.where(text < 0, text, text + by)
+    rows = np.asarray(spec.region_rows)
+    return replace(spec, region_rows=np.where(rows < 0, rows, rows + by), text_rows=moved)
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
