@@ -1,4 +1,4 @@
-"""Extract region features of images once, convert old feature files to a region store and back."""
+"""Extract region features of images once; convert old feature files to a store and back."""
 
 from __future__ import annotations
 

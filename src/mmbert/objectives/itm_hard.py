@@ -106,10 +106,9 @@ def _moved(spec: SequenceSpec, by: int) -> SequenceSpec:
     """The sequence with its table rows ``by`` further down."""
     if not by:
         return spec
-    text = spec.text_rows
-    moved = (text + by if text >= 0 else text) if isinstance(text, int) else np.where(text < 0, text, text + by)
-    rows = np.asarray(spec.region_rows)
-    return replace(spec, region_rows=np.where(rows < 0, rows, rows + by), text_rows=moved)
+    text, rows = np.asarray(spec.text_rows), np.asarray(spec.region_rows)
+    moved = np.where(text < 0, text, text + by)
+    return replace(spec, region_rows=np.where(rows < 0, rows, rows + by), text_rows=moved if text.ndim else int(moved))
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
