@@ -14,44 +14,91 @@ from mmbert.data.records import BadRecords
 from mmbert.errors import ImageError
 
 if TYPE_CHECKING:
-    from mmbert.api.front_door import MMBert
+    from mmbert.api.front_door import KeptRegions, MMBert
     from mmbert.search.index import Hit
     from mmbert.vision.images import ImageSource
 
 
-def rerank(model: MMBert, text: str, hits: Sequence[Hit], first: int) -> list[Hit]:
-    """Put the ``first`` hits in the order of ``cosine * logit_scale + rerank_weight * match_logit``.
+def rerank_many(model: MMBert, asked: Sequence[tuple[str, Sequence[Hit], int]]) -> list[list[Hit]]:
+    """Put the first hits of each query in the order of ``cosine * logit_scale + rerank_weight * match_logit``.
 
     The others stay behind them in their order. A hit whose image cannot be opened any more keeps no match and comes
-    right after the re-ranked ones, with a warning.
+    right after the re-ranked ones, with a warning. The pairs of all queries go through the model together.
+
+    Args:
+        asked: text, hits, and how many of them are re-ranked.
 
     Returns:
         The same hits with ``match`` (probability) and ``rank`` set.
     """
-    head, rest = list(hits[:first]), list(hits[first:])
-    bad = BadRecords(skip=True)
-    images: list[ImageSource] = [hit.image or hit.path for hit in head]
-    readable = list(range(len(head)))
-    try:
-        logits = _logits(model, text, images)
-    except ImageError:
-        readable = usable_images(images, [hit.path for hit in head], bad)
-        if len(readable) == len(head):
-            raise
-        logits = _logits(model, text, [images[i] for i in readable])
-        for where, what in bad:
-            warnings.warn(f"{where}: {what}; not re-ranked (mmbert index --prune tidies up)", stacklevel=3)
+    heads = [(text, list(hits[:first])) for text, hits, first in asked]
+    logits = _logits(model, heads)
+    return [
+        _ordered(model, head, found, list(hits[first:]))
+        for (_, head), found, (_, hits, first) in zip(heads, logits, asked, strict=True)
+    ]
+
+
+def _ordered(model: MMBert, head: list[Hit], logits: np.ndarray, rest: list[Hit]) -> list[Hit]:
+    """One query's hits in their new order; ``logits`` is NaN for those that could not be read."""
+    readable = np.flatnonzero(~np.isnan(logits))
     cosine = np.array([head[i].score for i in readable], dtype=np.float64)
-    joint = cosine * model.logit_scale + model.rerank_weight * logits
-    probability = np.exp(-np.logaddexp(0.0, -logits))
-    order = np.argsort(-joint, kind="stable")
-    matched = [replace(head[readable[i]], match=float(probability[i])) for i in order]
-    unread = [hit for i, hit in enumerate(head) if i not in set(readable)]
+    joint = cosine * model.logit_scale + model.rerank_weight * logits[readable]
+    order = readable[np.argsort(-joint, kind="stable")]
+    matched = [replace(head[i], match=float(np.exp(-np.logaddexp(0.0, -logits[i])))) for i in order]
+    unread = [hit for hit, logit in zip(head, logits, strict=True) if np.isnan(logit)]
     return [replace(hit, rank=rank) for rank, hit in enumerate([*matched, *unread, *rest], 1)]
 
 
-def _logits(model: MMBert, text: str, images: Sequence[ImageSource]) -> np.ndarray:
-    if not images:
-        return np.empty(0)
-    pairs = np.stack([np.arange(len(images)), np.zeros(len(images), dtype=np.int64)], axis=1)
-    return np.asarray(model.match_pairs(images, [text], pairs), dtype=np.float64)
+def _logits(model: MMBert, heads: Sequence[tuple[str, list[Hit]]]) -> list[np.ndarray]:
+    """Match logits of each query's hits; NaN where the image cannot be opened."""
+    places: dict[str, int] = {}
+    images: list[ImageSource | KeptRegions] = []
+    names: list[str] = []
+    pairs: list[tuple[int, int]] = []
+    for text, (_, hits) in enumerate(heads):
+        for hit in hits:
+            if hit.path not in places:
+                places[hit.path] = len(images)
+                images.append(_source(hit))
+                names.append(hit.path)
+            pairs.append((places[hit.path], text))
+    if not pairs:
+        return [np.empty(0) for _ in heads]
+    texts = [text for text, _ in heads]
+    chosen = np.asarray(pairs, dtype=np.int64)
+    try:
+        found = np.asarray(model.match_pairs(images, texts, chosen), dtype=np.float64)
+    except ImageError:
+        found = _readable_logits(model, images, names, texts, chosen)
+    return np.split(found, np.cumsum([len(hits) for _, hits in heads])[:-1])
+
+
+def _readable_logits(
+    model: MMBert, images: Sequence[ImageSource | KeptRegions], names: list[str], texts: list[str], pairs: np.ndarray
+) -> np.ndarray:
+    """The same, after a look at which images can be opened at all."""
+    from mmbert.api.front_door import KeptRegions
+
+    bad = BadRecords(skip=True)
+    files = [(i, image) for i, image in enumerate(images) if not isinstance(image, KeptRegions)]
+    opened = usable_images([image for _, image in files], [names[i] for i, _ in files], bad)
+    if len(opened) == len(files):  # they all open, and yet the model refused one: not ours to skip
+        return np.asarray(model.match_pairs(images, texts, pairs), dtype=np.float64)
+    for where, what in bad:
+        warnings.warn(f"{where}: {what}; not re-ranked (mmbert index --prune tidies up)", stacklevel=5)
+    gone = {i for i, _ in files} - {files[i][0] for i in opened}
+    readable = np.array([image not in gone for image in pairs[:, 0].tolist()])
+    found = np.full(len(pairs), np.nan)
+    if readable.any():
+        found[readable] = model.match_pairs(images, texts, pairs[readable])
+    return found
+
+
+def _source(hit: Hit) -> ImageSource | KeptRegions:
+    """What to match: the kept regions where the index has them, else the image."""
+    if hit.regions is None:
+        return hit.image or hit.path
+    from mmbert.api.front_door import KeptRegions
+
+    return KeptRegions(np.frombuffer(hit.regions, dtype=np.float16).reshape(hit.region_count, -1))
