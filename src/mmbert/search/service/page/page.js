@@ -182,7 +182,7 @@ function pin(number) {
 
 function choices(select, count) {
   const before = select.value;
-  const made = ["all", ...Array(count).keys()].map((value) => new Option(value === "all" ? "all (mean)" : value + 1, value));
+  const made = ["all", ...Array(count).keys()].map((value) => new Option(value === "all" ? "all (mean)" : value, value));
   select.replaceChildren(...made);
   if (made.some((option) => option.value === before)) select.value = before;
 }
