@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import ColourModel, picture
+from colours import ColourModel, picture, save_picture
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from mmbert.errors import ConfigError, UsageError
 from mmbert.search.index import SearchIndex, build_index
-from mmbert.search.service import keys
+from mmbert.search.service import core, keys
 from mmbert.search.service.app import make_app
 from mmbert.search.service.core import Service, Settings, key_of, name_of
 
@@ -135,6 +135,25 @@ def test_images_of_the_index_and_nothing_else(client: TestClient, folder: Path) 
 @pytest.mark.parametrize("key", ["a.png", "sub dir/it's.png", "grün/日本.webp", "a" * 500])
 def test_names_of_images_come_back(key: str) -> None:
     assert key_of(name_of(key)) == key
+
+
+def test_the_service_follows_an_index_that_is_brought_up_to_date(
+    index: SearchIndex, model: ColourModel, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "LOOK_EVERY", 0.0)
+    with client_of(index) as client:
+        asked = {"text": "red", "k": 50}
+        assert len(names(client.post("/v1/search", json=asked))) == 12
+        small = f"/v1/images/{name_of('pictures/red.png')}?size=32"
+        before = client.get(small).content
+        save_picture(folder / "pictures/red.png", "green")
+        with (folder / "metadata.jsonl").open("a") as file:
+            file.write('{"file_name": "pictures/new.png"}\n')
+        save_picture(folder / "pictures/new.png", "red")
+        build_index(model, folder, out)
+        assert "pictures/new.png" in names(client.post("/v1/search", json=asked))
+        assert client.get("/v1").json()["images"] == 13
+        assert client.get(small).content != before
 
 
 # -- mistakes -------------------------------------------------------------------------------------------------------

@@ -165,6 +165,10 @@ class SearchIndex:
         except store.FAULTS as error:
             raise self._explain(error, where) from error
 
+    def is_current(self) -> bool:
+        """Whether no later build has finished since it was opened (an hour after one, this state's files may go)."""
+        return store.complete_version(self.place) in (None, int(self._table.version))
+
     @property
     def columns(self) -> dict[str, str]:
         """Columns that ``where`` may name, and their types."""

@@ -130,6 +130,15 @@ def open_complete(place: Place) -> Any:
     raise IndexStoreError("the index is not finished", where=str(place), hint="run the same mmbert index command again")
 
 
+def complete_version(place: Place) -> int | None:
+    """Number of the version that readers see now; None where it cannot be told."""
+    try:
+        table = _open(place)
+        return None if table is None else int(table.tags.list()[COMPLETE]["version"])
+    except (*FAULTS, KeyError):
+        return None
+
+
 def open_for_writing(place: Place, size: int) -> Any:
     """The table with everything committed so far, new if there is none."""
     with faults(place):

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from mmbert import __version__, plugins
-from mmbert.errors import ImageError, IndexStoreError, MMBertError
+from mmbert.errors import IndexStoreError, MMBertError
 from mmbert.search.service import schemas
 from mmbert.search.service.batching import Closing, Overloaded, TooLate
 from mmbert.search.service.core import Service, image_bytes, quiet
@@ -200,7 +200,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 def _add_images(app: FastAPI, service: Service) -> None:
     @lru_cache(maxsize=1024)
-    def small(name: str, side: int) -> bytes:
+    def small(name: str, side: int, opened: int) -> bytes:
         return thumbnail(image_bytes(service.index, name), side)
 
     @app.get("/v1/images/{name}", tags=["search"], response_class=Response)
@@ -213,8 +213,8 @@ def _add_images(app: FastAPI, service: Service) -> None:
                 data = await to_thread.run_sync(image_bytes, service.index, name)
                 kind = media_type(data)
             else:
-                data, kind = await to_thread.run_sync(small, name, size), "image/webp"
-        except (MMBertError, ImageError) as error:
+                data, kind = await to_thread.run_sync(small, name, size, service.opened), "image/webp"
+        except MMBertError as error:
             return _problem(404, error.message, error.hint)
         if kind is None:
             return _problem(404, "the image is of a kind that is not given out", "ask for it with ?size=640")

@@ -7,6 +7,7 @@ others, and many share a pass. The queue is bounded: who comes when it is full i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -165,5 +166,5 @@ def _settle(job: _Job, answer: Any) -> None:
         else:
             job.answer.set_result(answer)
 
-    if not job.loop.is_closed():
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
         job.loop.call_soon_threadsafe(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from mmbert.search.service.batching import Batcher
 from mmbert.search.service.metrics import Metrics
 
 Array: TypeAlias = np.ndarray[Any, Any]
+LOOK_EVERY = 10.0
+"""Seconds between two looks whether the index has been brought up to date."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Service:
         self.index, self.settings = index, settings or Settings()
         self.model = index.model
         self.images = index.count()
+        self.opened = 0
+        self._looked = time.monotonic()
         self.metrics = Metrics()
         runs = {
-            "search": index.search_many,
+            "search": self._search,
             "texts": self._encode_texts,
             "images": self._encode_images,
             "match": self._match,
@@ -89,6 +94,21 @@ class Service:
         answer = self.index.search_many([Ask("a", k=1)])[0]
         if isinstance(answer, MMBertError):
             raise answer
+
+    def _search(self, asks: Sequence[Ask]) -> Sequence[Any]:
+        self._follow()
+        return self.index.search_many(asks)
+
+    def _follow(self) -> None:
+        """Open the index again where a build has finished since, looked at now and then."""
+        if time.monotonic() - self._looked < LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        if self.index.is_current():
+            return
+        self.index = SearchIndex.open(self.index.path, self.model)
+        self.images, self.opened = self.index.count(), self.opened + 1
+        self.__dict__.pop("languages", None)
 
     def _encode_texts(self, items: Sequence[list[str]]) -> list[Array]:
         return _split(self.model.encode_text([text for item in items for text in item]), items)
