@@ -111,10 +111,21 @@ def _units(encoded: Any, caption: str) -> tuple[list[list[int]], list[tuple[int,
         if word is not None and caption[start:end].strip():
             words.setdefault(word, []).append(token)
     units = list(words.values())
-    if len(units) == 1:
-        units = [[token] for token in units[0]]
     offsets = encoded["offset_mapping"]
+    if len(units) == 1:
+        units = _pieces(units[0], offsets)
     return units, [(offsets[unit[0]][0], offsets[unit[-1]][1]) for unit in units]
+
+
+def _pieces(tokens: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:
+    """Tokens of one word, each by itself but for those that stand at the same place (a mark of the word's start)."""
+    units: list[list[int]] = []
+    for token in tokens:
+        if units and offsets[token][0] < offsets[units[-1][-1]][1]:
+            units[-1].append(token)
+        else:
+            units.append([token])
+    return units
 
 
 def _gathered(raw: Array, units: list[list[int]], tokens: int, regions: int) -> Array:

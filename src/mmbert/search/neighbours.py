@@ -166,13 +166,11 @@ def _ladder(partitions: int) -> list[int]:
 
 def _recall(table: Any, tried: Neighbours, queries: Array, own: Array, truth: Array) -> float:
     """The lower of the recalls at ``DEPTHS``. Judged by score, so that of equal ones any counts."""
-    depth = truth.shape[1]
     hits = np.zeros((len(DEPTHS), 2))
     for query, itself, best in zip(queries, own.astype(int), truth, strict=True):
-        ask = table.search(query, vector_column_name="vector").distance_type("cosine").select(["_distance"])
-        found = 1.0 - tried.ask(ask.limit(depth), depth).to_arrow()["_distance"].to_numpy()
-        for row, wanted in enumerate(DEPTHS):
-            k = min(wanted + itself, depth)
-            right = int((np.sort(found)[::-1][:k] >= best[k - 1] - TIE).sum())
-            hits[row] += (right - itself, k - itself)
+        for row, wanted in enumerate(DEPTHS):  # each asked for by itself: what is compared again depends on it
+            k = min(wanted + itself, truth.shape[1])
+            ask = table.search(query, vector_column_name="vector").distance_type("cosine").select(["_distance"])
+            found = 1.0 - tried.ask(ask.limit(k), k).to_arrow()["_distance"].to_numpy()
+            hits[row] += (int((found >= best[k - 1] - TIE).sum()) - itself, k - itself)
     return float((hits[:, 0] / hits[:, 1].clip(1)).min())

@@ -88,10 +88,14 @@ def _readable_logits(
     for where, what in bad:
         warnings.warn(f"{where}: {what}; not re-ranked (mmbert index --prune tidies up)", stacklevel=5)
     gone = {i for i, _ in files} - {files[i][0] for i in opened}
-    readable = np.array([image not in gone for image in pairs[:, 0].tolist()])
+    kept = [i for i in range(len(images)) if i not in gone]
+    place = np.full(len(images), -1)
+    place[kept] = np.arange(len(kept))
+    readable = place[pairs[:, 0]] >= 0
     found = np.full(len(pairs), np.nan)
     if readable.any():
-        found[readable] = model.match_pairs(images, texts, pairs[readable])
+        left = np.stack([place[pairs[readable, 0]], pairs[readable, 1]], axis=1)
+        found[readable] = model.match_pairs([images[i] for i in kept], texts, left)
     return found
 
 

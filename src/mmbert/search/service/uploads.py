@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -25,6 +26,12 @@ FORMATS = {
     "AVIF": "image/avif",
 }
 """Kinds of images that are taken in and given out, with their media types."""
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def decode_image(encoded: str, max_pixels: int) -> Image.Image:
@@ -45,7 +52,7 @@ def decode_image(encoded: str, max_pixels: int) -> Image.Image:
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """The same of encoded bytes."""
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
     except Exception as error:  # decoders raise almost anything
         raise ImageError("not an image of a known kind", hint="JPEG, PNG, WebP, GIF, BMP or AVIF") from error
@@ -57,7 +64,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
 def media_type(data: bytes) -> str | None:
     """Media type of an image by its content; None where it is none that may be given out."""
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             return FORMATS.get(str(image.format))
     except Exception:
         return None

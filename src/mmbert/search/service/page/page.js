@@ -38,6 +38,7 @@ function captionOf(hit) {
   return { language: "", text: "" };
 }
 
+const quoted = (text) => `“\u2068${text}\u2069”`;  // isolated: a query may run from right to left
 const percent = (value) => `${(100 * value).toFixed(value > 0.1 ? 0 : 1)} %`;
 
 function tile(hit) {
@@ -66,7 +67,7 @@ function tile(hit) {
   name.textContent = name.title = hit.name;
   const like = item.querySelector(".like");
   like.setAttribute("aria-label", `More like ${text || hit.name}`);
-  like.addEventListener("click", () => { clearImage(); $("text").value = ""; run({ like: hit.id }, `Images like “${text || hit.name}”`); });
+  like.addEventListener("click", () => { clearImage(); $("text").value = ""; run({ like: hit.id }, `Images like ${quoted(text || hit.name)}`); });
   const inside = item.querySelector(".inside");
   inside.hidden = !can("attention");
   inside.setAttribute("aria-label", `Look inside ${text || hit.name}`);
@@ -112,7 +113,7 @@ function submit() {
   const url = new URL(location.href);
   if (text) url.searchParams.set("q", text); else url.searchParams.delete("q");
   history.replaceState(null, "", url);
-  run(ask, text && state.image ? `“${text}” and the image` : text ? `“${text}”` : "Images like yours");
+  run(ask, text && state.image ? `${quoted(text)} and the image` : text ? quoted(text) : "Images like yours");
 }
 
 function clearImage() {
@@ -216,7 +217,7 @@ function light(word) {
   const [left, top, right, bottom] = state.maps.boxes[best + 1];
   const spot = (from, to, names) => names[Math.min(2, Math.floor(((from + to) / 2) * 3))];
   const total = values.reduce((sum, value) => sum + value, 0);
-  $("look-said").textContent = `“${state.maps.words[word]}” looks most at ${spot(top, bottom, ["the top", "the middle", "the bottom"])} ${spot(left, right, ["left", "centre", "right"])} (${percent(high / total)} of its attention to the image; the image as a whole ${percent(values[0] / total)}).`;
+  $("look-said").textContent = `${quoted(state.maps.words[word])} looks most at ${spot(top, bottom, ["the top", "the middle", "the bottom"])} ${spot(left, right, ["left", "centre", "right"])} (${percent(high / total)} of its attention to the image; the image as a whole ${percent(values[0] / total)}).`;
 }
 
 // -- starting -----------------------------------------------------------------------------------------------------
