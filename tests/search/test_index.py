@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from colours import NAMES, ColourModel, picture, save_picture
 from PIL import Image
 
 import mmbert
+from mmbert.api.front_door import KeptRegions
 from mmbert.errors import ImageError, IndexStoreError, UsageError
 from mmbert.search import neighbours, store
 from mmbert.search.index import Ask, SearchIndex, build_index
@@ -305,6 +308,41 @@ def test_an_image_is_reached_by_its_stored_path_only(index: SearchIndex, folder:
     for key in ("secret.png", "../photos/pictures/red.png", str(folder / "pictures/red.png"), "' OR 1=1 --", ""):
         with pytest.raises(UsageError, match="no image"):
             index.image_of(key)
+
+
+class Keeper(ColourModel):
+    """Matches kept regions, too: here a single one, the mean colour."""
+
+    def region_vectors(self, images: Sequence[Any]) -> list[KeptRegions]:
+        return [KeptRegions(np.asarray(load_image(i)).mean(axis=(0, 1), keepdims=True)[0].astype("f2")) for i in images]
+
+    def match_pairs(self, images: Any, texts: Any, pairs: Any, *, progress: bool = False) -> Any:
+        shown = [
+            np.broadcast_to(image.vectors.round().astype(np.uint8), (4, 4, 3)).copy()
+            if isinstance(image, KeptRegions)
+            else image
+            for image in images
+        ]
+        return super().match_pairs(shown, texts, pairs)
+
+
+def test_kept_regions_rerank_without_the_images(folder: Path, out: Path) -> None:
+    model = Keeper()
+    plain = out.with_name("plain")
+    build_index(model, folder, plain)
+    expected = SearchIndex.open(plain, model).search("dunkel rot", k=12, rerank=12)
+    assert build_index(model, folder, out, keep_regions=True).added == 12
+    rows = (folder / "metadata.jsonl").read_text().replace("2003", "1903")
+    (folder / "metadata.jsonl").write_text(rows)
+    assert build_index(model, folder, out).updated == 2  # other words: the regions stay
+    for path in (folder / "pictures").iterdir():
+        path.unlink()
+    opened = SearchIndex.open(out, model)
+    assert opened.about.regions == 1
+    found = opened.search("dunkel rot", k=12, rerank=12)
+    assert [(hit.path, hit.match) for hit in found] == [
+        (hit.path, pytest.approx(hit.match, abs=0.05)) for hit in expected
+    ]
 
 
 # -- URIs -----------------------------------------------------------------------------------------------------------

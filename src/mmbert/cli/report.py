@@ -38,7 +38,8 @@ def report(
     page = output_path(out or run / "report.html")
     curves = read_curves(run / LOG)
     facts: list[tuple[str, Any]] = [("Run", run)]
-    retrieval = model = None
+    retrieval: Any = None
+    model: Any = None
     if not curves_only:
         from mmbert.data.sources import open_data
         from mmbert.evaluation.retrieval import Retrieval

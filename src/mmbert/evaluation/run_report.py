@@ -70,7 +70,9 @@ def read_curves(path: Path) -> list[Curve]:
             if name not in NOT_CURVES and isinstance(value, int | float) and np.isfinite(value):
                 found.setdefault(name, {})[step] = float(value)
     curves = [(name, sorted(points.items())) for name, points in found.items() if len(points) > 1]
-    return [Curve(name, *map(tuple, zip(*points, strict=True))) for name, points in curves]
+    return [
+        Curve(name, tuple(step for step, _ in points), tuple(value for _, value in points)) for name, points in curves
+    ]
 
 
 def language_matrix(model: Any, gallery: Gallery) -> tuple[list[str], Array]:

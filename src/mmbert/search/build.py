@@ -78,8 +78,8 @@ def build_index(
         skip_bad: leave out images and records that cannot be used instead of stopping.
         prune: remove from the index what is gone from the folder.
         model_name: name or folder of the model, so that a search can load it by itself.
-        kind: of the vector index (``neighbours.KINDS``), whatever the number of images; where None, none is built up
-            to 100,000 images, and one that fits the number above.
+        kind: of the vector index (``neighbours.KINDS``), whatever the number of images, from now on; where None, it
+            stays as it is, and a new index has none up to 100,000 images and one that fits the number above.
         keep_regions: also keep each image's embedded regions, so that re-ranking opens no images. Lasts: an index
             that has them goes on keeping them.
 
@@ -199,7 +199,7 @@ class _Build:
         there, rows = self.there, int(table.count_rows())
         found, calibration = there.neighbours, there.calibration
         if neighbours.is_stale(found, rows, self.kind):
-            kind = neighbours.choose_kind(rows, self.kind)
+            kind = neighbours.choose_kind(rows, self.kind or (found.kind if found else None))
             partitions = neighbours.train(table, kind, self.about.size)
             found = neighbours.tune(table, kind, partitions, *tuning_queries(self.model, table))
         if changed or calibration is None:

@@ -297,7 +297,7 @@ class SearchIndex:
     def _vectors(self, asks: list[Ask]) -> list[Any]:
         """A vector for each question, or what is wrong with it; texts are encoded together, and so are images."""
         texts = [ask.text for ask in asks if ask.text is not None]
-        of_text = iter(self.model.encode_text(texts)) if texts else iter(())
+        of_text = iter(list(self.model.encode_text(texts)) if texts else [])
         images = [ask.image for ask in asks if ask.image is not None]
         of_image = iter(self._image_vectors(images))
         found: list[Any] = []

@@ -76,11 +76,9 @@ def choose_kind(rows: int, kind: str | None = None) -> str:
 
 def is_stale(neighbours: Neighbours | None, rows: int, kind: str | None) -> bool:
     """Whether the vectors need an index, or another one, than they have."""
-    if rows < EXACT_BELOW and kind is None:
-        return False
-    if neighbours is None or (kind is not None and kind != neighbours.kind):
-        return True
-    return rows > GROWTH * neighbours.rows
+    if neighbours is None:
+        return kind is not None or rows >= EXACT_BELOW
+    return (kind is not None and kind != neighbours.kind) or rows > GROWTH * neighbours.rows
 
 
 def train(table: Any, kind: str, size: int) -> int:

@@ -135,13 +135,20 @@ def _add_watch(app: FastAPI, service: Service) -> None:
             response: Response = _problem(401, "an API key is needed", "send it as: Authorization: Bearer KEY")
             response.headers["WWW-Authenticate"] = "Bearer"
         else:
-            response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", None) or "other"
-        service.metrics.request(request.method, path, response.status_code, time.perf_counter() - start)
+            try:
+                response = await call_next(request)
+            except Exception:
+                service.metrics.request(request.method, _route(request), 500, time.perf_counter() - start)
+                raise
+        service.metrics.request(request.method, _route(request), response.status_code, time.perf_counter() - start)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         return response
+
+
+def _route(request: Request) -> str:
+    """The route that a request came by, as a label: what was asked would make a figure of every image."""
+    return getattr(request.scope.get("route"), "path", None) or "other"
 
 
 def _add_failures(app: FastAPI) -> None:

@@ -39,7 +39,7 @@ def add(app: FastAPI, service: Service) -> None:
         return AttentionAnswer(
             words=list(maps.words),
             spans=list(maps.spans),
-            boxes=[tuple(box) for box in maps.boxes.round(5).tolist()],
+            boxes=maps.boxes.round(5).tolist(),
             layers=maps.weights.shape[0],
             heads=maps.weights.shape[1],
             weights=maps.weights[:, :, :count, count:].round(5).tolist(),
