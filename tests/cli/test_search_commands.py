@@ -107,6 +107,8 @@ def test_text_and_image_together_and_the_next_page(photos: Path, capsys: pytest.
 
 def test_images_that_look_the_same_are_listed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_picture(photos / "large red.png", "red", size=(60, 60))
+    with (photos / "metadata.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"file_name": "large red.png"}\n')
     assert run(["index", "photos"]) == 0
     capsys.readouterr()
     assert run(["search", "--duplicates", "--threshold", "0.999", "--json"]) == 0

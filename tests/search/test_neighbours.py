@@ -13,7 +13,7 @@ from mmbert.errors import UsageError
 from mmbert.search import neighbours
 
 
-def clustered(rng: np.random.Generator, count: int, size: int = 16) -> np.ndarray:
+def clustered(rng: np.random.Generator, count: int, size: int = 64) -> np.ndarray:
     centres = np.random.default_rng(1).standard_normal((40, size))
     rows = centres[rng.integers(0, 40, count)] + 0.5 * rng.standard_normal((count, size))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
@@ -41,7 +41,7 @@ def test_exact_top_is_what_a_matrix_product_says(table: object, vectors: np.ndar
 
 @pytest.mark.parametrize("kind", ["flat", "sq", "rq"])
 def test_tuned_settings_find_on_other_queries_what_they_promise(table: object, vectors: np.ndarray, kind: str) -> None:
-    partitions = neighbours.train(table, kind, 16)
+    partitions = neighbours.train(table, kind, 64)
     assert partitions == 55
     queries = np.concatenate([clustered(np.random.default_rng(3), 20), vectors[:20]])
     tuned = neighbours.tune(table, kind, partitions, queries, np.arange(40) >= 20)
@@ -57,7 +57,7 @@ def test_tuned_settings_find_on_other_queries_what_they_promise(table: object, v
 
 def test_one_probe_of_many_would_not_do(table: object, vectors: np.ndarray) -> None:
     """The recall that tuning measures can be low: it is no constant."""
-    partitions = neighbours.train(table, "flat", 16)
+    partitions = neighbours.train(table, "flat", 64)
     poor = neighbours.Neighbours("flat", 3000, partitions, 1, 1, 0.0, 20)
     queries = clustered(np.random.default_rng(3), 20)
     truth, _ = neighbours.exact_top(table, queries, 51)
