@@ -281,7 +281,7 @@ class MMBert:
         """[n, V] embedded regions of each image, the whole image first; those that were kept as they are."""
         dtype = self.model.dtype
         found = {
-            i: torch.from_numpy(ref.vectors).to(self.device, dtype)
+            i: torch.tensor(ref.vectors, dtype=dtype, device=self.device)
             for i, ref in enumerate(refs)
             if isinstance(ref, KeptRegions)
         }
