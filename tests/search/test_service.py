@@ -292,7 +292,8 @@ def test_a_full_queue_says_when_to_come_again(folder: Path, out: Path) -> None:
 
 def test_who_waits_too_long_is_told(folder: Path, out: Path) -> None:
     statuses = [answer.status_code for answer in slow_statuses(folder, out, 6, timeout=0.5)]
-    assert set(statuses) == {200, 504}
+    assert 504 in statuses
+    assert set(statuses) <= {200, 504}
 
 
 def test_closing_finishes_what_waits_and_takes_nothing_new(index: SearchIndex) -> None:
