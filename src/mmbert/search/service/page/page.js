@@ -106,6 +106,7 @@ async function run(ask, title, more = false) {
 function submit() {
   const text = $("text").value.trim();
   if (!text && !state.image) { say("Type what to look for, or choose an image."); return; }
+  $("weight-label").hidden = !(text && state.image);
   const ask = {};
   if (text) ask.text = text;
   if (state.image) ask.image = state.image;
@@ -128,7 +129,7 @@ function takeFile(file) {
   reader.onload = () => {
     state.image = reader.result;
     $("asked-image").querySelector("img").src = reader.result;
-    $("asked-image").hidden = $("weight-label").hidden = false;
+    $("asked-image").hidden = false;
     submit();
   };
   reader.readAsDataURL(file);
