@@ -92,6 +92,7 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str) -> Attention
     raw = np.stack([layer[0].float().cpu().numpy() for layer in output.attentions])  # [layers, heads, P, P]
     tokens, regions = len(example.token_ids), len(batch.sequences[0].region_rows)
     units, spans = _units(encoded, caption)
+    assert batch.regions is not None
     boxes = batch.regions.boxes.cpu().numpy() / np.tile(np.array(opened.image.size, dtype=np.float32), 2)
     return AttentionMaps(
         caption,

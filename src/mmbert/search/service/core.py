@@ -6,7 +6,7 @@ import base64
 import binascii
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,7 @@ class Service:
         self.opened = 0
         self._looked = time.monotonic()
         self.metrics = Metrics()
-        runs = {
+        runs: dict[str, Callable[[Any], Sequence[Any]]] = {
             "search": self._search,
             "texts": self._encode_texts,
             "images": self._encode_images,
@@ -118,7 +118,9 @@ class Service:
 
     def _match(self, items: Sequence[tuple[list[Any], list[str]]]) -> list[Array]:
         """[images, texts] probabilities for each item; the pairs of all of them are one packed batch."""
-        images, texts, pairs = [], [], []
+        images: list[Any] = []
+        texts: list[str] = []
+        pairs: list[list[tuple[int, int]]] = []
         for shown, said in items:
             pairs.append([(len(images) + i, len(texts) + t) for i in range(len(shown)) for t in range(len(said))])
             images += shown
