@@ -130,13 +130,13 @@ def _cells(maps: AttentionMaps, row: Array) -> list[dict[str, str]]:
 
 
 def _matrix(weights: Array) -> dict[str, Any]:
-    """A heat map: its rows and columns, and the cells that can be seen."""
-    high = float(weights.max(initial=0)) or 1.0
+    """A heat map: its rows and columns, and its cells from the least (clear) to the most (full)."""
+    low = float(weights.min()) if weights.size else 0.0
+    spread = (float(weights.max()) - low if weights.size else 0.0) or 1.0
     cells = [
-        (x, y, f"{weights[y, x] / high:.3f}", f"{weights[y, x]:.4f}")
+        (x, y, f"{(weights[y, x] - low) / spread:.3f}", f"{weights[y, x]:.4f}")
         for y in range(weights.shape[0])
         for x in range(weights.shape[1])
-        if weights[y, x] / high >= 0.005
     ]
     return {"rows": weights.shape[0], "columns": weights.shape[1], "cells": cells}
 
