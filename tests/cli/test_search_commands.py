@@ -80,6 +80,47 @@ def test_an_image_is_the_query_by_option_or_by_its_name(photos: Path, capsys: py
     assert run(["search", "no-such.png", "--json", "-k", "2"]) == 0  # a text like any other
 
 
+def test_text_and_image_together_and_the_next_page(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["index", "photos"]) == 0
+    capsys.readouterr()
+    both = [
+        "search",
+        "red",
+        "--image",
+        "photos/blue.png",
+        "--image-weight",
+        "0.9",
+        "--rerank",
+        "0",
+        "--json",
+        "-k",
+        "2",
+    ]
+    assert run(both) == 0
+    first = json.loads(capsys.readouterr().out)["hits"]
+    assert {Path(hit["path"]).name for hit in first} == {"blue.png", "dark-blue.png"}
+    assert run([*both, "--offset", "2"]) == 0
+    second = json.loads(capsys.readouterr().out)["hits"]
+    assert [hit["rank"] for hit in second] == [3, 4]
+    assert not {hit["path"] for hit in first} & {hit["path"] for hit in second}
+
+
+def test_images_that_look_the_same_are_listed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_picture(photos / "large red.png", "red", size=(60, 60))
+    with (photos / "metadata.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"file_name": "large red.png"}\n')
+    assert run(["index", "photos"]) == 0
+    capsys.readouterr()
+    assert run(["search", "--duplicates", "--threshold", "0.999", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    reds = next(group for group in groups if "red" in group[0]["path"])
+    assert Path(reds[0]["path"]).name == "large red.png"
+    assert run(["search", "--duplicates", "--threshold", "0.999"]) == 0
+    said = capsys.readouterr()
+    assert f"{photos}/large red.png  60x60\n" in said.out
+    assert "images more than needed" in said.err
+
+
 def test_the_page_is_written(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["index", "photos"]) == 0
     assert run(["search", "rot", "--html", "found.html"]) == 0
@@ -123,8 +164,11 @@ def test_a_picture_that_is_gone_is_a_warning(photos: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["search"], "give either a text or an image"),
-        (["search", "red", "--image", "photos/red.png"], "give either a text or an image"),
+        (["search"], "give a text or an image"),
+        (["search", "red", "--duplicates"], "--duplicates goes with"),
+        (["search", "red", "--offset", "-1"], "offset -1"),
+        (["search", "--duplicates", "--threshold", "2"], "no cosine is 2.0"),
+        (["index", "photos", "--kind", "hnws"], "unknown kind of vector index 'hnws'"),
         (["search", "--image", "none.png"], "no image file none.png"),
         (["search", "--image", "photos/red.png", "--rerank", "5"], "only a text query can be re-ranked"),
         (["search", "red", "--index", "photos"], "is not an index"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +14,10 @@ from colours import NAMES, ColourModel, picture, save_picture
 from PIL import Image
 
 import mmbert
+from mmbert.api.front_door import KeptRegions
 from mmbert.errors import ImageError, IndexStoreError, UsageError
-from mmbert.search import store
-from mmbert.search.index import SearchIndex, build_index
+from mmbert.search import neighbours, store
+from mmbert.search.index import Ask, SearchIndex, build_index
 from mmbert.vision.images import load_image
 
 
@@ -204,10 +208,10 @@ def test_a_damaged_index_is_an_error_that_says_what_to_do(index: SearchIndex, ou
         SearchIndex.open(out, model)
 
 
-def test_above_the_limit_an_ivf_index_finds_nearly_the_same(
+def test_above_the_limit_an_index_over_the_vectors_finds_nearly_the_same(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "EXACT_BELOW", 300)
+    monkeypatch.setattr(neighbours, "EXACT_BELOW", 300)
     many = tmp_path / "many"
     many.mkdir()
     random = np.random.default_rng(0)
@@ -217,14 +221,142 @@ def test_above_the_limit_an_ivf_index_finds_nearly_the_same(
     model = ColourModel()
     build_index(model, many, out)
     fast = SearchIndex.open(out, model)
-    assert [entry.index_type for entry in fast._table.list_indices()] == ["IvfFlat"]
+    assert [entry.index_type for entry in fast._table.list_indices()] == ["IvfSq"]
+    tuned = fast.about.neighbours
+    assert tuned is not None
+    assert (tuned.kind, tuned.rows, tuned.partitions) == ("sq", 400, 20)
+    assert tuned.recall >= neighbours.TARGET
+    exact = SearchIndex(fast.place, fast._table, replace(fast.about, neighbours=None), model)
     for text in ("red", "grün", "bleu", "violet"):
         found = [hit.score for hit in fast.search(text, k=10)]
-        monkeypatch.setattr(store, "EXACT_BELOW", 10_000)
-        exact = [hit.score for hit in fast.search(text, k=10)]
-        monkeypatch.setattr(store, "EXACT_BELOW", 300)
-        assert found == pytest.approx(exact, abs=1e-5)
-    # New images are found through it, too.
+        assert found == pytest.approx([hit.score for hit in exact.search(text, k=10)], abs=1e-3)
+    # New images are found through it, too, and it is not built anew for one of them.
     save_picture(many / "new.png", "purple")
     build_index(model, many, out)
-    assert Path(SearchIndex.open(out, model).search("lila", k=1)[0].path).stem == "new"
+    again = SearchIndex.open(out, model)
+    assert Path(again.search("lila", k=1)[0].path).stem == "new"
+    assert again.about.neighbours == tuned
+
+
+# -- text with image, pages, more like this -------------------------------------------------------------------------
+
+
+def test_pages_are_cuts_of_one_list(index: SearchIndex) -> None:
+    whole = index.search("dunkel rot", k=12, rerank=4)
+    pages = [hit for offset in (0, 5, 10) for hit in index.search("dunkel rot", k=5, rerank=4, offset=offset)]
+    assert pages == whole
+    assert [hit.rank for hit in pages] == list(range(1, 13))
+    assert index.search("red", k=5, offset=50) == []
+
+
+def test_a_text_and_an_image_together_lie_between_the_two(index: SearchIndex, model: ColourModel) -> None:
+    blue = picture("blue")
+    for weight in (0.0, 0.3, 1.0):
+        hits = index.search("red", image=blue, image_weight=weight, k=12)
+        text, image = model.encode_text("red")[0], model.encode_images(blue)[0]
+        joint = (1 - weight) * text + weight * image
+        rows = model.encode_images([Path(hit.path) for hit in hits])
+        expected = rows @ (joint / np.linalg.norm(joint))
+        assert [hit.score for hit in hits] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert {Path(h.path).stem for h in index.search("red", image=blue, image_weight=1.0, k=2)} == {"blue", "dark-blue"}
+
+
+def test_more_like_this_leaves_the_image_itself_out(index: SearchIndex) -> None:
+    (found,) = index.search_many([Ask(like="pictures/green.png", k=3)])
+    assert isinstance(found, list)
+    assert Path(found[0].path).stem == "dark-green"
+    assert [hit.rank for hit in found] == [1, 2, 3]
+    assert "pictures/green.png" not in {hit.image.key for hit in found}
+
+
+def test_questions_together_get_the_answers_they_get_alone_and_one_mistake_is_its_own(index: SearchIndex) -> None:
+    asks = [
+        Ask("dunkel rot", k=3, rerank=4),
+        Ask("red", where="nothing = 3"),
+        Ask(image=picture("blue"), k=2),
+        Ask(image=b"no image"),
+        Ask(like="no/such.png"),
+        Ask("bleu", k=2, rerank=2, where="year >= 2002"),
+        Ask("  "),
+    ]
+    answers = index.search_many(asks)
+    kinds = [type(answer) for answer in answers]
+    assert kinds == [list, UsageError, list, ImageError, UsageError, list, UsageError]
+    assert answers[0] == index.search("dunkel rot", k=3, rerank=4)
+    assert answers[2] == index.search(picture("blue"), k=2)
+    assert answers[5] == index.search("bleu", k=2, rerank=2, where="year >= 2002")
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (Ask(), "nothing is asked"),
+        (Ask("a", like="b"), "goes neither"),
+        (Ask("a", offset=-1), "offset -1"),
+        (Ask("a", k=9000, offset=2000), "offset 2000"),
+        (Ask("a", image=b"x", image_weight=1.5), "image_weight 1.5"),
+    ],
+)
+def test_an_ask_that_makes_no_sense_is_refused(ask: Ask, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ask.check()
+
+
+def test_an_image_is_reached_by_its_stored_path_only(index: SearchIndex, folder: Path) -> None:
+    assert load_image(index.image_of("pictures/red.png")).size == (24, 24)
+    (folder / "secret.png").write_bytes(b"x")
+    for key in ("secret.png", "../photos/pictures/red.png", str(folder / "pictures/red.png"), "' OR 1=1 --", ""):
+        with pytest.raises(UsageError, match="no image"):
+            index.image_of(key)
+
+
+class Keeper(ColourModel):
+    """Matches kept regions, too: here a single one, the mean colour."""
+
+    def region_vectors(self, images: Sequence[Any]) -> list[KeptRegions]:
+        return [KeptRegions(np.asarray(load_image(i)).mean(axis=(0, 1), keepdims=True)[0].astype("f2")) for i in images]
+
+    def match_pairs(self, images: Any, texts: Any, pairs: Any, *, progress: bool = False) -> Any:
+        shown = [
+            np.broadcast_to(image.vectors.round().astype(np.uint8), (4, 4, 3)).copy()
+            if isinstance(image, KeptRegions)
+            else image
+            for image in images
+        ]
+        return super().match_pairs(shown, texts, pairs)
+
+
+def test_kept_regions_rerank_without_the_images(folder: Path, out: Path) -> None:
+    model = Keeper()
+    plain = out.with_name("plain")
+    build_index(model, folder, plain)
+    expected = SearchIndex.open(plain, model).search("dunkel rot", k=12, rerank=12)
+    assert build_index(model, folder, out, keep_regions=True).added == 12
+    rows = (folder / "metadata.jsonl").read_text().replace("2003", "1903")
+    (folder / "metadata.jsonl").write_text(rows)
+    assert build_index(model, folder, out).updated == 2  # other words: the regions stay
+    for path in (folder / "pictures").iterdir():
+        path.unlink()
+    opened = SearchIndex.open(out, model)
+    assert opened.about.regions == 1
+    found = opened.search("dunkel rot", k=12, rerank=12)
+    assert [(hit.path, hit.match) for hit in found] == [
+        (hit.path, pytest.approx(hit.match, abs=0.05)) for hit in expected
+    ]
+
+
+# -- URIs -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_may_lie_behind_a_uri(model: ColourModel, folder: Path, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/far/index"
+    assert build_index(model, folder, uri).added == 12
+    assert build_index(model, folder, uri).unchanged == 12
+    opened = SearchIndex.open(uri, model)
+    assert opened.path == uri
+    assert Path(opened.search("rot", k=1, rerank=4)[0].path).stem == "red"
+    assert SearchIndex.open(tmp_path / "far" / "index", model).count() == 12
+    with pytest.raises(IndexStoreError, match="no such index"):
+        SearchIndex.open(f"file://{tmp_path}/nowhere", model)
+    with pytest.raises(UsageError, match="cannot use strange://x"):
+        SearchIndex.open("strange://x", model)

@@ -26,10 +26,19 @@ def index(
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A folder of images, or a corpus such as starter:heldout_style.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the index.")] = Path("mmbert-index"),
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Folder of the index, or a URI such as s3://bucket/index.")
+    ] = "mmbert-index",
     model: ModelOption = "starter",
     skip_bad: SkipBadOption = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove images that are gone from the folder.")] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="Vector index: flat, sq, rq, pq or hnsw. Default: by the number of images."),
+    ] = None,
+    keep_regions: Annotated[
+        bool, typer.Option("--keep-regions", help="Keep what re-ranking needs of each image: faster, and larger.")
+    ] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,6 +63,8 @@ def index(
         skip_bad=skip_bad,
         prune=prune,
         model_name=lasting_name(model),
+        kind=kind,
+        keep_regions=keep_regions,
     )
     problems = summary.problems
     if as_json:
@@ -76,7 +87,7 @@ def index(
     note_left_out(problems)
     if summary.vanished:
         note(f"{human_count(summary.vanished)} indexed images are gone from the folder; --prune removes them")
-    where = "" if out == Path("mmbert-index") else f" --index {out}"
+    where = "" if out == "mmbert-index" else f" --index {out}"
     note(f'next: mmbert search "what you look for"{where}')
 
 

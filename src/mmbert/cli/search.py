@@ -1,15 +1,25 @@
-"""`mmbert search`: find images by a text in any language, or by an image."""
+"""`mmbert search`: find images by a text in any language, by an image, or by both."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmbert.cli._tables import print_table
-from mmbert.cli.common import DeviceOption, JsonOption, human_count, load_model, note, output_path, print_json
+from mmbert.cli.common import (
+    DeviceOption,
+    JsonOption,
+    human_count,
+    load_model,
+    note,
+    output_path,
+    print_json,
+    show_progress,
+)
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +32,15 @@ def search(
     query: Annotated[
         str | None, typer.Argument(metavar="QUERY", help="What to look for, or an image file.", show_default=False)
     ] = None,
-    index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")] = Path("mmbert-index"),
-    image: Annotated[Path | None, typer.Option("--image", help="Find images like this one.")] = None,
+    index: Annotated[str, typer.Option("--index", "-i", help="Folder or URI of the index.")] = "mmbert-index",
+    image: Annotated[
+        Path | None, typer.Option("--image", help="Find images like this one; with QUERY, like both together.")
+    ] = None,
+    image_weight: Annotated[
+        float, typer.Option("--image-weight", help="Weight of the image beside a text, 0 to 1.")
+    ] = 0.5,
     k: Annotated[int, typer.Option("--k", "-k", help="How many images.")] = 10,
+    offset: Annotated[int, typer.Option("--offset", help="Leave out the first so many (the next page).")] = 0,
     rerank: Annotated[
         int | None,
         typer.Option(
@@ -34,6 +50,10 @@ def search(
     where: Annotated[
         str | None, typer.Option("--where", help='Condition on metadata columns, in SQL: "year >= 2020".')
     ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="List images of the index that look the same, instead of searching.")
+    ] = False,
+    threshold: Annotated[float, typer.Option("--threshold", help="Cosine from which images look the same.")] = 0.97,
     html: Annotated[Path | None, typer.Option("--html", help="Write the results as a page with pictures.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The model that made the index. Default: the one it names.")
@@ -41,7 +61,7 @@ def search(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by a text in any language, or by an image.
+    """Find images by a text in any language, by an image, or by both.
 
     Make the index first: mmbert index FOLDER. The score is the cosine of query and image; match is the probability that
     they belong together, for those that were re-ranked.
@@ -51,23 +71,33 @@ def search(
       mmbert search "two dogs in the snow"
       mmbert search "ein Hund am Strand" --k 20 --where "split = 'test'" --html found.html
       mmbert search --image dog.jpg --index photos-index
+      mmbert search "at night" --image street.jpg --image-weight 0.6
+      mmbert search --duplicates
     """
     from mmbert.search.index import SearchIndex
 
+    if duplicates:
+        if query is not None or image is not None or html is not None or where is not None:
+            raise UsageError("--duplicates goes with --index, --threshold and --json alone")
+        _duplicates(SearchIndex.open(index), threshold, as_json)
+        return
     text, picture = what_is_asked(query, image)
-    if picture is not None and rerank:
+    if text is None and rerank:
         raise UsageError("only a text query can be re-ranked", hint="leave --rerank out for an image")
     page = None if html is None else output_path(html)
     opened = SearchIndex.open(index)
     name = model or opened.about.model
     if name is None:
-        raise UsageError("the index does not say which model made it", where=str(index), hint="add --model")
+        raise UsageError("the index does not say which model made it", where=index, hint="add --model")
     opened = SearchIndex.open(index, load_model(name, device))
     asked: Any = picture if text is None else text
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         first = 0 if text is None else RERANK if rerank is None else rerank
-        hits = opened.search(asked, k=k, rerank=first, where=where)
+        both = picture if text is not None else None
+        hits = opened.search(
+            asked, k=k, rerank=first, where=where, offset=offset, image=both, image_weight=image_weight
+        )
     for warning in caught:
         note(f"warning: {warning.message}")
     if page is not None:
@@ -82,22 +112,36 @@ def search(
         note(f"page: {page}")
 
 
+def _duplicates(index: SearchIndex, threshold: float, as_json: bool) -> None:
+    from mmbert.search.duplicates import find_duplicates
+
+    groups = find_duplicates(index, threshold=threshold, progress=show_progress())
+    if as_json:
+        print_json({"index": index.path, "threshold": threshold, "groups": [[asdict(d) for d in g] for g in groups]})
+        return
+    for group in groups:
+        for number, one in enumerate(group):
+            size = f"{one.width}x{one.height}" if one.width else "?"
+            said = "" if not number else "same file" if one.same_file else f"{one.score:.3f}"
+            print(f"{'  ' if number else ''}{one.path}  {size}  {said}".rstrip())
+    extra = sum(len(group) - 1 for group in groups)
+    note(f"{human_count(len(groups))} groups, {human_count(extra)} images more than needed" if groups else "none found")
+
+
 def what_is_asked(query: str | None, image: Path | None) -> tuple[str | None, Path | None]:
-    """Text or image of the query; a QUERY that names an image file is that image.
+    """Text and image of the query; a QUERY alone that names an image file is that image.
 
     Raises:
-        UsageError: neither or both are given, or the image does not exist.
+        UsageError: neither is given, or the image does not exist.
     """
     from mmbert.vision.images import IMAGE_SUFFIXES
 
-    if (query is None) == (image is None):
-        raise UsageError(
-            "give either a text or an image", hint='mmbert search "a dog", or mmbert search --image dog.jpg'
-        )
+    if query is None and image is None:
+        raise UsageError("give a text or an image", hint='mmbert search "a dog", or mmbert search --image dog.jpg')
     if image is not None:
         if not image.is_file():
             raise UsageError(f"no image file {image}")
-        return None, image
+        return query, image
     assert query is not None
     named = Path(query)
     if named.suffix.lower() in IMAGE_SUFFIXES and len(query) < 1024 and "\0" not in query and named.is_file():
@@ -112,6 +156,7 @@ def _plain(hit: Hit) -> dict[str, Any]:
         "id": hit.id,
         "score": round(hit.score, 6),
         "match": None if hit.match is None else round(hit.match, 6),
+        "probability": None if hit.probability is None else round(hit.probability, 6),
         "captions": {language: list(said) for language, said in hit.captions.items()},
         "extra": dict(hit.extra),
     }

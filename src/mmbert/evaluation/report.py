@@ -86,12 +86,12 @@ def retrieval_page(
         title=title,
         facts=facts,
         names=names,
-        answers=_as_shown(retrieval.gallery, chosen),
+        answers=as_shown(retrieval.gallery, chosen),
         at_random=shown_answers is None,
     )
 
 
-def _as_shown(gallery: Gallery, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def as_shown(gallery: Gallery, answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Answers as the template wants them; each image is opened once."""
     of_group = dict(zip(gallery.text_group[::-1].tolist(), gallery.texts[::-1], strict=True)) | gallery.gloss
     used = sorted({found.image for answer in answers for found in answer.found})

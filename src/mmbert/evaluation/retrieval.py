@@ -179,6 +179,11 @@ class Retrieval:
         rank = int(ranks.ranks(scores, gallery.text_group[row : row + 1], gallery.image_group)[0])
         return Answer(gallery.texts[row], language, None if language == "en" else gloss, found, rank)
 
+    def best_text(self, image: int, language: str) -> int:
+        """Row of the caption of ``language`` that goes best with an image of the gallery."""
+        rows = self.gallery.languages[language]
+        return rows.start + int(self._scorer.images(image, image + 1, rows)[0].argmax())
+
     def sample(self, per_language: int = 3, k: int = 5, seed: int = 0) -> list[Answer]:
         """Answers to ``per_language`` texts of each language, drawn at random among those that have an answer."""
         answers: list[Answer] = []

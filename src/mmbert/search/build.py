@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mmbert.api.usable import encode_usable_images
 from mmbert.data.records import BadRecords, ImageRef
 from mmbert.data.sources import open_data, parse_data
 from mmbert.errors import DataError, ImageError, IndexStoreError
-from mmbert.search import store
+from mmbert.search import neighbours, store
 from mmbert.search.entries import Entry, Facts, column_types, entries_of, look, rows_of
+from mmbert.search.learn import learn_calibration, tuning_queries
+from mmbert.search.place import Place
 
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
@@ -62,6 +63,8 @@ def build_index(
     skip_bad: bool = False,
     prune: bool = False,
     model_name: str | None = None,
+    kind: str | None = None,
+    keep_regions: bool = False,
 ) -> IndexSummary:
     """Make an index of the images of ``folder`` at ``out``, or bring it up to date.
 
@@ -70,11 +73,15 @@ def build_index(
     Args:
         model: makes the vectors; its fingerprint is stored.
         folder: a folder of images, with or without metadata, or a corpus by name (``starter:heldout_style``).
-        out: folder of the index; made if it does not exist.
+        out: folder of the index, made if it does not exist; or a URI of an object store (``s3://bucket/index``).
         progress: show a bar on standard error.
         skip_bad: leave out images and records that cannot be used instead of stopping.
         prune: remove from the index what is gone from the folder.
         model_name: name or folder of the model, so that a search can load it by itself.
+        kind: of the vector index (``neighbours.KINDS``), whatever the number of images, from now on; where None, it
+            stays as it is, and a new index has none up to 100,000 images and one that fits the number above.
+        keep_regions: also keep each image's embedded regions, so that re-ranking opens no images. Lasts: an index
+            that has them goes on keeping them.
 
     Raises:
         IndexStoreError: no images; ``out`` is of another model or folder, damaged, being written to, or no index.
@@ -85,15 +92,12 @@ def build_index(
     entries = _entries(source, root, bad)
     name = model_name or getattr(model, "name_or_path", None)
     about = store.About(model.fingerprint, model.embedding_size, str(name) if name else None, root, source)
-    path = Path(out)
-    _prepare(path, about)
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            return _Build(model, path, about, bad).run(entries, prune=prune, progress=progress)
-    except Timeout:
-        raise IndexStoreError(
-            "another mmbert index is writing to it", where=str(path), hint="wait until it is done"
-        ) from None
+    if kind is not None:
+        neighbours.choose_kind(0, kind)
+    place = Place(out)
+    _prepare(place, about)
+    with place.lock():
+        return _Build(model, place, about, bad, kind, keep_regions).run(entries, prune=prune, progress=progress)
 
 
 def _root(source: str) -> str | None:
@@ -116,42 +120,47 @@ def _entries(source: str, root: str | None, bad: BadRecords) -> dict[str, Entry]
     return entries
 
 
-def _prepare(path: Path, about: store.About) -> None:
+def _prepare(place: Place, about: store.About) -> None:
     """Make the folder, or make sure that the index in it may be added to.
 
     Raises:
         IndexStoreError: it may not.
     """
-    if path.is_file():
-        raise IndexStoreError("is a file", where=str(path), hint="give a folder for the index")
+    if place.is_file():
+        raise IndexStoreError("is a file", where=str(place), hint="give a folder for the index")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        inside = {child.name for child in path.iterdir()} - {".lock", store.ABOUT + ".part"}
+        place.make()
+        inside = place.names() - {".lock", store.ABOUT + ".part"}
         if not inside:
-            store.write_about(path, about)
+            store.write_about(place, about)
             return
     except OSError as error:
-        raise IndexStoreError(f"cannot be written: {error.strerror}", where=str(path)) from error
+        raise IndexStoreError(f"cannot be written: {error.strerror}", where=str(place)) from error
     if store.ABOUT not in inside:
-        raise IndexStoreError("holds other files and no index", where=str(path), hint="give another --out")
-    there = store.read_about(path)
+        raise IndexStoreError("holds other files and no index", where=str(place), hint="give another --out")
+    there = store.read_about(place)
     other = "give another --out, or delete this index first"
     if there.fingerprint != about.fingerprint or there.size != about.size:
         raise IndexStoreError(
-            f"made by another model ({there.model or there.fingerprint})", where=str(path), hint=other
+            f"made by another model ({there.model or there.fingerprint})", where=str(place), hint=other
         )
     moved = there.root is not None and about.root is not None and not Path(there.root).is_dir()
     if there.root != about.root and not moved:
-        raise IndexStoreError(f"holds the images of {there.root or there.source}", where=str(path), hint=other)
+        raise IndexStoreError(f"holds the images of {there.root or there.source}", where=str(place), hint=other)
 
 
 class _Build:
-    def __init__(self, model: MMBert, path: Path, about: store.About, bad: BadRecords) -> None:
-        self.model, self.path, self.about, self.bad = model, path, about, bad
+    def __init__(
+        self, model: MMBert, place: Place, about: store.About, bad: BadRecords, kind: str | None, keep_regions: bool
+    ) -> None:
+        self.model, self.place, self.about, self.bad, self.kind = model, place, about, bad, kind
+        self.there = store.read_about(place)
+        self.keep_regions = keep_regions or self.there.regions > 0
+        self.regions = self.there.regions
 
     def run(self, entries: dict[str, Entry], *, prune: bool, progress: bool) -> IndexSummary:
-        with store.faults(self.path):
-            table = store.open_for_writing(self.path, self.about.size)
+        with store.faults(self.place):
+            table = store.open_for_writing(self.place, self.about.size)
             known = _known(table)
         types = column_types(entries.values())
         self._fit_columns(table, types)
@@ -165,24 +174,42 @@ class _Build:
                     good.update(paths)
                 bar.update(len(lot))
         vanished = sorted(known.keys() - good)
-        with store.write_faults(self.path):
+        with store.write_faults(self.place):
             if prune:
                 for gone in _lots(vanished, LOT):
                     table.delete(_among(gone))
             if not good and not table.count_rows():
                 raise IndexStoreError("none of the images can be used", where=self.about.source)
+            changed = not store.is_complete(table)
+            about = self._learned(table, changed)
             if not store.is_complete(table):
                 store.complete(table)
-        there = store.read_about(self.path)
-        about = replace(self.about, model=self.about.model or there.model)
-        if about != there:
-            store.write_about(self.path, about)
+        if about != self.there:
+            store.write_about(self.place, about)
         return IndexSummary(
             **done,
             removed=len(vanished) if prune else 0,
             failed=len(self.bad),
             vanished=0 if prune else len(vanished),
             problems=tuple(self.bad.found),
+        )
+
+    def _learned(self, table: Any, changed: bool) -> store.About:
+        """What the index says of itself now: its vector index, tuned, and the calibration of its scores."""
+        there, rows = self.there, int(table.count_rows())
+        found, calibration = there.neighbours, there.calibration
+        if neighbours.is_stale(found, rows, self.kind):
+            kind = neighbours.choose_kind(rows, self.kind or (found.kind if found else None))
+            partitions = neighbours.train(table, kind, self.about.size)
+            found = neighbours.tune(table, kind, partitions, *tuning_queries(self.model, table))
+        if changed or calibration is None:
+            calibration = learn_calibration(self.model, table)
+        return replace(
+            self.about,
+            model=self.about.model or there.model,
+            regions=self.regions,
+            neighbours=found,
+            calibration=calibration,
         )
 
     def _fit_columns(self, table: Any, types: dict[str, Any]) -> None:
@@ -192,7 +219,7 @@ class _Build:
         there = {column.name: column.type for column in table.schema}
         wrong = [name for name, kind in types.items() if name in there and there[name] != kind]
         missing = [pa.field(name, kind) for name, kind in types.items() if there.get(name) != kind]
-        with store.write_faults(self.path):
+        with store.write_faults(self.place):
             if wrong:  # another type now: every row with a value has other words, so it is written anew
                 table.drop_columns(wrong)
             if missing:
@@ -212,12 +239,14 @@ class _Build:
         same = {entry.path for entry in seen} - {entry.path for entry in reworded}
         fresh = [entry for entry in lot if known.get(entry.path, ("",))[0] != facts[entry.path].content]
         fresh, vectors = self._encode(fresh, facts)
+        regions = self._regions(fresh)
         if reworded:
-            with store.faults(self.path):
-                vectors = np.concatenate([vectors, _vectors(table, reworded)])
+            with store.faults(self.place):
+                old_vectors, old_regions = _kept(table, reworded)
+            vectors, regions = np.concatenate([vectors, old_vectors]), regions + old_regions
         changed = fresh + reworded
         if changed:
-            rows = rows_of(changed, facts, vectors, types, table.schema)
+            rows = rows_of(changed, facts, vectors, types, table.schema, regions)
             self._write(table, rows, np.array([entry.path in known for entry in changed]))
         return {
             "added": [entry.path for entry in changed if entry.path not in known],
@@ -227,7 +256,7 @@ class _Build:
 
     def _write(self, table: Any, rows: Any, there: Any) -> None:
         """Add rows, or put them in the place of those with the same path where ``there``."""
-        with store.write_faults(self.path):
+        with store.write_faults(self.place):
             if not there.all():
                 table.add(rows.filter(~there))
             if there.any():
@@ -244,6 +273,14 @@ class _Build:
             raise DataError("the model gives vectors that are not numbers (NaN)", hint="its weights are damaged")
         return [lot[i] for i in kept], vectors
 
+    def _regions(self, entries: list[Entry]) -> list[bytes | None]:
+        """Embedded regions of the images as they are stored, where they are kept."""
+        if not self.keep_regions or not entries:
+            return [None] * len(entries)
+        kept = self.model.region_vectors([entry.image for entry in entries])
+        self.regions = len(kept[0].vectors)
+        return [regions.vectors.tobytes() for regions in kept]
+
 
 def _known(table: Any) -> dict[str, tuple[str, str]]:
     """Path -> hashes of content and words, of everything committed so far."""
@@ -253,13 +290,16 @@ def _known(table: Any) -> dict[str, tuple[str, str]]:
     return dict(zip(path, zip(content, words, strict=True), strict=True))
 
 
-def _vectors(table: Any, entries: Sequence[Entry]) -> Any:
-    """``[n, D]`` vectors that the table has for these entries."""
+def _kept(table: Any, entries: Sequence[Entry]) -> tuple[Any, list[bytes | None]]:
+    """``[n, D]`` vectors and the regions that the table has for these entries."""
     paths = [entry.path for entry in entries]
-    rows = table.search().where(_among(paths)).select(["path", "vector"]).limit(len(paths)).to_arrow()
+    columns = ["path", "vector", store.REGIONS]
+    rows = table.search().where(_among(paths)).select(columns).limit(len(paths)).to_arrow()
     place = {path: i for i, path in enumerate(rows["path"].to_pylist())}
     vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-    return vectors[[place[path] for path in paths]]
+    regions = rows[store.REGIONS].to_pylist()
+    order = [place[path] for path in paths]
+    return vectors[order], [regions[i] for i in order]
 
 
 def _among(paths: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmbert.data.records import ImageRef, Record
 from mmbert.errors import DataError, ImageError
-from mmbert.search.store import PRIVATE, RESERVED
+from mmbert.search.store import PRIVATE, REGIONS, RESERVED
 
 Types = Mapping[str, pa.DataType]
 
@@ -156,7 +156,14 @@ def _as(value: Any, kind: pa.DataType) -> Any:
     return float(value) if pa.types.is_floating(kind) else value
 
 
-def rows_of(entries: Sequence[Entry], facts: Mapping[str, Facts], vectors: Any, types: Types, schema: pa.Schema) -> Any:
+def rows_of(
+    entries: Sequence[Entry],
+    facts: Mapping[str, Facts],
+    vectors: Any,
+    types: Types,
+    schema: pa.Schema,
+    regions: Sequence[bytes | None],
+) -> Any:
     """Rows of the table.
 
     Args:
@@ -165,12 +172,13 @@ def rows_of(entries: Sequence[Entry], facts: Mapping[str, Facts], vectors: Any, 
         vectors: ``[n, D]`` float32.
         types: of the metadata columns.
         schema: of the table; columns that an entry says nothing about are null.
+        regions: ``n`` images' embedded regions, or None where they are not kept.
 
     Returns:
         ``pyarrow.Table`` of ``n`` rows.
     """
     columns: dict[str, list[Any]] = {name: [] for name in schema.names if name != "vector"}
-    for entry in entries:
+    for entry, kept in zip(entries, regions, strict=True):
         known = facts[entry.path]
         row = {
             "path": entry.path,
@@ -183,6 +191,7 @@ def rows_of(entries: Sequence[Entry], facts: Mapping[str, Facts], vectors: Any, 
             "image": entry.image.data,
             "mmbert_content": known.content,
             "mmbert_words": entry.words(types),
+            REGIONS: kept,
             **entry.values(types),
         }
         for name, values in columns.items():

@@ -7,31 +7,30 @@ therefore changes nothing for readers, and the next one goes on where it stopped
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import IvfFlat
 
 from mmbert import __version__
 from mmbert.errors import IndexStoreError
+from mmbert.search.calibration import Calibration
+from mmbert.search.neighbours import Neighbours
+from mmbert.search.place import Place
 
-FORMAT = 1
+FORMAT = 2
 ABOUT = "mmbert-index.json"
 TABLE = "images"
 COMPLETE = "complete"
 RESERVED = frozenset({"path", "id", "split", "captions", "vector", "image"})
 PRIVATE = "mmbert_"
 """Columns that begin so are the index's own."""
-
-EXACT_BELOW = 100_000
-"""Up to so many rows every vector is compared; above, an IVF index narrows the choice."""
+REGIONS = PRIVATE + "regions"
+"""Column of embedded regions (fp16, one image's after the other), in an index that keeps them."""
 
 FAULTS = (RuntimeError, ValueError, OSError, TypeError)  # what LanceDB raises on anything wrong
 
@@ -46,6 +45,9 @@ class About:
         model: name or folder of that model, where known.
         root: folder that paths are relative to; None for a corpus that holds its images itself.
         source: the corpus as it was named.
+        regions: embedded regions per image that are kept for re-ranking; 0 where none are.
+        neighbours: the index over the vectors and how it is asked; None where all of them are compared.
+        calibration: from a text query's score to a probability; None where it could not be learned.
     """
 
     fingerprint: str
@@ -55,6 +57,9 @@ class About:
     source: str
     format: int = FORMAT
     mmbert: str = __version__
+    regions: int = 0
+    neighbours: Neighbours | None = None
+    calibration: Calibration | None = None
 
 
 def schema(size: int) -> pa.Schema:
@@ -71,71 +76,86 @@ def schema(size: int) -> pa.Schema:
             pa.field("image", pa.binary()),  # encoded, where the corpus has no files
             pa.field("mmbert_content", pa.string()),  # hash of the image's bytes
             pa.field("mmbert_words", pa.string()),  # hash of everything else about the record
+            pa.field(REGIONS, pa.binary()),
             pa.field("vector", pa.list_(pa.float32(), size)),
         ]
     )
 
 
-def read_about(path: Path) -> About:
-    """What the index at ``path`` holds.
+def read_about(place: Place) -> About:
+    """What the index at ``place`` holds.
 
     Raises:
         IndexStoreError: no index there, damaged, or of a newer version of mm-bert.
     """
-    file = path / ABOUT
-    if not file.is_file():
-        what = "is not an index" if path.exists() else "no such index"
-        raise IndexStoreError(what, where=str(path), hint="make one: mmbert index FOLDER --out INDEX")
+    if not place.is_file(ABOUT):
+        what = "is not an index" if place.exists() else "no such index"
+        raise IndexStoreError(what, where=str(place), hint="make one: mmbert index FOLDER --out INDEX")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(place.read(ABOUT))
         newer = values["format"] > FORMAT
-        about = None if newer else About(**values)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IndexStoreError(f"damaged: {error}", where=str(file), hint=_again(path)) from error
+        about = None if newer else _about(values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise IndexStoreError(f"damaged: {error}", where=f"{place}/{ABOUT}", hint=_again(place)) from error
     if about is None:
         raise IndexStoreError(
-            f"made by a newer mm-bert ({values.get('mmbert')})", where=str(path), hint="upgrade, or index again"
+            f"made by a newer mm-bert ({values.get('mmbert')})", where=str(place), hint="upgrade, or index again"
         )
     return about
 
 
-def write_about(path: Path, about: About) -> None:
+def _about(values: dict[str, Any]) -> About:
+    kinds = {"neighbours": Neighbours, "calibration": Calibration}
+    learned = {name: kind(**values[name]) for name, kind in kinds.items() if values.get(name) is not None}
+    return About(**(values | learned))
+
+
+def write_about(place: Place, about: About) -> None:
     """Write it so that a reader sees the old or the new one, never half of it."""
-    part = path / (ABOUT + ".part")
-    part.write_text(json.dumps(asdict(about), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path / ABOUT)
+    place.write(ABOUT, json.dumps(asdict(about), indent=1, ensure_ascii=False) + "\n")
 
 
-def open_complete(path: Path) -> Any:
+def open_complete(place: Place) -> Any:
     """The table as the last finished build left it.
 
     Raises:
         IndexStoreError: damaged, or no build has finished yet.
     """
-    with faults(path):
-        table = _open(path)
+    with faults(place):
+        table = _open(place)
         tags = table.tags.list() if table is not None else {}
         if COMPLETE in tags:
             table.checkout(COMPLETE)
             return table
-    raise IndexStoreError("the index is not finished", where=str(path), hint="run the same mmbert index command again")
+    raise IndexStoreError("the index is not finished", where=str(place), hint="run the same mmbert index command again")
 
 
-def open_for_writing(path: Path, size: int) -> Any:
-    """The table with everything committed so far, new if there is none."""
-    with faults(path):
-        table = _open(path)
-        if table is not None:
-            return table
-        shutil.rmtree(path / f"{TABLE}.lance", ignore_errors=True)  # what a build left that was killed too early
-        return lancedb.connect(path).create_table(TABLE, schema=schema(size))
-
-
-def _open(path: Path) -> Any:
-    """The table at its latest version; None where no version has been committed."""
-    if not any((path / f"{TABLE}.lance" / "_versions").glob("*.manifest")):
+def complete_version(place: Place) -> int | None:
+    """Number of the version that readers see now; None where it cannot be told."""
+    try:
+        table = _open(place)
+        return None if table is None else int(table.tags.list()[COMPLETE]["version"])
+    except (*FAULTS, KeyError):
         return None
-    return lancedb.connect(path).open_table(TABLE)
+
+
+def open_for_writing(place: Place, size: int) -> Any:
+    """The table with everything committed so far, new if there is none."""
+    with faults(place):
+        table = _open(place)
+        if table is not None:
+            if REGIONS not in table.schema.names:  # made by format 1
+                table.add_columns(pa.schema([pa.field(REGIONS, pa.binary())]))
+            return table
+        place.remove(f"{TABLE}.lance")  # what a build left that was killed too early
+        return lancedb.connect(place.uri).create_table(TABLE, schema=schema(size))
+
+
+def _open(place: Place) -> Any:
+    """The table at its latest version; None where no version has been committed."""
+    if not place.has(f"{TABLE}.lance/_versions/*.manifest"):
+        return None
+    return lancedb.connect(place.uri).open_table(TABLE)
 
 
 def is_complete(table: Any) -> bool:
@@ -147,9 +167,6 @@ def is_complete(table: Any) -> bool:
 def complete(table: Any) -> None:
     """Tidy up and show the latest version to readers."""
     never = timedelta(days=36_500)
-    rows = table.count_rows()
-    if rows >= EXACT_BELOW and not table.list_indices():
-        table.create_index("vector", config=IvfFlat(distance_type="cosine"))
     table.optimize(cleanup_older_than=never)  # few large files instead of one per lot; new rows enter the vector index
     _show(table)
     # Whoever has the index open goes on reading the version before; an hour on, its files may go.
@@ -164,22 +181,22 @@ def _show(table: Any) -> None:
 
 
 @contextmanager
-def faults(path: Path) -> Iterator[None]:
+def faults(place: Place) -> Iterator[None]:
     """LanceDB's errors while reading as ``IndexStoreError``."""
     try:
         yield
     except FAULTS as error:
-        raise IndexStoreError(f"damaged: {first_line(error)}", where=str(path), hint=_again(path)) from error
+        raise IndexStoreError(f"damaged: {first_line(error)}", where=str(place), hint=_again(place)) from error
 
 
 @contextmanager
-def write_faults(path: Path) -> Iterator[None]:
+def write_faults(place: Place) -> Iterator[None]:
     """LanceDB's errors while writing as ``IndexStoreError``."""
     try:
         yield
     except FAULTS as error:
-        hint = f"is the disk full or read-only? if not, {_again(path)}"
-        raise IndexStoreError(f"cannot be written: {first_line(error)}", where=str(path), hint=hint) from error
+        hint = f"is the disk full or read-only? if not, {_again(place)}"
+        raise IndexStoreError(f"cannot be written: {first_line(error)}", where=str(place), hint=hint) from error
 
 
 def first_line(error: Exception) -> str:
@@ -188,5 +205,5 @@ def first_line(error: Exception) -> str:
     return lines[0].split(", /")[0] if lines else type(error).__name__
 
 
-def _again(path: Path) -> str:
-    return f"delete {path} and index again"
+def _again(place: Place) -> str:
+    return f"delete {place} and index again"

@@ -1,0 +1,70 @@
+"""`mmbert explain`: show which parts of an image each word of a caption looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmbert.cli._tables import print_table
+from mmbert.cli.common import DeviceOption, JsonOption, ModelOption, load_model, note, output_path, print_json
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    caption: Annotated[str, typer.Argument(metavar="CAPTION", help="What is to be read together with it.")],
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Write the image once for each word.")] = None,
+    layer: Annotated[int | None, typer.Option("--layer", help="From 0. Default: the mean over all.")] = None,
+    head: Annotated[int | None, typer.Option("--head", help="From 0. Default: the mean over all.")] = None,
+    font: Annotated[
+        Path | None, typer.Option("--font", help="TrueType font of the labels in --png, for scripts beyond Latin.")
+    ] = None,
+    model: ModelOption = "starter",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which parts of an image each word of a caption looks at.
+
+    Prints for each word the region that gets most of its attention. The page has the image once for each word,
+    attention among regions, and every layer and head.
+
+    Examples:
+
+      mmbert explain dog.jpg "ein Hund am Strand"
+      mmbert explain dog.jpg "ein Hund am Strand" --html look.html --png look.png --layer 3
+    """
+    from mmbert.explain.attention import attention_maps
+    from mmbert.explain.page import explain_picture, save_picture, strengths, write_explain_page
+    from mmbert.vision.images import load_image
+
+    page, sheet = (None if path is None else output_path(path) for path in (html, png))
+    opened = load_image(image)
+    maps = attention_maps(load_model(model, device), image, caption)
+    looks = maps.word_to_region(layer, head)
+    if page is not None:
+        facts = [("Image", image.name), ("Model", model)]
+        write_explain_page(page, maps, opened, layer=layer, head=head, facts=facts)
+    if sheet is not None:
+        save_picture(sheet, explain_picture(maps, opened, layer=layer, head=head, font=font))
+    rows: list[dict[str, Any]] = []
+    for word, row in zip(maps.words, looks, strict=True):
+        best = int(strengths(row).argmax()) + 1 if len(row) > 1 else 0
+        box = [round(float(edge), 4) for edge in maps.boxes[best]]
+        rows.append({"word": word, "region": best, "box": box, "share": float(row[best] / row.sum())})
+    if as_json:
+        print_json({"image": image, "caption": caption, "match": maps.match, "words": rows, "attention": looks})
+        return
+    if maps.match is not None:
+        print(f"image and caption belong together: {100 * maps.match:.1f} %")
+    shown = [[row["word"], str(row["region"]), _place(row["box"]), f"{100 * row['share']:.1f} %"] for row in rows]
+    print_table("", ("word", "region", "where (left-right, top-bottom)", "share of its attention"), shown, left=(0, 2))
+    for path in (page, sheet):
+        if path is not None:
+            note(f"written: {path}")
+
+
+def _place(box: list[float]) -> str:
+    left, top, right, bottom = (f"{100 * edge:.0f}" for edge in box)
+    return f"{left}-{right} %, {top}-{bottom} %"

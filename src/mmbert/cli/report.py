@@ -1,0 +1,74 @@
+"""`mmbert report`: a training run as a page with curves, figures and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmbert.cli.common import DeviceOption, load_model, note, output_path, show_progress
+from mmbert.errors import UsageError
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page. Default: RUN/report.html.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Evaluate on this. Default: what the run was evaluated on.")
+    ] = None,
+    per_language: Annotated[int, typer.Option("--per-language", help="Captions shown of each language.", min=0)] = 1,
+    curves_only: Annotated[bool, typer.Option("--curves-only", help="Leave the model alone.")] = False,
+    device: DeviceOption = None,
+) -> None:
+    """Show a training run as a page with curves, figures and pictures.
+
+    The page has recall by language, how well captions of one language find those of another, the curves of the log,
+    images that captions find and captions that images find, and a map of images. It needs no other file.
+
+    Examples:
+
+      mmbert report runs/first
+      mmbert report runs/first --data my-photos --out first.html
+    """
+    from mmbert import html
+    from mmbert.evaluation.run_report import LOG, read_curves, run_page
+
+    page = output_path(out or run / "report.html")
+    curves = read_curves(run / LOG)
+    facts: list[tuple[str, Any]] = [("Run", run)]
+    retrieval: Any = None
+    model: Any = None
+    if not curves_only:
+        from mmbert.data.sources import open_data
+        from mmbert.evaluation.retrieval import Retrieval
+
+        chosen = data or _evaluated(run)
+        model = load_model(str(_model(run)), device)
+        source = open_data(chosen)
+        retrieval = Retrieval(model, [source[i] for i in range(len(source))], progress=show_progress())
+        facts.append(("Evaluated on", source.name))
+    written = run_page(
+        curves, retrieval, model, title=f"Training run {run.name}", facts=facts, per_language=per_language
+    )
+    html.write_page(page, written)
+    note(f"page: {page}")
+
+
+def _model(run: Path) -> Path:
+    """The run's best model, else its last."""
+    for name in ("best", "last"):
+        if (run / name / "config.json").is_file():
+            return run / name
+    raise UsageError("the run has no model", where=str(run), hint="add --curves-only")
+
+
+def _evaluated(run: Path) -> Any:
+    """What the run was evaluated on, from its metrics.json."""
+    for path in (run / "metrics.json", run / "best" / "metrics.json"):
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8")).get("data")
+            if found:
+                return found
+    raise UsageError("the run does not say what it was evaluated on", where=str(run), hint="add --data")

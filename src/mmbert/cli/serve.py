@@ -1,0 +1,81 @@
+"""`mmbert serve`: search an index from a web page, and from programs over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbert.cli.common import DeviceOption, human_count, load_model, note
+from mmbert.errors import UsageError
+
+
+def serve(
+    index: Annotated[str, typer.Option("--index", "-i", help="Folder or URI of the index.")] = "mmbert-index",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for everybody.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", help="Port.", min=0, max=65535)] = 8000,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model that made the index. Default: the one it names.")
+    ] = None,
+    rerank: Annotated[int, typer.Option("--rerank", help="Re-ranking that the page asks for.", min=0, max=200)] = 30,
+    batch: Annotated[int, typer.Option("--batch", help="Requests computed together; 1: none.", min=1)] = 64,
+    queue: Annotated[int, typer.Option("--queue", help="Requests that may wait; more get 429.", min=1)] = 256,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until a request is given up.", min=0.1)] = 30.0,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Largest request.", min=1000)] = 20_000_000,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Largest image sent.", min=1000)] = 40_000_000,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="File of API keys; without it none are asked for.")
+    ] = None,
+    new_key: Annotated[str | None, typer.Option("--new-key", help="Add a key to --keys, print it, and stop.")] = None,
+    cors: Annotated[list[str] | None, typer.Option("--cors", help="Origin whose pages may use it; repeatable.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Search an index from a web page, and from programs over HTTP.
+
+    The page is on /, the interface below /v1 is described in /openapi.json; /healthz, /readyz and /metrics are for
+    whoever runs it. Only images of the index are given out. Ctrl-C or SIGTERM finishes what is under way and stops.
+
+    Examples:
+
+      mmbert serve
+      mmbert serve --index photos-index --port 9000
+      mmbert serve --keys keys.json --new-key alice && mmbert serve --host 0.0.0.0 --keys keys.json
+    """
+    if new_key is not None:
+        if keys is None:
+            raise UsageError("where is the key to be kept?", hint="add --keys FILE")
+        from mmbert.search.service.keys import new_key as make
+
+        print(make(keys, new_key))
+        note(f"its hash is in {keys}; the key itself is kept nowhere")
+        return
+    try:
+        import uvicorn
+
+        from mmbert.search.service.app import make_app
+    except ImportError as error:
+        raise UsageError(f"{error.name} is not installed", hint="pip install 'mm-bert[serve]'") from error
+    from mmbert.search.index import SearchIndex
+    from mmbert.search.service.core import Service, Settings
+    from mmbert.search.service.keys import read_keys
+
+    known = {} if keys is None else read_keys(keys)
+    opened = SearchIndex.open(index)
+    name = model or opened.about.model
+    if name is None:
+        raise UsageError("the index does not say which model made it", where=index, hint="add --model")
+    opened = SearchIndex.open(index, load_model(name, device))
+    settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
+    service = Service(opened, settings)
+    service.warm_up()
+    note(f"{human_count(service.images)} images; http://{host}:{port}/ (Ctrl-C stops)")
+    config = uvicorn.Config(
+        make_app(service), host, port, log_level="warning", timeout_graceful_shutdown=round(timeout) + 5
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise UsageError(
+            f"cannot listen on {host}:{port}", hint="is something else using the port? give another --port"
+        )

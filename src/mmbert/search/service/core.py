@@ -1,0 +1,190 @@
+"""The service without HTTP: what it can be asked, how requests are computed together, what it has been told."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from mmbert.errors import ImageError, MMBertError, UsageError
+from mmbert.search.index import Ask, Hit, SearchIndex
+from mmbert.search.service.batching import Batcher
+from mmbert.search.service.metrics import Metrics
+
+Array: TypeAlias = np.ndarray[Any, Any]
+LOOK_EVERY = 10.0
+"""Seconds between two looks whether the index has been brought up to date."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of the service.
+
+    Args:
+        batch: texts, images or questions that go through the model together; 1 for none.
+        queue: requests that may wait; more are answered 429.
+        timeout: seconds until a request is given up.
+        max_bytes: of a request's body.
+        max_pixels: of an image that is sent.
+        keys: name -> hash of API keys; empty: none are asked for.
+        cors: origins whose pages may use the service; empty: only its own.
+        rerank: re-ranking that the page asks for.
+    """
+
+    batch: int = 64
+    queue: int = 256
+    timeout: float = 30.0
+    max_bytes: int = 20_000_000
+    max_pixels: int = 40_000_000
+    keys: dict[str, str] = field(default_factory=dict)
+    cors: tuple[str, ...] = ()
+    rerank: int = 30
+
+
+class Service:
+    """An index and its model, computing requests in batches.
+
+    Args:
+        index: opened with its model.
+        settings: limits.
+    """
+
+    def __init__(self, index: SearchIndex, settings: Settings | None = None) -> None:
+        self.index, self.settings = index, settings or Settings()
+        self.model = index.model
+        self.images = index.count()
+        self.opened = 0
+        self._looked = time.monotonic()
+        self.metrics = Metrics()
+        runs: dict[str, Callable[[Any], Sequence[Any]]] = {
+            "search": self._search,
+            "texts": self._encode_texts,
+            "images": self._encode_images,
+            "match": self._match,
+            "attention": self._attention,
+        }
+        self.batcher = Batcher(runs, most=self.settings.batch, capacity=self.settings.queue, observe=self.metrics.batch)
+        self.metrics.gauge("mmbert_queue_jobs", lambda: self.batcher.waiting)
+        self.metrics.gauge("mmbert_index_images", lambda: self.images)
+
+    async def compute(self, kind: str, item: Any, size: int = 1) -> Any:
+        """The answer to ``item``, computed together with others of its kind; errors as of ``Batcher.submit``."""
+        return await self.batcher.submit(kind, item, timeout=self.settings.timeout, size=size)
+
+    async def search(self, ask: Ask) -> list[Hit]:
+        """What the index finds."""
+        found: list[Hit] = await self.compute("search", ask)
+        return found
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """Languages that captions of the first thousand images are in."""
+        return self.index.languages()
+
+    def warm_up(self) -> None:
+        """Ask once for everything that the first request would wait for (kernels, the table's files)."""
+        answer = self.index.search_many([Ask("a", k=1)])[0]
+        if isinstance(answer, MMBertError):
+            raise answer
+
+    def _search(self, asks: Sequence[Ask]) -> Sequence[Any]:
+        self._follow()
+        return self.index.search_many(asks)
+
+    def _follow(self) -> None:
+        """Open the index again where a build has finished since, looked at now and then."""
+        if time.monotonic() - self._looked < LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        if self.index.is_current():
+            return
+        self.index = SearchIndex.open(self.index.path, self.model)
+        self.images, self.opened = self.index.count(), self.opened + 1
+        self.__dict__.pop("languages", None)
+
+    def _encode_texts(self, items: Sequence[list[str]]) -> list[Array]:
+        return _split(self.model.encode_text([text for item in items for text in item]), items)
+
+    def _encode_images(self, items: Sequence[list[Any]]) -> list[Array]:
+        return _split(self.model.encode_images([image for item in items for image in item]), items)
+
+    def _match(self, items: Sequence[tuple[list[Any], list[str]]]) -> list[Array]:
+        """[images, texts] probabilities for each item; the pairs of all of them are one packed batch."""
+        images: list[Any] = []
+        texts: list[str] = []
+        pairs: list[list[tuple[int, int]]] = []
+        for shown, said in items:
+            pairs.append([(len(images) + i, len(texts) + t) for i in range(len(shown)) for t in range(len(said))])
+            images += shown
+            texts += said
+        logits = self.model.match_pairs(images, texts, np.array([pair for part in pairs for pair in part]))
+        found = np.split(
+            np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))), np.cumsum([len(p) for p in pairs])[:-1]
+        )
+        return [part.reshape(len(shown), len(said)) for part, (shown, said) in zip(found, items, strict=True)]
+
+    def _attention(self, items: Sequence[tuple[Any, str]]) -> list[Any]:
+        from mmbert.explain.attention import attention_maps
+
+        return [attention_maps(self.model, image, text) for image, text in items]
+
+
+def _split(vectors: Array, items: Sequence[list[Any]]) -> list[Array]:
+    return np.split(vectors, np.cumsum([len(item) for item in items])[:-1])
+
+
+def name_of(key: str) -> str:
+    """An image's path in the index as one piece of a URL."""
+    return base64.urlsafe_b64encode(key.encode("utf-8")).decode("ascii").rstrip("=")
+
+
+def key_of(name: str) -> str:
+    """The path that ``name_of`` made ``name`` of.
+
+    Raises:
+        UsageError: it made it of none.
+    """
+    try:
+        key = base64.b64decode(name + "=" * (-len(name) % 4), altchars=b"-_", validate=True).decode("utf-8")
+    except (binascii.Error, ValueError) as error:
+        raise UsageError("no such image") from error
+    return key
+
+
+def image_bytes(index: SearchIndex, name: str) -> bytes:
+    """The file of an image of the index.
+
+    Raises:
+        UsageError: the index has no such image.
+        ImageError: its file has gone.
+    """
+    found = index.image_of(key_of(name))
+    if found.data is not None:
+        return found.data
+    try:
+        return Path(str(found.path)).read_bytes()
+    except OSError as error:
+        raise ImageError("the image's file is gone", hint="mmbert index --prune") from error
+
+
+def plain_columns(hit: Hit) -> dict[str, Any]:
+    """Columns of a hit as JSON values (numbers that JSON has not become null)."""
+    return {
+        name: value if not isinstance(value, float) or np.isfinite(value) else None for name, value in hit.extra.items()
+    }
+
+
+def quiet() -> None:
+    """Images that have gone since are part of a service's life; their warnings would fill the log."""
+    warnings.filterwarnings("ignore", message=".*not re-ranked.*", category=UserWarning)
+
+
+__all__ = ["Service", "Settings", "image_bytes", "key_of", "name_of", "plain_columns", "quiet"]

@@ -1,0 +1,8 @@
+"""What the service can be asked, one file each, found by name.
+
+A feature is a module with
+
+- ``missing(model)``: why this model cannot do it, or None when it can;
+- ``add(app, service)``: adds its routes below ``/v1``;
+- ``PATHS``: these routes as (method, path), so that a model without the feature answers them with 501 and the reason.
+"""

@@ -1,0 +1,47 @@
+"""`/v1/attention`: which regions of an image each word of a text looks at."""
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from mmbert.errors import UsageError
+from mmbert.search.service.core import Service, image_bytes
+from mmbert.search.service.schemas import AttentionAnswer, AttentionRequest
+from mmbert.search.service.uploads import decode_image, open_image
+
+PATHS = (("POST", "/v1/attention"),)
+
+
+def missing(model: Any) -> str | None:
+    """Needs a network whose layers can be looked into, and one that sees images."""
+    if getattr(model, "processor", None) is None:
+        return "this model does not show its attention"
+    return None if model.processor.images is not None else "this model has no vision encoder"
+
+
+def add(app: FastAPI, service: Service) -> None:
+    """The route."""
+
+    @app.post("/v1/attention", tags=["model"])
+    async def attention(asked: AttentionRequest) -> AttentionAnswer:
+        """Attention of every layer and head from words to regions, for one image and text."""
+        if (asked.image is None) == (asked.id is None):
+            raise UsageError("give either an image or the id of one")
+        pixels = service.settings.max_pixels
+        if asked.image is not None:
+            image = await to_thread.run_sync(decode_image, asked.image, pixels)
+        else:
+            data = await to_thread.run_sync(image_bytes, service.index, str(asked.id))
+            image = await to_thread.run_sync(open_image, data, pixels)
+        maps = await service.compute("attention", (image, asked.text))
+        count = len(maps.words)
+        return AttentionAnswer(
+            words=list(maps.words),
+            spans=list(maps.spans),
+            boxes=maps.boxes.round(5).tolist(),
+            layers=maps.weights.shape[0],
+            heads=maps.weights.shape[1],
+            weights=maps.weights[:, :, :count, count:].round(5).tolist(),
+            match=maps.match,
+        )
