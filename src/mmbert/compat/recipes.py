@@ -108,7 +108,8 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             "accumulation": int(_training(settings, "GRAD_ACCUMULATE_STEPS", 1)),
             "precision": "auto" if _training(settings, "FP16", False) else "fp32",
         }
-        if name == "matching":  # its contrast only finds the pairs
+        with_pairs = any("itm_hard" in component.get("objectives", {}) for component in components.values())
+        if name == "matching" or with_pairs:  # the contrast there only finds the pairs
             content["model"]["config"]["embedding_size"] = 16
     except ConfigError as error:
         raise ConfigError(error.message, where=error.where or str(path), hint=error.hint) from error
