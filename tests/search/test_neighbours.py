@@ -59,7 +59,8 @@ def test_one_probe_of_many_would_not_do(table: object, vectors: np.ndarray) -> N
     """The recall that tuning measures can be low: it is no constant."""
     partitions = neighbours.train(table, "flat", 64)
     poor = neighbours.Neighbours("flat", 3000, partitions, 1, 1, 0.0, 20)
-    queries = clustered(np.random.default_rng(3), 20)
+    queries = np.random.default_rng(3).normal(size=(20, vectors.shape[1])).astype(np.float32)  # between the clusters
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     truth, _ = neighbours.exact_top(table, queries, 51)
     assert neighbours._recall(table, poor, queries, np.zeros(20, dtype=bool), truth) < 0.9
 
