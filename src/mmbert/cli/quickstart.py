@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TEST_CONCEPTS = 50
 QUERY_LANGUAGES = ("de", "ru", "ar", "hi", "ja")
 """Five scripts: Latin, Cyrillic, Arabic, Devanagari, Japanese."""
-RERANK = 50
+RERANK = 10
 
 
 def quickstart(
