@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINED := --constraint constraints.txt
 TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
 
+# Two processes, each with whole files of tests: two cores are what the suite is made for.
+PYTEST_ARGS := --numprocesses 2 --dist loadfile
+
 # The first of these that runs, is new enough and can make environments. `make PYTHON=/path/to/python …` decides itself.
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
