@@ -397,3 +397,24 @@ def test_weights_of_the_reference_efficientnet_give_its_features() -> None:
 def test_options_that_cannot_work_are_config_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit", "test_convnext"])
+def test_the_quick_copy_gives_the_same_regions_under_the_same_identity(backbone: str) -> None:
+    encoder = build(backbone=backbone, image_size=160)
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    images = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 60, 3), dtype=np.uint8)) for i in range(2)]
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    quick = encoder.quick()
+    assert quick.identity == encoder.identity
+    for found, wanted in zip(quick.extract(images), encoder.extract(images), strict=True):
+        np.testing.assert_allclose(found.features, wanted.features, rtol=1e-3, atol=1e-3)
+        assert found.encoder == wanted.encoder
+    with quick.fixed_identity():
+        pass
+    assert quick.identity == encoder.identity
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())

@@ -59,7 +59,7 @@ class Extraction:
     """
 
     def __init__(self, encoder: RegionExtractor, *, batch_size: int = 32, threads: int | None = None) -> None:
-        self.encoder = encoder
+        self.encoder = encoder.quick()
         self.batch_size = batch_size
         self.threads = threads or min(8, os.cpu_count() or 1)
 

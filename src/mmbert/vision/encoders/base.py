@@ -57,11 +57,16 @@ class RegionExtractor(nn.Module):
     @contextmanager
     def fixed_identity(self) -> Iterator[str]:
         """While this lasts the weights do not change, so that they are hashed once and not for each image."""
+        before = self.__dict__.get("_fixed_identity")
         self.__dict__["_fixed_identity"] = found = self.identity
         try:
             yield found
         finally:
-            self.__dict__.pop("_fixed_identity", None)
+            self.__dict__["_fixed_identity"] = before
+
+    def quick(self) -> RegionExtractor:
+        """An encoder in eval mode with this one's identity and, up to rounding, its regions, made for many images."""
+        return self.eval()
 
     @abstractmethod
     def extract(self, images: Sequence[Image.Image]) -> list[Regions]:
