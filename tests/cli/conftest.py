@@ -10,6 +10,8 @@ import pytest
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model with random weights: one layer, width 16, vectors of 8 numbers."""
+    import torch
+
     from mmbert import MMBert, MMBertConfig, MMBertForPreTraining, MMBertProcessor
     from mmbert.text.tokenizer import train_tokenizer
 
@@ -27,7 +29,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         embedding_size=8,
         vision={"kind": "grid", "backbone": "test_vit", "image_size": 160},
     )
-    model = MMBertForPreTraining(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same weights in every session
+        model = MMBertForPreTraining(config)
     folder = tmp_path_factory.mktemp("model")
     MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision)).save_pretrained(folder)
     return folder
