@@ -33,20 +33,22 @@ def rerank_many(model: MMBert, asked: Sequence[tuple[str, Sequence[Hit], int]]) 
         The same hits with ``match`` (probability) and ``rank`` set.
     """
     heads = [(text, list(hits[:first])) for text, hits, first in asked]
-    logits = _logits(model, heads)
+    if not heads:
+        return []
+    logits, queries = _logits(model, heads), model.encode_text([text for text, _ in heads])
     return [
-        _ordered(model, text, head, found, list(hits[first:]))
-        for (text, head), found, (_, hits, first) in zip(heads, logits, asked, strict=True)
+        _ordered(model, query, head, found, list(hits[first:]))
+        for query, (_, head), found, (_, hits, first) in zip(queries, heads, logits, asked, strict=True)
     ]
 
 
-def _ordered(model: MMBert, text: str, head: list[Hit], logits: np.ndarray, rest: list[Hit]) -> list[Hit]:
-    """One query's hits in their new order; ``logits`` is NaN for those that could not be read."""
+def _ordered(model: MMBert, query: np.ndarray, head: list[Hit], logits: np.ndarray, rest: list[Hit]) -> list[Hit]:
+    """One query's hits in their new order by its vector; ``logits`` is NaN for those that could not be read."""
     readable = np.flatnonzero(~np.isnan(logits))
     joint = np.empty(0)
     if len(readable):
         vectors = _vectors(model, [head[i] for i in readable])
-        cosine, hubness = vectors.astype(np.float64) @ model.encode_text([text])[0], model.hubness(vectors)
+        cosine, hubness = vectors.astype(np.float64) @ query, model.hubness(vectors)
         factors = model.logit_scale, model.rerank_weight, model.hub_weight
         joint = rerank_scores(cosine, logits[readable], hubness, *factors)
     order = readable[np.argsort(-joint, kind="stable")]
