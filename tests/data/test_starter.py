@@ -136,3 +136,13 @@ def test_opening_it_loads_no_deep_learning_library() -> None:
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_undrawn_concepts_are_the_held_out_ones_as_text() -> None:
+    undrawn, every = open_data("starter:text", undrawn=True), open_data("starter:text")
+    assert {undrawn[i].group for i in range(len(undrawn))} == {
+        r.group for r in map(every.__getitem__, range(len(every))) if r.extra["held_out"]
+    }
+    assert len(undrawn) == 150 and undrawn[0].image is None
+    with pytest.raises(ConfigError, match="split: text"):
+        open_data("starter:train", undrawn=True)

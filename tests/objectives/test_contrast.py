@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from tiny import KnownRegions, picture, projected, states_alone, step_of, tiny_network
+from torch.nn import functional as F
 
 from mmbert.data.packing import Example, Label
-from mmbert.objectives import itc, proxy, ttc
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives import class_names, itc, proxy, ttc
+from mmbert.objectives.base import LossTerm, StartOfRun, StepContext
 
 torch.set_num_threads(1)
 MODEL = tiny_network(2)
@@ -213,3 +214,49 @@ def test_texts_of_groups_without_a_proxy_do_not_count() -> None:
         -1,
     ]
     assert proxy.build_state(torch.tensor([], dtype=torch.long), 8).rows(torch.tensor([3])).tolist() == [-1]
+
+
+def known_classes() -> class_names.ClassVectors:
+    """Two of the groups of ``mixed`` and one more, over five classes."""
+    state = class_names.ClassVectors(8, classes=5)
+    known = {10: [0.0, 0.5, 0.5, 0.0, 0.0], 20: [1.0, 0.0, 0.0, 0.0, 0.0], 77: [0.2] * 5}
+    means = {10: torch.eye(8)[0], 20: torch.eye(8)[1]}
+    state.start(StartOfRun(means, lambda: {group: torch.tensor(row) for group, row in known.items()}))
+    return state
+
+
+def test_class_names_draw_texts_and_images_to_what_is_known_of_their_group() -> None:
+    state = known_classes()
+    step = step_of(MODEL, mixed("class_names"), IMAGES)
+    step.states_of_objectives = {"class_names": state}
+    options = class_names.Options(scale=9.0, image_weight=0.5)
+    term = class_names.compute(step, step.batch.targets["m/class_names"], options, "m/class_names")
+    table = state.table.detach().double().numpy()
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    losses: dict[bool, list[float]] = {False: [], True: []}
+    for group, is_image, vector in vectors(mixed("class_names")):
+        if group in (10, 20):
+            logits = 9.0 * table @ vector
+            wanted = state.known[state.groups.tolist().index(group)].numpy()
+            losses[is_image].append(-float(wanted @ (logits - np.log(np.exp(logits).sum()))))
+    assert losses[False] and losses[True]
+    expected = np.mean(losses[False]) + 0.5 * np.mean(losses[True])
+    assert (term.total / term.count).item() == pytest.approx(expected, rel=1e-5)
+    term.total.backward()
+    assert state.table.grad is not None and state.table.grad.abs().sum() > 0
+    assert not any(name.startswith(("groups", "known")) for name in state.state_dict()), "asked anew, not saved"
+
+
+def test_classes_start_at_the_groups_that_show_them() -> None:
+    table = F.normalize(known_classes().table.detach(), dim=1)
+    middle = F.normalize(torch.eye(8)[1] - torch.eye(8)[:2].mean(0), dim=0)
+    assert float(table[0] @ middle) > 0.99, "class 0 is group 20's alone"
+    assert float(table[1] @ middle) < -0.99 and float(table[2] @ middle) < -0.99
+
+
+def test_class_names_of_groups_that_nothing_is_known_of_are_nothing() -> None:
+    step = step_of(MODEL, mixed("class_names"), IMAGES)
+    state = class_names.ClassVectors(8, classes=5)
+    step.states_of_objectives = {"class_names": state}
+    term = class_names.compute(step, step.batch.targets["m/class_names"], class_names.Options(), "m/class_names")
+    assert term.total.item() == 0 and not term.metrics

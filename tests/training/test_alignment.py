@@ -16,6 +16,7 @@ from mmbert.data.records import ImageRef, Record
 from mmbert.errors import ConfigError
 from mmbert.model.attention import plan_attention
 from mmbert.model.modeling import build_vision
+from mmbert.objectives.base import StartOfRun
 from mmbert.objectives.proxy import build_state
 from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
@@ -24,7 +25,9 @@ from mmbert.training.alignment import (
     MEAN_GAIN,
     align_texts,
     group_means,
+    regress_regions,
     start_as_mean_of_words,
+    text_vectors,
     whiten_regions,
 )
 
@@ -212,7 +215,7 @@ def test_proxies_start_at_the_mean_of_their_groups_images(images: list[ImageRef]
     groups = torch.tensor(sorted({*means, group_number("g9")}))
     proxies = build_state(groups, 16)
     before = proxies.table.detach().clone()
-    proxies.start(means)
+    proxies.start(StartOfRun(means, dict))
     for row, group in enumerate(groups.tolist()):
         expected = means[group] * 4 if group in means else before[row]
         torch.testing.assert_close(proxies.table[row].detach(), expected)
@@ -246,3 +249,64 @@ def test_texts_start_at_the_ridge_regression_onto_their_images(images: list[Imag
     with torch.no_grad():
         cosine = (bert.model.embedding_head.embed_text(text) * bert.model.embedding_head.embed_image(image)).sum(1)
         torch.testing.assert_close(match(pooler(text, image))[:, 0] - match.bias, MATCH_GAIN * 4 * cosine)
+
+
+def test_groups_have_vectors_of_their_words_with_or_without_an_image(images: list[ImageRef]) -> None:
+    """Against numpy's SVD of the weighed table of words."""
+    bert, records = fresh(), captioned(images)
+    found = text_vectors(bert, records, 3)
+    said: dict[int, set[int]] = {}
+    for record in records:
+        texts = [text for several in (*record.captions.values(), *record.texts.values()) for text in several]
+        pieces = {i for text in texts for i in bert.processor.tokenizer(text)["input_ids"]}
+        said[group_number(record.group)] = pieces - set(bert.processor.tokenizer.all_special_ids)
+    table = np.zeros((4, bert.config.vocab_size))
+    for row, pieces in enumerate(said.values()):
+        for piece in pieces:
+            table[row, piece] = np.log(4 / sum(piece in other for other in said.values()))
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    left = np.linalg.svd(table)[0][:, :3]
+    left -= left.mean(0)
+    left /= np.linalg.norm(left, axis=1, keepdims=True)
+    ours = torch.stack([found[group] for group in said]).numpy()
+    np.testing.assert_allclose(ours @ ours.T, left @ left.T, atol=1e-4)
+
+
+def test_regions_start_at_the_ridge_regression_onto_the_texts_vectors(images: list[ImageRef]) -> None:
+    bert, records, ridge = fresh(), captioned(images), 0.3
+    vectors = regress_regions(bert, records, ridge=ridge)
+    assert set(vectors) == {group_number(record.group) for record in records}
+    trunk, pictured = bert.model.trunk, [r for r in records if r.image]
+    with torch.no_grad():
+        _, table, pixels = bert.processor.images.table([r.image for r in pictured])
+        features = trunk.vision(pixels, table)[0][:: trunk.vision.regions_per_image].double()
+        projection = trunk.region_embedding.projection
+        weight = projection.weight[:, -features.shape[1] :].double()
+        regions = torch.relu(features @ weight.T + projection.bias)
+        found = (regions @ trunk.embeddings.object_visual.projection.weight.double().T).numpy()
+    x = ((features - features.mean(0)) / (features.std(0) + 1e-4)).numpy() / np.sqrt(features.shape[1])
+    y = np.stack([vectors[group_number(r.group)].numpy() for r in pictured]).astype(np.float64)
+    penalty = np.sqrt(ridge * (x * x).sum() / len(x))
+    solved, *_ = np.linalg.lstsq(
+        np.vstack([x, penalty * np.eye(x.shape[1])]), np.vstack([y - y.mean(0), np.zeros((x.shape[1], 16))]), rcond=None
+    )
+    expected = x @ solved
+    expected *= 4 / np.linalg.norm(expected, axis=1).mean()
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_words_and_texts_can_start_from_the_texts_vectors(images: list[ImageRef]) -> None:
+    """A text without any image then comes out at its group's vector, nearer than at any other's."""
+    bert, records = fresh(), captioned(images)
+    vectors = regress_regions(bert, records)
+    start_as_mean_of_words(bert, records, vectors=vectors)
+    align_texts(bert, records, vectors=vectors, ridge=0.01)
+    groups = {group_number(name): name for name in ("dog", "snow", "elephant", "alone")}
+    table = torch.stack([vectors[group] for group in groups]).numpy()
+    alone = bert.encode_text([records[-1].captions["th"][0]])
+    assert list(groups.values())[int((alone @ table.T).argmax())] == "alone"
+
+
+def test_regression_needs_the_same_sizes(images: list[ImageRef]) -> None:
+    with pytest.raises(ConfigError, match="regress_regions needs"):
+        regress_regions(fresh(visual_size=16), captioned(images))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,19 @@ def plan_places(batch: PackedBatch, target: Target, per_sequence: bool = False, 
         return Plan(counts(len(positions)))
     sequences = torch.searchsorted(batch.cu_seqlens.long(), positions, right=True)
     return Plan(counts(len(sequences.unique())), offset=1e-4)
+
+
+@dataclass(frozen=True)
+class StartOfRun:
+    """What an objective's own parameters start from (``start`` of the module that ``build_state`` gives).
+
+    Attributes:
+        means: group number to the mean embedding of its images, a unit vector.
+        classes: asks the objective's teacher for [C] distributions by group number.
+    """
+
+    means: Mapping[int, Tensor]
+    classes: Callable[[], Mapping[int, Tensor]]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
+from mmbert.objectives.base import LossTerm, Plan, StartOfRun, StepContext, counts
 from mmbert.objectives.itc import embed, groups_of
 
 READS = "sequences"
@@ -51,11 +51,11 @@ class Proxies(nn.Module):
         return scale * vectors @ F.normalize(self.table, dim=1).T
 
     @torch.no_grad()
-    def start(self, means: Mapping[int, Tensor]) -> None:
+    def start(self, run: StartOfRun) -> None:
         """Begin groups that have a mean embedding (a unit vector) there instead of at random, as long as those."""
         for row, group in enumerate(self.groups.tolist()):
-            if group in means:
-                self.table[row] = means[group] * self.table.shape[1] ** 0.5
+            if group in run.means:
+                self.table[row] = run.means[group] * self.table.shape[1] ** 0.5
 
     def rows(self, groups: Tensor) -> Tensor:
         """Rows of group numbers; -1 for groups that are not in the table."""

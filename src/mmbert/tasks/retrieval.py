@@ -17,7 +17,7 @@ from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record
 from mmbert.tasks.base import Task, choose, choose_languages, group_number, longest_text
 
-OBJECTIVES = ("itc", "itm_hard", "proxy", "ttc")
+OBJECTIVES = ("class_names", "itc", "itm_hard", "proxy", "ttc")
 LONGEST_LIST = 4
 """Further texts in a list of them, at most."""
 

@@ -1,11 +1,12 @@
-"""A closed-form start: region vectors begin as whitened principal components of the vision encoder's features.
+"""A closed-form start: region vectors begin as linear maps of the vision encoder's features, chosen from the corpus.
 
+Either as the features' own whitened principal components, or as what ridge regression predicts of an image's texts.
 Fresh models otherwise spend their first epochs on finding the directions in which the corpus's images differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +39,7 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
     Raises:
         ConfigError: the sizes do not allow it.
     """
-    config, trunk = bert.config, bert.model.trunk
-    hidden = config.hidden_size
-    if bert.processor.images is None or config.visual_size != 2 * hidden:
-        raise ConfigError(
-            "model.whiten_regions needs a vision encoder (or stored regions) and visual_size = 2 x hidden_size"
-        )
+    hidden = _hidden_size(bert, "whiten_regions")
     features, parts = _whole_image_features(bert, images)
     mean = features.mean(0)
     centred = features - mean
@@ -53,9 +49,97 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
     components = torch.zeros(hidden, features.shape[1])
     components[:count] = directions[:count] * (spread[:count, None] / spread[0]).clamp(min=1e-3) ** -power * scale
     typical = (centred @ components.T).norm(dim=1).mean() / hidden**0.5
-    components /= typical
+    _map_regions(bert, components / typical, mean)
+
+
+@torch.no_grad()
+def regress_regions(bert: MMBert, records: Sequence[Record], *, ridge: float = 0.3) -> dict[int, Tensor]:
+    """Set the region embedding so that an image's vector starts as what its features tell of its group's texts.
+
+    Groups get vectors from their texts alone, with or without an image (:func:`text_vectors`); ridge regression from
+    the whole-image features onto them (each feature standardised, each level of equal weight) is the map W, set up as
+    :func:`whiten_regions` sets up its P. Pictures of things that no picture was seen of come out near their texts.
+
+    Args:
+        bert: a fresh model whose visual size is twice its hidden size.
+        records: with images and texts.
+        ridge: relative to the mean variance.
+
+    Returns:
+        unit vectors by group number.
+
+    Raises:
+        ConfigError: the sizes do not allow it.
+    """
+    hidden = _hidden_size(bert, "regress_regions")
+    vectors = text_vectors(bert, records, hidden)
+    pictured = [(vectors[group_number(r.group)], r.image) for r in records if r.image is not None and r.captions]
+    features, parts = _whole_image_features(bert, [image for _, image in pictured])
+    mean = features.mean(0)
+    scale = torch.cat([torch.full((len(p),), len(p) ** -0.5) for p in parts]) / (features.std(0) + 1e-4)
+    scaled, wanted = (features - mean) * scale, torch.stack([vector for vector, _ in pictured])
+    gram = scaled @ scaled.T  # by images: there are often fewer than features
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
+    components = (scaled.T @ torch.linalg.solve(gram, wanted - wanted.mean(0))).T * scale
+    typical = ((features - mean) @ components.T).norm(dim=1).mean() / hidden**0.5
+    _map_regions(bert, components / typical, mean)
+    return vectors
+
+
+def text_vectors(bert: MMBert, records: Sequence[Record], size: int, *, most: int = 6000) -> dict[int, Tensor]:
+    """Unit vectors [size] by group number: whitened latent semantics of the groups' words (Deerwester et al., 1990).
+
+    Rows are groups, columns the vocabulary's entries that stand in a text of the group, weighed by the logarithm of
+    their rarity; the vectors are the left singular vectors.
+
+    Args:
+        bert: whose tokenizer splits the texts.
+        records: with texts.
+        size: numbers of a vector.
+        most: groups, the first ones; memory and time grow with their square.
+    """
+    texts = _texts_by_group(records, most)
+    table = torch.zeros(len(texts), bert.config.vocab_size)
+    for row, said in enumerate(texts.values()):
+        table[row, _pieces(bert, said)] = 1.0
+    table[:, bert.processor.tokenizer.all_special_ids] = 0.0
+    table *= (len(texts) / table.sum(0).clamp(min=1)).log()
+    table = nn.functional.normalize(table, dim=1)
+    _, directions = torch.linalg.eigh((table @ table.T).double())
+    found = torch.zeros(len(texts), size)
+    kept = directions.flip(1)[:, :size].float()
+    found[:, : kept.shape[1]] = kept
+    return dict(zip(texts, nn.functional.normalize(found - found.mean(0), dim=1), strict=True))
+
+
+def _texts_by_group(records: Sequence[Record], most: int | None = None) -> dict[int, list[str]]:
+    """Captions and further texts of each group that has some; those beside an image, where there is one."""
+    chosen: dict[int, Record] = {}
+    for record in records:
+        if record.captions and (record.image is not None or group_number(record.group) not in chosen):
+            chosen[group_number(record.group)] = record
+    return {
+        group: sorted({text for said in (*record.captions.values(), *record.texts.values()) for text in said})
+        for group, record in list(chosen.items())[:most]
+    }
+
+
+def _pieces(bert: MMBert, texts: Sequence[str]) -> list[int]:
+    """Vocabulary entries that stand in the texts."""
+    return sorted({int(i) for example in bert.processor.text_examples(texts) for i in example.token_ids})
+
+
+def _hidden_size(bert: MMBert, key: str) -> int:
+    if bert.processor.images is None or bert.config.visual_size != 2 * bert.config.hidden_size:
+        raise ConfigError(f"model.{key} needs a vision encoder (or stored regions) and visual_size = 2 x hidden_size")
+    return int(bert.config.hidden_size)
+
+
+def _map_regions(bert: MMBert, components: Tensor, mean: Tensor) -> None:
+    """Let every region's visual part start as ``components`` [H, F] times what its features are beyond ``mean`` [F]."""
+    trunk, hidden = bert.model.trunk, len(components)
     projection = trunk.region_embedding.projection
-    coordinates = projection.in_features - features.shape[1]
+    coordinates = projection.in_features - len(mean)
     projection.weight[:, coordinates:] = torch.cat([components, -components])
     offset = components @ mean
     projection.bias.copy_(torch.cat([-offset, offset]))
@@ -69,7 +153,9 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
 
 
 @torch.no_grad()
-def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std: float = 1.0) -> None:
+def start_as_mean_of_words(
+    bert: MMBert, records: Sequence[Record], *, word_std: float = 1.0, vectors: Mapping[int, Tensor] | None = None
+) -> None:
     """Let the first layer begin as the mean over a sequence's positions, so that a text starts as a bag of its words.
 
     Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and
@@ -81,6 +167,8 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
         bert: a fresh model whose embeddings are as wide as its hidden states.
         records: with images and texts.
         word_std: standard deviation of the numbers of a word that belongs to one image alone.
+        vectors: unit vectors by group number to take instead of the images' embeddings; a word's is then the mean over
+            all groups, with and without images.
 
     Raises:
         ConfigError: the sizes do not allow it, or no record has an image.
@@ -94,30 +182,27 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
     layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
     layer.attention_output.weight.copy_(torch.eye(hidden) * MEAN_GAIN)
     words = bert.model.trunk.embeddings.words
-    words.weight.copy_(_word_vectors(bert, records) * hidden**0.5 * word_std)
+    groups = vectors if vectors is not None else group_means(bert, records)
+    words.weight.copy_(_word_vectors(bert, records, groups) * hidden**0.5 * word_std)
     if bert.model.token_head is not None:  # logits keep their usual spread although the tied table is larger
         bert.model.token_head.norm.weight.fill_(bert.config.initializer_range / word_std)
     if bert.model.embedding_head is not None:
         nn.init.eye_(bert.model.embedding_head.text.weight)
 
 
-def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -> Tensor:
-    """[K, D] per vocabulary entry: sum of its images' centred mean embeddings over (count + ``prior``).
+def _word_vectors(bert: MMBert, records: Sequence[Record], groups: Mapping[int, Tensor], prior: float = 0.5) -> Tensor:
+    """[K, D] per vocabulary entry: sum of the centred vectors of the groups it stands for, over (count + ``prior``).
 
-    An "image" is the mean of a group here, and the texts are those of the group's last record with an image. Entries in
-    no text start small and at random, special tokens small and alike.
+    Entries in no text start small and at random, special tokens small and alike.
     """
-    means = group_means(bert, records)
-    centre = torch.stack(list(means.values())).mean(0)
+    centre = torch.stack(list(groups.values())).mean(0)
     table = bert.model.trunk.embeddings.words.weight
     sums, counts = torch.zeros_like(table), torch.zeros(len(table))
-    for record in {r.group: r for r in records if r.image is not None}.values():
-        texts = {t for said in (*record.captions.values(), *record.texts.values()) for t in said}
-        pieces = torch.tensor(
-            sorted({int(i) for example in bert.processor.text_examples(sorted(texts)) for i in example.token_ids})
-        )
-        sums[pieces] += means[group_number(record.group)] - centre
-        counts[pieces] += 1
+    for group, texts in _texts_by_group(records).items():
+        if group in groups:
+            pieces = _pieces(bert, texts)
+            sums[pieces] += groups[group] - centre
+            counts[pieces] += 1
     special = bert.processor.tokenizer.all_special_ids
     vectors = sums / (counts + prior).unsqueeze(1)
     vectors[counts == 0] = torch.randn(int((counts == 0).sum()), table.shape[1]) * 0.1 * table.shape[1] ** -0.5
@@ -138,7 +223,13 @@ def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
 
 @torch.no_grad()
 def align_texts(
-    bert: MMBert, records: Sequence[Record], *, ridge: float = 0.1, most: int = 12000, seed: int = 0
+    bert: MMBert,
+    records: Sequence[Record],
+    *,
+    ridge: float = 0.1,
+    most: int = 12000,
+    seed: int = 0,
+    vectors: Mapping[int, Tensor] | None = None,
 ) -> None:
     """Set the text projection by ridge regression of the texts' first states onto their groups' mean image embeddings.
 
@@ -151,14 +242,16 @@ def align_texts(
         ridge: relative to the mean variance of the states.
         most: captions used, drawn at random.
         seed: of the draw.
+        vectors: by group number, to take instead of image embeddings (those that image embeddings were regressed onto);
+            captions of groups without images count too then.
     """
     head = bert.model.embedding_head
     assert head is not None
-    means = group_means(bert, records)
+    wanted_of = vectors if vectors is not None else group_means(bert, records)
     pairs = [
-        (caption, means[group_number(record.group)])
+        (caption, wanted_of[group_number(record.group)])
         for record in records
-        if record.image is not None
+        if group_number(record.group) in wanted_of
         for captions in record.captions.values()
         for caption in captions
     ]

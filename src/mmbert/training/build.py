@@ -27,7 +27,7 @@ from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.plugins import load, nearest
 from mmbert.tasks.base import group_number
 from mmbert.text.tokenizer import train_tokenizer
-from mmbert.training.alignment import align_texts, start_as_mean_of_words, whiten_regions
+from mmbert.training.alignment import align_texts, regress_regions, start_as_mean_of_words, whiten_regions
 from mmbert.training.initialisation import InitReport, Parts
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
 from mmbert.training.vocabulary import extend_vocabulary
@@ -229,10 +229,11 @@ def build_model(
     if recipe.whiten_regions:
         whiten_regions(bert, corpus_images(sources))
     records = list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values())
+    vectors = regress_regions(bert, records) if recipe.regress_regions else None
     if recipe.mean_of_words is not None:
-        start_as_mean_of_words(bert, records, word_std=recipe.mean_of_words)
+        start_as_mean_of_words(bert, records, word_std=recipe.mean_of_words, vectors=vectors)
     if recipe.align_texts:
-        align_texts(bert, records)
+        align_texts(bert, records, vectors=vectors)
     return bert
 
 
@@ -400,7 +401,7 @@ def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def grouped_records(recipe: Recipe, sources: dict[str, Source]) -> list[Record]:
-    """Records with images of the components with an objective that keeps something per group."""
+    """Records of the components with an objective that keeps something per group."""
     named = [
         name
         for name, component in recipe.components.items()
@@ -409,7 +410,7 @@ def grouped_records(recipe: Recipe, sources: dict[str, Source]) -> list[Record]:
     records = {
         id(record): record for name in named for record in map(sources[name].__getitem__, range(len(sources[name])))
     }
-    return [record for record in records.values() if record.image is not None]
+    return list(records.values())
 
 
 def group_numbers(records: Iterable[Record]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
 from mmbert.data.mixture import StepDataset
-from mmbert.training.build import build_components, build_model, grouped_records, open_sources
+from mmbert.training.build import build_components, build_model, open_sources
 from mmbert.training.optimizers import build_optimizer
 from mmbert.training.precision import choose
 from mmbert.training.recipe import Recipe, load_recipe
@@ -197,7 +197,7 @@ def _prepare(recipe: Recipe, steps: int) -> _Step:
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))
     dataset = StepDataset(components, batches=steps * recipe.accumulation, images=images, seed=recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = training_module(recipe, bert, grouped_records(recipe, sources)).to(device)
+    module = training_module(recipe, bert, sources).to(device)
     optimizer = build_optimizer(module, recipe.effective_optimizer(1))
     return _Step(module, dataset, optimizer, recipe, choose(recipe.precision), device)
 

@@ -121,6 +121,8 @@ class ModelRecipe(Section):
         tokenizer: for fresh models.
         whiten_regions: start region vectors as whitened principal components of the training images' features
             (needs ``visual_size`` = 2 x ``hidden_size``).
+        regress_regions: start region vectors as what ridge regression predicts of an image's texts instead (needs the
+            same); with ``mean_of_words``, words then start from the texts' vectors too.
         align_texts: start the text projection by regression onto the images' embeddings.
         mean_of_words: start the first layer as the mean over words of this standard deviation.
     """
@@ -129,6 +131,7 @@ class ModelRecipe(Section):
     config: dict[str, Any] = Field(default_factory=dict)
     backbone_weights: str | None = None
     whiten_regions: bool = False
+    regress_regions: bool = False
     mean_of_words: float | None = Field(default=None, gt=0)
     align_texts: bool = False
     tokenizer: TokenizerRecipe = Field(default_factory=TokenizerRecipe)

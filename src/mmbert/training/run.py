@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
-from mmbert.data.records import BadRecords, Record
+from mmbert.data.records import BadRecords, Record, Source
 from mmbert.errors import TrainingError, TrainingStopped
 from mmbert.evaluation.tuning import best_rerank_weights
+from mmbert.objectives.base import StartOfRun
+from mmbert.objectives.class_names import Teacher
 from mmbert.plugins import load
 from mmbert.training.alignment import group_means
 from mmbert.training.build import (
@@ -49,6 +52,7 @@ from mmbert.training.checkpoints import (
     write_whole,
     written_aside,
 )
+from mmbert.training.class_knowledge import class_distributions
 from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
@@ -116,7 +120,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     batches = steps * recipe.accumulation * args.world_size
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))
     dataset = StepDataset(components, batches=batches, images=images, seed=recipe.seed, shift=shift)
-    module = training_module(recipe, bert, grouped_records(recipe, sources))
+    module = training_module(recipe, bert, sources)
     if world_rank() == 0:
         with _failing_clearly(out):
             _prepare_folder(out, recipe, fresh=checkpoint is None)
@@ -236,16 +240,25 @@ def _written_recipe(folder: Path) -> Any:
     return yaml.safe_load(written.read_text("utf-8")) if written.is_file() else None
 
 
-def training_module(recipe: Recipe, bert: MMBert, grouped: list[Record]) -> TrainingModule:
-    """The model with its objectives; what they keep per group starts from the group's images."""
-    module = TrainingModule(bert.model, objective_options(recipe), group_numbers(grouped))
+def training_module(recipe: Recipe, bert: MMBert, sources: dict[str, Source]) -> TrainingModule:
+    """The model with its objectives; what they keep per group starts from the group's images and names."""
+    grouped = grouped_records(recipe, sources)
+    pictured = [record for record in grouped if record.image is not None]
+    module = TrainingModule(bert.model, objective_options(recipe), group_numbers(pictured))
     if module.states:
         bert.model.eval()
-        means = group_means(bert, grouped)
+        means = group_means(bert, pictured)
         bert.model.train()
+        start = StartOfRun(means, partial(class_distributions, _teacher(module), grouped))
         for state in module.states.values():
-            state.start(means)  # type: ignore[operator]
+            state.start(start)  # type: ignore[operator]
     return module
+
+
+def _teacher(module: TrainingModule) -> Teacher | None:
+    """The teacher that one of the run's objectives names."""
+    named = (getattr(options, "teacher", None) for _, options in module.objectives.values())
+    return next((teacher for teacher in named if teacher is not None), None)
 
 
 class _Run:

@@ -53,7 +53,7 @@ class Options(BaseModel):
 
     ``split``: a split of the drawings, ``all`` drawings, or ``text`` (names and keywords of every concept, no images);
     ``SPLIT/STYLE`` keeps one style. ``languages``: which ones, else the 24 (``locales: all``: every one it has).
-    ``styles``: which drawings to keep.
+    ``styles``: which drawings to keep. ``undrawn``: with ``text``, only the concepts whose drawings are held out.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +62,7 @@ class Options(BaseModel):
     languages: tuple[str, ...] | None = None
     styles: tuple[str, ...] | None = None
     locales: Literal[24, "all"] = 24
+    undrawn: bool = False
 
     @field_validator("languages", "styles", mode="before")
     @classmethod
@@ -93,6 +94,10 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Starte
     _known("split", [split], SPLITS)
     _known("style", [*(styles or ()), *([style] if style else [])], STYLES)
     concepts = _table("concepts", None)
+    if options.undrawn:
+        if split != "text":
+            raise ConfigError("undrawn concepts have no drawings", hint="split: text")
+        concepts = concepts.filter(concepts["held_out"]).combine_chunks()
     rows = None if split == "text" else _rows(split, styles)
     if rows is not None and not len(rows):
         raise DataError(f"the starter corpus has no drawing in split {options.split!r} with styles {styles}")
