@@ -22,7 +22,8 @@ NETWORK_KEYS = (
     "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range position_padding_idx "
     "visual_size visual_ln visual_scale_text_init visual_scale_object_init region_feature_size region_dropout "
     "num_region_classes text_only_visual ignore_regions region_mask_feature object_mask_word_embedding "
-    "word_embedding_frozen position_embedding_frozen with_pooler with_mlm_head match_outputs vision max_text_tokens"
+    "word_embedding_frozen position_embedding_frozen with_pooler with_mlm_head match_outputs vision max_text_tokens "
+    "heads"
 ).split()
 """Keys of our configuration that the originals' files decide."""
 RUNNING = (
@@ -76,10 +77,14 @@ class Family:
     Attributes:
         recipe: its name; None where the task is not built.
         components: the changes of its components.
+        evaluation: the changes of its evaluation.
+        used: starts of settings that it follows beside those that all do.
     """
 
     recipe: str | None = None
     components: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+    evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+    used: tuple[str, ...] = ()
 
 
 def recipe_from_yaml(path: str | Path) -> RecipeDraft:
@@ -108,6 +113,8 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             "accumulation": int(_training(settings, "GRAD_ACCUMULATE_STEPS", 1)),
             "precision": "auto" if _training(settings, "FP16", False) else "fp32",
         }
+        evaluation = family.evaluation(settings)
+        content |= {"evaluation": evaluation} if evaluation else {}
         with_pairs = any("itm_hard" in component.get("objectives", {}) for component in components.values())
         if name == "matching" or with_pairs:  # the contrast there only finds the pairs
             content["model"]["config"]["embedding_size"] = 16
@@ -115,7 +122,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         raise ConfigError(error.message, where=error.where or str(path), hint=error.hint) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ConfigError(f"not a usable configuration: {type(error).__name__}: {error}", where=str(path)) from error
-    return RecipeDraft(content, list(_ignored(given)))
+    return RecipeDraft(content, list(_ignored(given, family.used)))
 
 
 def family_of(settings: LegacySettings) -> str:
@@ -210,6 +217,28 @@ def _translation(settings: LegacySettings) -> dict[str, Any]:
     return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
 
 
+CANDIDATES = {"gt": "objects", "proposal": "detections", "proposal+gt": "detections+objects"}
+"""VL-BERT's TRAIN_BOXES and VAL_BOXES."""
+
+
+def _expressions(settings: LegacySettings) -> dict[str, Any]:
+    """RefCOCO+'s training expressions; images and expressions are flipped at random."""
+    objectives = {"grounding": {"weight": 1.0}}
+    options = {"flip": float(_training(settings, "FLIP_PROB", 0.0))}
+    data = _refcoco(settings, "TRAIN")
+    return {"expressions": {"data": data, "options": options, "objectives": objectives, **_size(*_batches(settings))}}
+
+
+def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
+    """Where RefCOCO+ lies, and which boxes are to choose from."""
+    data = settings.datasets[0]
+    split, boxes = data.get(f"{part}_IMAGE_SET", part.lower()), data.get(f"{part}_BOXES", "gt")
+    if boxes not in CANDIDATES:
+        raise ConfigError(f"DATASET.{part}_BOXES {boxes!r} is not supported", hint=f"known: {', '.join(CANDIDATES)}")
+    root = data["DATASET_PATH"]
+    return {"source": "refcoco_plus", "root": root, "split": split, "candidates": CANDIDATES[boxes]}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -231,7 +260,15 @@ FAMILIES = {
     "encoder-decoder": Family(),
     "question-answering": Family(),
     "commonsense-reasoning": Family(),
-    "referring-expressions": Family(),
+    "referring-expressions": Family(
+        "referring-expressions",
+        _expressions,
+        lambda settings: {"data": _refcoco(settings, "VAL")},
+        used=(
+            *("DATASET." + name for name in ("DATASET_PATH", "LABEL_INDEX", "TRAIN_IMAGE_SET", "TRAIN_BOXES", "VAL_")),
+            "TRAIN.FLIP_PROB",
+        ),
+    ),
     "attention-maps": Family(),
 }
 """What the originals' configurations are about. A new task fills its line in."""
@@ -316,10 +353,10 @@ def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
     return section.get(key, default)
 
 
-def _ignored(given: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that say something which the recipe does not follow."""
+def _ignored(given: Mapping[str, Any], used: tuple[str, ...]) -> Iterator[str]:
+    """Settings that say something which the recipe does not follow; ``used``: starts of those that its family does."""
     for key, value in _flat(given, ""):
-        followed = key.startswith(USED) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        followed = key.startswith((*USED, *used)) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
         says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         if not followed and not says_nothing:
             yield f"{key} = {value}"
