@@ -10,6 +10,7 @@ import typer
 
 from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._tables import note_left_out, print_table
+from mmbert.cli._vcr import evaluate_vcr
 from mmbert.cli.common import (
     DeviceOption,
     JsonOption,
@@ -191,6 +192,9 @@ def mt(
     for name in ("BLEU", "chrF"):
         print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)
+
+
+app.command("vcr")(evaluate_vcr)
 
 
 def split_languages(given: str | None) -> list[str] | None:

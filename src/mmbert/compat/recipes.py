@@ -36,7 +36,7 @@ RUNNING = (
 )  # fmt: skip
 """Starts of settings about how, not what, an original ran, and of those that its network does not read."""
 USED_TRAINING = (
-    "BATCH_IMAGES END_EPOCH OPTIMIZER CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE WARMUP WARMUP_METHOD "
+    "BATCH_IMAGES END_EPOCH OPTIMIZER MOMENTUM CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE LR_STEP LR_FACTOR WARMUP WARMUP_METHOD "
     "WARMUP_FACTOR WARMUP_STEPS WD FP16"
 ).split()
 USED = (
@@ -77,14 +77,16 @@ class Family:
     Attributes:
         recipe: its name; None where the task is not built.
         components: the changes of its components.
+        variant: end of the recipe's name, where there are several.
+        used: starts of settings that only these recipes follow.
         evaluation: the changes of its evaluation.
-        used: starts of settings that it follows beside those that all do.
     """
 
     recipe: str | None = None
     components: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
-    evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+    variant: Callable[[LegacySettings], str] = lambda _: ""
     used: tuple[str, ...] = ()
+    evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
 
 
 def recipe_from_yaml(path: str | Path) -> RecipeDraft:
@@ -103,7 +105,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         config = plan_from_yaml(path, {}).config
         components = family.components(settings)
         content = {
-            "extends": family.recipe,
+            "extends": family.recipe + family.variant(settings),
             "name": Path(path).stem,
             "seed": int(settings.values.get("RNG_SEED", 12345)),
             "epochs": _training(settings, "END_EPOCH"),
@@ -239,6 +241,35 @@ def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
     return {"source": "refcoco_plus", "root": root, "split": split, "candidates": CANDIDATES[boxes]}
 
 
+def _commonsense(settings: LegacySettings) -> dict[str, Any]:
+    """One step of VCR. A record of theirs is a question with its four choices, as ours is."""
+    data, network = settings.datasets[0], settings.values["NETWORK"]
+    steps = {"Q2A": "answer", "QA2R": "rationale"}
+    if data.get("TASK") not in steps:
+        raise ConfigError(f"DATASET.TASK {data.get('TASK')!r} is not supported", hint=f"known: {', '.join(steps)}")
+    if data.get("BASIC_ALIGN"):
+        raise ConfigError("DATASET.BASIC_ALIGN True is not supported", hint="only False is")
+    options = {
+        "step": steps[data["TASK"]],
+        "objects": "mentioned" if data.get("ONLY_USE_RELEVANT_DETS") else "all",
+        "flip": 0.0 if network.get("IMAGE_FEAT_PRECOMPUTED") else float(_training(settings, "FLIP_PROB", 0.0)),
+        "max_text": int(data.get("SEQ_LEN", 64)),
+        "image": not network.get("BLIND"),
+        "grounding": not network.get("NO_GROUNDING"),
+        "choice_first": bool(network.get("ANSWER_FIRST")),
+        "question": not data.get("QA2R_NOQ"),
+    }
+    weight = float(network.get("ANS_LOSS_WEIGHT", 1.0))
+    objectives: dict[str, Any] = {"choice": {"sigmoid": bool(settings.network("CLASSIFIER_SIGMOID")), "weight": weight}}
+    regularised = bool(settings.network("ENABLE_CNN_REG_LOSS"))
+    for name, here in (("region_class", True), ("feature_class", False)):
+        used = regularised and bool(settings.network("CNN_LOSS_TOP")) is here
+        objectives[name] = {"weight": float(network.get("CNN_LOSS_WEIGHT", 1.0)) if used else 0.0}
+    records = sum(_batches(settings))
+    size = {"records": records, "tokens": 4 * records * POSITIONS}
+    return {"choices": {"options": options, "objectives": objectives, **size}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -259,15 +290,20 @@ FAMILIES = {
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),
     "question-answering": Family(),
-    "commonsense-reasoning": Family(),
+    "commonsense-reasoning": Family(
+        "vcr",
+        _commonsense,
+        lambda settings: "-rationale" if settings.datasets[0].get("TASK") == "QA2R" else "",
+        ("DATASET.TASK", "DATASET.ONLY_USE", "TRAIN.FLIP_PROB"),
+    ),
     "referring-expressions": Family(
         "referring-expressions",
         _expressions,
-        lambda settings: {"data": _refcoco(settings, "VAL")},
         used=(
             *("DATASET." + name for name in ("DATASET_PATH", "LABEL_INDEX", "TRAIN_IMAGE_SET", "TRAIN_BOXES", "VAL_")),
             "TRAIN.FLIP_PROB",
         ),
+        evaluation=lambda settings: {"data": _refcoco(settings, "VAL")},
     ),
     "attention-maps": Family(),
 }
@@ -278,6 +314,8 @@ def _model(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
     if settings.values["NETWORK"].get("BERT_FROZEN"):
         raise ConfigError("NETWORK.BERT_FROZEN True is not supported", hint="only False is")
     options = {key: getattr(config, key) for key in NETWORK_KEYS}
+    if config.heads:
+        options["heads"] = config.heads
     if config.vision is not None:  # the encoder says it
         options.pop("region_feature_size")
     network = settings.values["NETWORK"]
@@ -327,18 +365,35 @@ def _our_part(rules: Iterable[Rule], prefix: str) -> str:
 
 
 def _optimizer(settings: LegacySettings, records: int) -> dict[str, Any]:
-    """AdamW as theirs; the rate of a step of ``records`` is that of theirs, whatever its samples were called."""
-    for key, only in (("OPTIMIZER", "AdamW"), ("LR_SCHEDULE", "triangle")):
-        if _training(settings, key) != only:
-            raise ConfigError(f"TRAIN.{key} {_training(settings, key)!r} is not supported yet", hint=f"only {only} is")
-    return {
+    """AdamW or SGD as theirs; the rate of a step of ``records`` is that of theirs, whatever its samples were called."""
+    names = {"AdamW": "adamw", "SGD": "sgd"}
+    name = _training(settings, "OPTIMIZER", "SGD")
+    if name not in names:
+        raise ConfigError(f"TRAIN.OPTIMIZER {name!r} is not supported yet", hint=f"only {', '.join(names)} are")
+    found = {
         "lr_per_sample": float(_training(settings, "LR")) * sum(_batches(settings)) / records,
         "weight_decay": float(_training(settings, "WD")),
-        "betas": [0.9, 0.999],
-        "schedule": "linear",
         "warmup_steps": int(_training(settings, "WARMUP_STEPS")) if _training(settings, "WARMUP") else 0,
         "clip": float(_training(settings, "CLIP_GRAD_NORM")),
+        "name": names[name],
     }
+    own = {"momentum": float(_training(settings, "MOMENTUM", 0.9))} if name == "SGD" else {"betas": [0.9, 0.999]}
+    return found | own | _schedule(settings)
+
+
+def _schedule(settings: LegacySettings) -> dict[str, Any]:
+    """Linear to zero, or drops after epochs of which theirs has a list in words ("14,18")."""
+    name = _training(settings, "LR_SCHEDULE", "step")
+    if name == "triangle":
+        return {"schedule": "linear", "milestones": []}
+    if name != "step":
+        raise ConfigError(f"TRAIN.LR_SCHEDULE {name!r} is not supported yet", hint="only triangle and step are")
+    epochs = [float(epoch) for epoch in str(_training(settings, "LR_STEP")).split(",")]
+    whole = float(_training(settings, "END_EPOCH"))
+    drops = [epoch / whole for epoch in epochs if epoch < whole]
+    if not drops:
+        return {"schedule": "constant", "milestones": []}
+    return {"schedule": "multistep", "milestones": drops, "factor": float(_training(settings, "LR_FACTOR", 0.1))}
 
 
 def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
@@ -353,10 +408,10 @@ def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
     return section.get(key, default)
 
 
-def _ignored(given: Mapping[str, Any], used: tuple[str, ...]) -> Iterator[str]:
-    """Settings that say something which the recipe does not follow; ``used``: starts of those that its family does."""
+def _ignored(given: Mapping[str, Any], further: tuple[str, ...] = ()) -> Iterator[str]:
+    """Settings that say something which the recipe does not follow; ``further`` are followed, too."""
     for key, value in _flat(given, ""):
-        followed = key.startswith((*USED, *used)) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        followed = key.startswith((*USED, *further)) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
         says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         if not followed and not says_nothing:
             yield f"{key} = {value}"
