@@ -25,7 +25,7 @@ from mmbert.data.images import BoxedImage
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError, DataError, MMBertError, UsageError
-from mmbert.model.modeling import ENCODERS
+from mmbert.model.modeling import ENCODERS, build_vision
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
 from mmbert.vision.regions import GivenBoxes
@@ -141,7 +141,7 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     Args:
         description: ``grid:tf_efficientnet_lite0,image_size=224`` (a kind of encoder; a word without ``=`` is its
             ``backbone``; ``weights=FILE`` or ``weights=package:NAME`` loads a checkpoint), or a model by name, folder
-            or hub id, whose vision encoder is taken.
+            or hub id, whose vision encoder is taken (``starter,given_boxes=crop``: with options changed).
         device: where it computes; a GPU if there is one.
 
     Raises:
@@ -159,11 +159,21 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     return encoder.to(chosen).eval()
 
 
-def _of_model(name: str) -> RegionExtractor:
-    vision = load_model(find_model(name), torch.float32).trunk.vision
-    if vision is None:
+def _of_model(description: str) -> RegionExtractor:
+    """The encoder of a model; options behind its name change how it looks, not its weights."""
+    name, _, changes = (description, "", "") if Path(description).exists() else description.partition(",")
+    model = load_model(find_model(name), torch.float32)
+    vision, options = model.trunk.vision, model.config.vision
+    if vision is None or options is None:
         raise UsageError(f"the model {name} has no vision encoder", hint="name an encoder: grid:BACKBONE,weights=FILE")
-    return vision
+    if not changes:
+        return vision
+    changed = build_vision({**options, **_options(changes)})
+    try:
+        changed.load_state_dict(vision.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"the weights of {name} do not fit an encoder with {changes}", where=description) from error
+    return changed
 
 
 def _build(kind: str, options: dict[str, Any]) -> RegionExtractor:

@@ -22,8 +22,7 @@ NETWORK_KEYS = (
     "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range position_padding_idx "
     "visual_size visual_ln visual_scale_text_init visual_scale_object_init region_feature_size region_dropout "
     "num_region_classes text_only_visual ignore_regions region_mask_feature object_mask_word_embedding "
-    "word_embedding_frozen position_embedding_frozen with_pooler with_mlm_head match_outputs vision max_text_tokens "
-    "heads"
+    "word_embedding_frozen position_embedding_frozen with_pooler with_mlm_head match_outputs vision max_text_tokens"
 ).split()
 """Keys of our configuration that the originals' files decide."""
 RUNNING = (

@@ -55,9 +55,10 @@ class GroundingTask(Task):
     def cost(self, record: Record) -> int:
         if record.image is None or not record.annotation.get("expression"):
             return 0
-        (text,) = self.processor.lengths([record.annotation["expression"]])
+        text = record.annotation["expression"]
+        longest = max(self.processor.lengths([text, swap_sides(text)] if self.options.flip else [text]))
         regions = self.processor.region_count(self.processor.image_of(record))
-        return self.processor.sequence_length(text) + regions + 1
+        return self.processor.sequence_length(longest) + regions + 1
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         image, size = self.processor.image_of(record), size_of(record)
