@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_network(bert: MMBert, shown: tuple[Image.Image,
 def test_many_together_get_the_scores_they_get_alone(
     bert: MMBert, shown: tuple[Image.Image, list[str], np.ndarray]
 ) -> None:
-    image, names, boxes = shown
+    _, names, boxes = shown
     grounder = Grounder(bert)
     rng = np.random.default_rng(5)
     asked = []

@@ -11,6 +11,7 @@ import pytest
 import torch
 from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
 from starts import small_bert
+from test_published import EXPRESSIONS, ROWS, recipe_of, settings_of
 from vl_corpora import make_refcoco
 
 from mmbert.cli.main import run
@@ -18,7 +19,6 @@ from mmbert.compat.recipes import recipe_from_yaml
 from mmbert.errors import ConfigError
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import train
-from test_published import EXPRESSIONS, ROWS, recipe_of, settings_of
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not ROWS, reason="no published-settings.json beside the repository")
@@ -65,7 +65,7 @@ def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) 
 def test_boxes_of_another_kind_are_refused(tmp_path: Path) -> None:
     settings = settings_of(EXPRESSIONS[0])
     settings["DATASET"]["TRAIN_BOXES"] = "anchors"
-    with pytest.raises(ConfigError, match="DATASET.TRAIN_BOXES 'anchors' is not supported"):
+    with pytest.raises(ConfigError, match=r"DATASET\.TRAIN_BOXES 'anchors' is not supported"):
         recipe_from_yaml(write_yaml(tmp_path / "c.yaml", settings))
 
 

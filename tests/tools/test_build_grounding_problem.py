@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_grounding_problem import SAID, build
 
+from build_grounding_problem import SAID, build
 from mmbert.data.records import Record
 from mmbert.data.sources import open_data
 from scenes import CONCEPTS, RELATIONS

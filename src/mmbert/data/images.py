@@ -185,17 +185,6 @@ class PixelInput:
         _, table = self.encoder.table([size], [given])
         return table.boxes.numpy()
 
-    def boxes(self, image: AnyImage, size: tuple[int, int]) -> np.ndarray:
-        """[n, 4] boxes of an image's regions, the whole image first, in pixels of the image (mirrored if that is).
-
-        Args:
-            image: nothing is opened.
-            size: its width and height.
-        """
-        given = _given(image, size[0]) if isinstance(image, BoxedImage) else None
-        _, table = self.encoder.table([size], [given])
-        return table.boxes.numpy()
-
     def count(self, image: AnyImage) -> int:
         """Regions of an image."""
         given = len(image.given) if isinstance(image, BoxedImage) and self.encoder.takes_boxes else 0
@@ -246,10 +235,6 @@ class ImageInput(Protocol):
 
     Where ``blanks_hidden`` is there and true, hidden regions are asked for as :class:`BoxedImage` s that hide them.
     """
-
-    def boxes(self, image: Any, size: tuple[int, int]) -> np.ndarray:
-        """[n, 4] boxes of an image's regions, the whole image first, in pixels of an image of that size."""
-        ...
 
     def boxes(self, image: Any, size: tuple[int, int]) -> np.ndarray:
         """[n, 4] boxes of an image's regions, the whole image first, in pixels of an image of that size."""

@@ -74,21 +74,6 @@ class RegionInput:
         scale = torch.tensor(size) / table.sizes[:1]
         return (table.boxes * scale.repeat(1, 2)).numpy()
 
-    def boxes(self, image: AnyImage, size: tuple[int, int]) -> np.ndarray:
-        """[n, 4] boxes of an image's regions, the whole image first.
-
-        Args:
-            image: found by its key.
-            size: width and height of the image in whose pixels boxes are wanted: a store may be of one of another
-                size.
-
-        Raises:
-            DataError: no store has the image, or its shard is damaged.
-        """
-        _, table, _ = self.table([image])
-        scale = torch.tensor(size) / table.sizes[:1]
-        return (table.boxes * scale.repeat(1, 2)).numpy()
-
     def table(
         self, images: Sequence[AnyImage], rng: np.random.Generator | None = None
     ) -> tuple[list[int], RegionTable, Tensor | None]:
