@@ -67,7 +67,7 @@ def test_many_together_get_the_scores_they_get_alone(
     asked = []
     for number in range(20):  # more images than go through at once
         other, _, _ = draw_squares(rng)
-        seen = grounder.candidates(other, boxes[: 1 + number % 4], number=number)
+        seen = grounder.candidates(other, boxes[: 1 + number % 4])
         asked += [(seen, f"the {name} square") for name in names[: 1 + number % 2]]
     together = grounder.ground(asked)
     assert len(together) == len(asked)

@@ -13,6 +13,7 @@ from tiny import shake
 from vl_corpora import write_json
 
 from mmbert import MMBert, MMBertConfig, MMBertForPreTraining, MMBertProcessor
+from mmbert.model.modeling import build_vision
 from mmbert.text.tokenizer import train_tokenizer
 
 COLOURS = {
@@ -29,17 +30,17 @@ LOOKING = {
 def grounding_model(vision: dict[str, Any] | None = None, *, head: bool = True, seed: int = 0) -> MMBert:
     """A model with random weights of which none is zero; ``vision`` are options of its encoder."""
     tokenizer = train_tokenizer([f"the {name} square" for name in COLOURS] * 5, vocab_size=80)
+    encoder = vision or LOOKING
     config = MMBertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        visual_size=16, region_feature_size=512, coordinate_frequencies=2, num_region_classes=0, embedding_size=8,
-        visual_scale_text_init=1.0, visual_scale_object_init=1.0, vision=vision or LOOKING,
+        visual_size=16, region_feature_size=build_vision(encoder).feature_size, coordinate_frequencies=2,
+        num_region_classes=0, embedding_size=8,
+        visual_scale_text_init=1.0, visual_scale_object_init=1.0, vision=encoder,
         heads={"grounding": {"kind": "transform", "outputs": 1}} if head else None,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = MMBertForPreTraining(config)
-        model.config.region_feature_size = model.trunk.vision.feature_size  # type: ignore[union-attr]
-        model = MMBertForPreTraining(model.config)
     trained = [part for name, part in model.named_children() if name != "trunk"]
     for part in [*trained, model.trunk.encoder, model.trunk.embeddings]:
         shake(part, seed)

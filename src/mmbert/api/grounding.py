@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert, _ref
-from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
+from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput, identity
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.task_models import region_places
@@ -72,20 +72,21 @@ class Grounder:
         images = self.bert.processor.images
         return isinstance(images, PixelInput) and images.encoder.takes_boxes
 
-    def candidates(self, image: Any, boxes: Any = None, *, number: int = 0) -> AnyImage:
+    def candidates(self, image: Any, boxes: Any = None) -> AnyImage:
         """An image with the boxes that are looked into.
 
         Args:
             image: anything ``load_image`` takes.
             boxes: [n, 4] x1, y1, x2, y2 in pixels; None: windows over the image for models that take boxes, else the
                 regions that the model makes by itself.
-            number: tells images apart that have no name.
 
         Raises:
             UsageError: the model cannot look into given boxes, or there are none.
             DataError: these are no boxes. ImageError: the image is missing or damaged.
         """
-        ref = _ref(image, number)
+        ref = _ref(image, 0)
+        if isinstance(image, bytes) or isinstance(ref, OpenedImage):
+            ref = replace(ref, key="")  # what it shows tells it from others, not a number
         if not self.takes_boxes:
             if boxes is not None:
                 raise UsageError(
