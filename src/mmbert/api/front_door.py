@@ -33,6 +33,7 @@ from mmbert.vision.images import ImageSource, load_image
 from mmbert.vision.views import VIEWS, view_all
 
 if TYPE_CHECKING:
+    from mmbert.api.answering import Answer
     from mmbert.api.grounding import Grounding
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -319,6 +320,26 @@ class MMBert:
                 logits[chosen] = self._match(joint, vectors)
                 bar.update(len(chosen))
         return logits
+
+    def answer(self, image: ImageSource | None, question: str, *, k: int = 5, boxes: Any = None) -> list[Answer]:
+        """Answer a question about an image.
+
+        Args:
+            image: path, PIL image, array, encoded bytes or ``file://`` URL; None asks without an image.
+            question: such as "What is left of the dog?".
+            k: so many answers.
+            boxes: [n, 4] x1, y1, x2, y2 in pixels of objects, for models that look into given boxes.
+
+        Returns:
+            the most probable answers, best first.
+
+        Raises:
+            UsageError: the model has not learned that (recipe ``question-answering``), or cannot look into boxes.
+            ImageError: the image is missing or damaged. DataError: these are no boxes.
+        """
+        from mmbert.api.answering import answer
+
+        return answer(self, image, question, boxes, k)
 
     def ground(self, image: ImageSource, expression: str, boxes: Any = None) -> Grounding:
         """Find what an expression means in an image.

@@ -11,6 +11,7 @@ import typer
 from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
+from mmbert.cli._vqa import evaluate_vqa
 from mmbert.cli.common import (
     DeviceOption,
     JsonOption,
@@ -195,6 +196,7 @@ def mt(
 
 
 app.command("vcr")(evaluate_vcr)
+app.command("vqa")(evaluate_vqa)
 
 
 def split_languages(given: str | None) -> list[str] | None:
