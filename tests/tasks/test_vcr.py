@@ -82,7 +82,9 @@ def boxes_of(example: Example) -> list[list[float]]:
     return example.image.given.boxes.tolist()
 
 
-def test_words_are_tied_to_their_objects_and_people_have_neutral_names(reader: MMBertProcessor, record: Record) -> None:
+def test_words_are_tied_to_their_objects_and_people_have_neutral_names(
+    reader: MMBertProcessor, record: Record
+) -> None:
     first, second, third, _ = task(reader).choices(record)
     question = [
         ("[CLS]", 0), ("Why", 0), ("do", 0), ("Casey", 1), ("and", 0), ("Riley", 3), ("look", 0), ("at", 0),
@@ -158,9 +160,7 @@ def test_half_of_the_images_are_flipped(reader: MMBertProcessor, record: Record)
     assert mirror.regions is not None
     torch.testing.assert_close(mirror.pixels[0], straight.pixels[0].flip(-1))  # type: ignore[index]
     same = mirror.regions.masks == straight.regions.masks.flip(-1)  # type: ignore[union-attr, operator]
-    assert same.float().mean() > 0.95, (
-        "outlines are drawn anew: at their edges by up to one pixel of this small image apart"
-    )
+    assert same.float().mean() > 0.95, "outlines are drawn anew: at their edges by up to one pixel of this small image apart"
 
 
 def test_object_classes_are_labelled(reader: MMBertProcessor, record: Record) -> None:
