@@ -40,7 +40,7 @@ def bert() -> MMBert:
 def client(folder: Path, out: Path, bert: MMBert) -> Iterator[TestClient]:
     build_index(ColourModel(), folder, out)
     index = SearchIndex.open(out, ColourModel())
-    index.model = bert
+    index._model = bert  # the index is another model's; what it finds is not asked here
     with TestClient(make_app(Service(index)), raise_server_exceptions=False) as client:
         yield client
 

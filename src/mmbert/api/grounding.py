@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mmbert.api.answering import _runs
 from mmbert.api.front_door import MMBert, _ref
-from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput, identity
+from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.task_models import region_places
 from mmbert.vision.boxes import windows
 from mmbert.vision.images import load_image
 from mmbert.vision.regions import GivenBoxes
-
-IMAGES_AT_ONCE = 16
-"""Images whose regions are made in one pass: a network that looks into boxes of large images needs much memory."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,11 @@ class Grounder:
             raise UsageError("an expression is empty")
         processor = self.bert.processor
         texts = processor.text_examples([text for _, text in asked])
+        examples = [Example(text.token_ids, image=image) for text, (image, _) in zip(texts, asked, strict=True)]
         found: list[Grounding] = []
         with tqdm(total=len(asked), desc="expressions", disable=not progress, unit="expression") as bar:
-            lengths = [len(t.token_ids) + processor.region_count(i) for t, (i, _) in zip(texts, asked, strict=True)]
-            for part in _parts([identity(image) for image, _ in asked], lengths, batch_tokens):
-                found += self._judge([Example(texts[i].token_ids, image=asked[i][0]) for i in part])
+            for part in _runs(processor, examples, batch_tokens):
+                found += self._judge(part)
                 bar.update(len(part))
         return found
 
@@ -170,19 +168,3 @@ def _as_given(boxes: np.ndarray, image: AnyImage | None) -> np.ndarray:
     """The regions' boxes, those that were given as they were: encoders may cut them to what they see."""
     given = image.given.boxes if isinstance(image, BoxedImage) else boxes[:0]
     return np.concatenate([boxes[: len(boxes) - len(given)], given]) if len(given) else boxes
-
-
-def _parts(images: Sequence[str], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Runs of neighbours with at most ``budget`` positions and ``IMAGES_AT_ONCE`` images."""
-    part: list[int] = []
-    seen: set[str] = set()
-    total = 0
-    for number, (image, length) in enumerate(zip(images, lengths, strict=True)):
-        if part and (total + length > budget or len(seen | {image}) > IMAGES_AT_ONCE):
-            yield part
-            part, seen, total = [], set(), 0
-        part.append(number)
-        seen.add(image)
-        total += length
-    if part:
-        yield part
