@@ -103,9 +103,13 @@ def test_accuracy_by_split(here: Path, grounding_folder: Path, capsys: pytest.Ca
     [
         (["--data", "refcoco_plus"], "data source 'refcoco_plus' needs its files"),
         (["--data", "downloads", "--from", "downloads"], "downloads is a folder already"),
+        (["--data", "refcoco_plus", "--from", "downloads"], "which split of refcoco_plus?"),
         (["--data", "refcoco_plus", "--candidates", "objects"], "--candidates goes with --from"),
         (["--data", "refcoco_plus", "--from", "downloads", "--split", "testC"], "no split 'testC'"),
-        (["--data", "refcoco_plus", "--from", "downloads", "--candidates", "all"], "option 'candidates'"),
+        (
+            ["--data", "refcoco_plus", "--from", "downloads", "--split", "val", "--candidates", "all"],
+            "option 'candidates'",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_a_hint(

@@ -60,9 +60,10 @@ class Grounder:
     """
 
     def __init__(self, bert: MMBert) -> None:
+        reason = cannot_ground(bert)
+        if reason is not None:
+            raise UsageError(reason, hint="train one: mmbert train grounding")
         self.bert = bert
-        if cannot_ground(bert):
-            raise UsageError(str(cannot_ground(bert)), hint="train one with the recipe grounding")
 
     @property
     def takes_boxes(self) -> bool:

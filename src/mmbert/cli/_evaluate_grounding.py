@@ -59,8 +59,11 @@ def grounding(
     from mmbert.evaluation.grounding import evaluate_grounding, write_answers
 
     where = None if out is None else output_path(out)
-    if downloads is not None and "root" in parse_data(data):
+    named = parse_data(data)
+    if downloads is not None and "root" in named:
         raise UsageError(f"{data} is a folder already", hint="--from goes with the name of a corpus: mmbert data list")
+    if downloads is not None and split is None and "split" not in named:
+        raise UsageError(f"which split of {data}?", hint="such as --split val,testA,testB")
     if candidates is not None and downloads is None:
         raise UsageError("--candidates goes with --from", hint="a store has the candidates that it was prepared with")
     bad = BadRecords(skip=skip_bad)

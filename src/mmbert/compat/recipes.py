@@ -226,8 +226,9 @@ def _expressions(settings: LegacySettings) -> dict[str, Any]:
     """RefCOCO+'s training expressions; images and expressions are flipped at random."""
     objectives = {"grounding": {"weight": 1.0}}
     options = {"flip": float(_training(settings, "FLIP_PROB", 0.0))}
+    size = _size(sum(_batches(settings)))
     data = _refcoco(settings, "TRAIN")
-    return {"expressions": {"data": data, "options": options, "objectives": objectives, **_size(*_batches(settings))}}
+    return {"expressions": {"data": data, "options": options, "objectives": objectives, **size}}
 
 
 def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
