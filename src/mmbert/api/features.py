@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -25,7 +25,7 @@ from mmbert.data.images import BoxedImage
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError, DataError, MMBertError, UsageError
-from mmbert.model.modeling import ENCODERS
+from mmbert.model.modeling import ENCODERS, build_vision
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
 from mmbert.vision.regions import GivenBoxes
@@ -141,7 +141,8 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     Args:
         description: ``grid:tf_efficientnet_lite0,image_size=224`` (a kind of encoder; a word without ``=`` is its
             ``backbone``; ``weights=FILE`` or ``weights=package:NAME`` loads a checkpoint), or a model by name, folder
-            or hub id, whose vision encoder is taken.
+            or hub id, whose vision encoder is taken, with other options where some stand behind it
+            (``starter,given_boxes=crop``).
         device: where it computes; a GPU if there is one.
 
     Raises:
@@ -155,15 +156,27 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     elif colon and description not in SHIPPED and not Path(description).exists():
         plugins.load(ENCODERS, kind)  # says what there is
     else:
-        encoder = _of_model(description)
+        name, comma, changes = description.partition(",")
+        whole = not comma or Path(description).exists()
+        encoder = _of_model(description) if whole else _of_model(name, _options(changes))
     return encoder.to(chosen).eval()
 
 
-def _of_model(name: str) -> RegionExtractor:
-    vision = load_model(find_model(name), torch.float32).trunk.vision
+def _of_model(name: str, changes: Mapping[str, Any] | None = None) -> RegionExtractor:
+    model = load_model(find_model(name), torch.float32)
+    vision = model.trunk.vision
     if vision is None:
         raise UsageError(f"the model {name} has no vision encoder", hint="name an encoder: grid:BACKBONE,weights=FILE")
-    return vision
+    if not changes:
+        return vision
+    changed = build_vision({**(model.config.vision or {}), **changes})
+    try:
+        changed.load_state_dict(vision.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            "the model's weights do not fit an encoder with these options", where=f"{name}: {', '.join(changes)}"
+        ) from error
+    return changed
 
 
 def _build(kind: str, options: dict[str, Any]) -> RegionExtractor:

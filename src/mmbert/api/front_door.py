@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, RegionTable, SequenceSpec, pack, paired
 from mmbert.vision.images import ImageSource, load_image
 from mmbert.vision.views import VIEWS, view_all
+
+if TYPE_CHECKING:
+    from mmbert.api.answering import Answer
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"starter": ASSETS / "starter" / "model"}
@@ -316,6 +319,26 @@ class MMBert:
                 logits[chosen] = self._match(joint, vectors)
                 bar.update(len(chosen))
         return logits
+
+    def answer(self, image: ImageSource | None, question: str, *, k: int = 5, boxes: Any = None) -> list[Answer]:
+        """Answer a question about an image.
+
+        Args:
+            image: path, PIL image, array, encoded bytes or ``file://`` URL; None asks without an image.
+            question: such as "What is left of the dog?".
+            k: so many answers.
+            boxes: [n, 4] x1, y1, x2, y2 in pixels of objects, for models that look into given boxes.
+
+        Returns:
+            the most probable answers, best first.
+
+        Raises:
+            UsageError: the model has not learned that (recipe ``question-answering``), or cannot look into boxes.
+            ImageError: the image is missing or damaged. DataError: these are no boxes.
+        """
+        from mmbert.api.answering import answer
+
+        return answer(self, image, question, boxes, k)
 
     def region_vectors(self, images: Sequence[ImageSource]) -> list[KeptRegions]:
         """The embedded regions of images, to be matched with texts later without opening the images again.

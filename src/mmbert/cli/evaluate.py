@@ -10,6 +10,7 @@ import typer
 
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
+from mmbert.cli._vqa import evaluate_vqa
 from mmbert.cli.common import (
     DeviceOption,
     JsonOption,
@@ -193,6 +194,7 @@ def mt(
 
 
 app.command("vcr")(evaluate_vcr)
+app.command("vqa")(evaluate_vqa)
 
 
 def split_languages(given: str | None) -> list[str] | None:

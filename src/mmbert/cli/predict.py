@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mmbert.cli._vcr import predict_vcr
+from mmbert.cli._vqa import predict_vqa
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -15,3 +16,4 @@ def _predict() -> None:
 
 
 app.command("vcr")(predict_vcr)
+app.command("vqa")(predict_vqa)

@@ -244,6 +244,13 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     return {"choices": {"options": options, "objectives": objectives, **size}}
 
 
+def _questions(settings: LegacySettings) -> dict[str, Any]:
+    """Questions with the vocabulary that the configuration names. Theirs mirrors stored regions, too."""
+    data = settings.datasets[0]
+    options = {"answers": data.get("ANSWER_VOCAB_FILE"), "flip": float(_training(settings, "FLIP_PROB", 0.0))}
+    return {"questions": {"options": options, **_size(sum(_batches(settings)))}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -263,7 +270,7 @@ FAMILIES = {
     "lexical-translation": Family(),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),
-    "question-answering": Family(),
+    "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
     "commonsense-reasoning": Family(
         "vcr",
         _commonsense,

@@ -43,12 +43,13 @@ class HeadStart(Section):
     Attributes:
         transform: its dense layer (and norm) start as that of this pre-training head.
         match: its output starts as the match head's log odds (of a two-output head: row 1 - row 0).
-        words: a file with one answer a line; output row i starts as the mean of answer i's word pieces.
+        words: a file with one answer a line; output row i starts as the mean of answer i's word pieces. True: the
+            head's own labels.
     """
 
     transform: Literal["token_head", "region_head"] | None = None
     match: bool = False
-    words: str | None = None
+    words: Literal[True] | str | None = None
 
     @model_validator(mode="after")
     def _one_output(self) -> Self:
