@@ -35,8 +35,8 @@ RUNNING = (
 )  # fmt: skip
 """Starts of settings about how, not what, an original ran, and of those that its network does not read."""
 USED_TRAINING = (
-    "BATCH_IMAGES END_EPOCH OPTIMIZER MOMENTUM CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE LR_STEP LR_FACTOR WARMUP WARMUP_METHOD "
-    "WARMUP_FACTOR WARMUP_STEPS WD FP16"
+    "BATCH_IMAGES END_EPOCH OPTIMIZER MOMENTUM CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE LR_STEP LR_FACTOR "
+    "WARMUP WARMUP_METHOD WARMUP_FACTOR WARMUP_STEPS WD FP16"
 ).split()
 USED = (
     *(f"TRAIN.{name}" for name in USED_TRAINING),
@@ -252,7 +252,7 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     options = {
         "step": steps[data["TASK"]],
         "objects": "mentioned" if data.get("ONLY_USE_RELEVANT_DETS") else "all",
-        "flip": 0.0 if network.get("IMAGE_FEAT_PRECOMPUTED") else float(_training(settings, "FLIP_PROB", 0.0)),
+        "flip": float(_training(settings, "FLIP_PROB", 0.0)),
         "max_text": int(data.get("SEQ_LEN", 64)),
         "image": not network.get("BLIND"),
         "grounding": not network.get("NO_GROUNDING"),
