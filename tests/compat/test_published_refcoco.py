@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
+from published import NAMES, ROWS, recipe_of, settings_of
 from starts import small_bert
-from test_published import EXPRESSIONS, ROWS, recipe_of, settings_of
 from vl_corpora import make_refcoco
 
 from mmbert.cli.main import run
@@ -23,6 +23,7 @@ from mmbert.training.run import train
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not ROWS, reason="no published-settings.json beside the repository")
 TINY = Sizes(layers=1, features=2048)
+EXPRESSIONS = [name for name in NAMES if name.startswith("VL-BERT/refcoco/")]
 BOXES = {"gt": "objects", "proposal": "detections", "proposal+gt": "detections+objects"}
 
 
