@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stores import make_store, regions_of
 from tiny import Quarters, tiny_config
 
+from mmbert.api.front_door import find_model, load_model
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.images import BoxedImage
 from mmbert.data.packing import Example
@@ -20,6 +22,8 @@ from mmbert.data.region_input import RegionInput
 from mmbert.errors import ConfigError, DataError
 from mmbert.tasks import grounding
 from mmbert.text.tokenizer import train_tokenizer
+from mmbert.training.build import build_model
+from mmbert.training.recipe import load_recipe
 from mmbert.vision.boxes import overlaps, windows
 
 SAID = "the dog to the left of the cat"
@@ -155,3 +159,19 @@ def test_windows_cover_the_image_and_stay_inside(size: tuple[int, int]) -> None:
     for x1, y1, x2, y2 in found[:9].round().astype(int):
         covered[y1:y2, x1:x2] = True
     assert covered.all()
+
+
+def test_a_product_head_starts_as_pooler_and_match_head_of_the_starter() -> None:
+    """What the recipe says: a region that agrees with the text as a whole image would gets the match head's logit."""
+    recipe = load_recipe("grounding")
+    bert, starter = build_model(recipe.model, {}, 1), load_model(find_model("starter"), torch.float32)
+    head, pooler = bert.model.heads["grounding"], starter.trunk.pooler
+    rng = torch.Generator().manual_seed(0)
+    firsts, regions = (torch.randn(4, 256, generator=rng) for _ in range(2))
+    with torch.inference_mode():
+        expected = starter.match_logits(pooler(firsts, regions))  # type: ignore[misc]
+        assert torch.allclose(head(regions, firsts).squeeze(1), expected, atol=1e-5)
+    vision = bert.model.trunk.vision
+    assert vision is not None and vision.takes_boxes
+    assert not any(parameter.requires_grad for parameter in vision.parameters())
+    assert bert.encode_text(["a dog"]).shape == (1, 256)  # it still finds images
