@@ -149,7 +149,8 @@ def cannot_ground(bert: Any) -> str | None:
     model, processor = getattr(bert, "model", None), getattr(bert, "processor", None)
     if model is None or "grounding" not in model.heads:
         return "this model does not ground expressions"
-    return "this model has no vision encoder, so it cannot read images" if processor.images is None else None
+    blind = processor is None or processor.images is None
+    return "this model has no vision encoder, so it cannot read images" if blind else None
 
 
 def ground(bert: MMBert, image: Any, expression: str, boxes: Any = None) -> Grounding:
