@@ -91,6 +91,31 @@ def test_an_image_with_other_boxes_is_another_one() -> None:
     assert identity(BoxedImage.of(WIDER, BOXES)) != both
 
 
+def test_a_mirrored_image_is_another_one_with_mirrored_pixels_boxes_and_masks() -> None:
+    plain = BoxedImage.of(WIDE, BOXES)
+    mirror = BoxedImage.mirrored(plain)
+    assert identity(mirror) != identity(plain)
+    assert identity(BoxedImage.mirrored(mirror)) == identity(plain)
+    _, table, pixels = PixelInput(Corners()).table([mirror])
+    colours = np.asarray(WIDE.image).transpose(2, 0, 1)
+    assert np.array_equal(pixels[0].numpy(), colours[:, :, ::-1])
+    assert table.boxes.tolist() == [[0, 0, 9, 6], [5, 0, 9, 3], [3, 1, 7, 5]]
+    _, as_it_is, unturned = PixelInput(Corners()).table([plain])
+    assert table.masks is not None
+    assert as_it_is.masks is not None
+    assert torch.equal(table.masks, as_it_is.masks.flip(2))
+    torch.testing.assert_close(Corners()(pixels, table)[0], Corners()(unturned, as_it_is)[0])
+    assert PixelInput(Corners()).boxes(mirror, (9, 6)).tolist() == table.boxes.tolist()
+
+
+def test_encoders_without_boxes_see_mirrored_images_too() -> None:
+    mirror = BoxedImage.mirrored(WIDE)
+    _, table, pixels = PixelInput(Quarters()).table([WIDE, mirror])
+    assert isinstance(pixels, Tensor)
+    assert torch.equal(pixels[1], pixels[0].flip(2))
+    assert len(table) == 10
+
+
 def test_augmentation_does_not_go_with_given_boxes() -> None:
     with pytest.raises(ConfigError, match="away from their boxes"):
         PixelInput(Corners(), augment=lambda pixels, _: pixels[:, :3].float())

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from PIL import Image
 
 from mmbert import plugins
 from mmbert.api.front_door import SHIPPED, find_model, load_model
-from mmbert.data.records import BadRecords
+from mmbert.data.images import BoxedImage
+from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources import open_data
-from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
-from mmbert.model.modeling import ENCODERS
+from mmbert.errors import CheckpointError, ConfigError, DataError, MMBertError, UsageError
+from mmbert.model.modeling import ENCODERS, build_vision
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
+from mmbert.vision.regions import GivenBoxes
 from mmbert.vision.store_build import SHARD_IMAGES, BuildReport, StoreBuilder
 from mmbert.vision.store_format import DType, Layout
 
@@ -82,7 +84,7 @@ class _Work:
         self.bad = BadRecords(skip=job.skip_bad)
         self.encoder = open_encoder(job.encoder, job.device)
         self.layout = layout_of(self.encoder, job.dtype, job.top_k)
-        self.images = list_images(job.data, self.bad)
+        self.images = list_images(job.data, self.bad, boxed=bool(getattr(self.encoder, "takes_boxes", False)))
 
     @cached_property
     def builder(self) -> StoreBuilder:
@@ -96,18 +98,41 @@ class _Work:
         return replace(report, left_out=list(dict.fromkeys([*listed, *report.left_out])))
 
 
-def list_images(data: str, bad: BadRecords) -> list[ImageFile]:
+def list_images(data: str, bad: BadRecords, *, boxed: bool = False) -> list[ImageFile]:
     """The distinct images of a corpus, by key.
+
+    Args:
+        data: as for ``open_data``.
+        bad: decides about bad records.
+        boxed: each with the boxes of its record, for encoders that look into those.
 
     Raises:
         UsageError: no record has an image.
+        DataError: two records of one image have different boxes, and ``bad`` does not skip the second.
     """
     source = open_data(data, report=bad)
-    records = [source[i] for i in range(len(source))]
-    found = {r.image.key: ImageFile(r.image, r.origin) for r in reversed(records) if r.image is not None}
+    first: dict[str, Record] = {}
+    found: dict[str, ImageFile] = {}
+    for record in (source[i] for i in range(len(source))):
+        if record.image is None:
+            continue
+        key = record.image.key
+        if key not in found:
+            given = partial(_boxes_of, record.image, record.boxes) if boxed else None
+            first[key], found[key] = record, ImageFile(record.image, record.origin, given)
+        elif boxed and record.boxes != first[key].boxes:
+            where = record.origin or record.id
+            bad.add(
+                DataError(f"other boxes in image {key!r} than at {first[key].origin or first[key].id}", where=where)
+            )
     if not found:
         raise UsageError(f"{data} has no images", hint="give a folder of images")
-    return list(found.values())[::-1]
+    return list(found.values())
+
+
+def _boxes_of(image: ImageRef, boxes: Sequence[RegionBox]) -> GivenBoxes:
+    """The boxes with masks of their outlines; made where the image is decoded, so that they are not all in memory."""
+    return BoxedImage.of(image, boxes).with_masks()
 
 
 def open_encoder(description: str, device: str | None = None) -> RegionExtractor:
@@ -116,7 +141,8 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     Args:
         description: ``grid:tf_efficientnet_lite0,image_size=224`` (a kind of encoder; a word without ``=`` is its
             ``backbone``; ``weights=FILE`` or ``weights=package:NAME`` loads a checkpoint), or a model by name, folder
-            or hub id, whose vision encoder is taken.
+            or hub id, whose vision encoder is taken, with other options where some stand behind it
+            (``starter,given_boxes=crop``).
         device: where it computes; a GPU if there is one.
 
     Raises:
@@ -130,15 +156,27 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     elif colon and description not in SHIPPED and not Path(description).exists():
         plugins.load(ENCODERS, kind)  # says what there is
     else:
-        encoder = _of_model(description)
+        name, comma, changes = description.partition(",")
+        whole = not comma or Path(description).exists()
+        encoder = _of_model(description) if whole else _of_model(name, _options(changes))
     return encoder.to(chosen).eval()
 
 
-def _of_model(name: str) -> RegionExtractor:
-    vision = load_model(find_model(name), torch.float32).trunk.vision
+def _of_model(name: str, changes: Mapping[str, Any] | None = None) -> RegionExtractor:
+    model = load_model(find_model(name), torch.float32)
+    vision = model.trunk.vision
     if vision is None:
         raise UsageError(f"the model {name} has no vision encoder", hint="name an encoder: grid:BACKBONE,weights=FILE")
-    return vision
+    if not changes:
+        return vision
+    changed = build_vision({**(model.config.vision or {}), **changes})
+    try:
+        changed.load_state_dict(vision.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            "the model's weights do not fit an encoder with these options", where=f"{name}: {', '.join(changes)}"
+        ) from error
+    return changed
 
 
 def _build(kind: str, options: dict[str, Any]) -> RegionExtractor:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, RegionTable, SequenceSpec, pack, paired
 from mmbert.vision.images import ImageSource, load_image
 from mmbert.vision.views import VIEWS, view_all
+
+if TYPE_CHECKING:
+    from mmbert.api.answering import Answer
+    from mmbert.api.grounding import Grounding
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"starter": ASSETS / "starter" / "model"}
@@ -316,6 +320,46 @@ class MMBert:
                 logits[chosen] = self._match(joint, vectors)
                 bar.update(len(chosen))
         return logits
+
+    def answer(self, image: ImageSource | None, question: str, *, k: int = 5, boxes: Any = None) -> list[Answer]:
+        """Answer a question about an image.
+
+        Args:
+            image: path, PIL image, array, encoded bytes or ``file://`` URL; None asks without an image.
+            question: such as "What is left of the dog?".
+            k: so many answers.
+            boxes: [n, 4] x1, y1, x2, y2 in pixels of objects, for models that look into given boxes.
+
+        Returns:
+            the most probable answers, best first.
+
+        Raises:
+            UsageError: the model has not learned that (recipe ``question-answering``), or cannot look into boxes.
+            ImageError: the image is missing or damaged. DataError: these are no boxes.
+        """
+        from mmbert.api.answering import answer
+
+        return answer(self, image, question, boxes, k)
+
+    def ground(self, image: ImageSource, expression: str, boxes: Any = None) -> Grounding:
+        """Find what an expression means in an image.
+
+        Args:
+            image: path, PIL image, array, encoded bytes or ``file://`` URL.
+            expression: such as "the man in red".
+            boxes: [n, 4] candidates x1, y1, x2, y2 in pixels; None: windows over the image for models that look into
+                given boxes, else the regions that the model makes by itself.
+
+        Returns:
+            the candidates with their scores, and which is the best.
+
+        Raises:
+            UsageError: the model has not learned that (recipe ``grounding``), or cannot look into given boxes.
+            ImageError: the image is missing or damaged. DataError: these are no boxes.
+        """
+        from mmbert.api.grounding import ground
+
+        return ground(self, image, expression, boxes)
 
     def region_vectors(self, images: Sequence[ImageSource]) -> list[KeptRegions]:
         """The embedded regions of images, to be matched with texts later without opening the images again.

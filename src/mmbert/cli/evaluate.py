@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._tables import note_left_out, print_table
+from mmbert.cli._vcr import evaluate_vcr
+from mmbert.cli._vqa import evaluate_vqa
 from mmbert.cli.common import (
     DeviceOption,
     JsonOption,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from mmbert.evaluation.ranks import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.command()(grounding)
 
 
 @app.callback()
@@ -189,6 +193,10 @@ def mt(
     for name in ("BLEU", "chrF"):
         print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)
+
+
+app.command("vcr")(evaluate_vcr)
+app.command("vqa")(evaluate_vqa)
 
 
 def split_languages(given: str | None) -> list[str] | None:

@@ -35,8 +35,8 @@ RUNNING = (
 )  # fmt: skip
 """Starts of settings about how, not what, an original ran, and of those that its network does not read."""
 USED_TRAINING = (
-    "BATCH_IMAGES END_EPOCH OPTIMIZER CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE WARMUP WARMUP_METHOD "
-    "WARMUP_FACTOR WARMUP_STEPS WD FP16"
+    "BATCH_IMAGES END_EPOCH OPTIMIZER MOMENTUM CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE LR_STEP LR_FACTOR "
+    "WARMUP WARMUP_METHOD WARMUP_FACTOR WARMUP_STEPS WD FP16"
 ).split()
 USED = (
     *(f"TRAIN.{name}" for name in USED_TRAINING),
@@ -76,10 +76,16 @@ class Family:
     Attributes:
         recipe: its name; None where the task is not built.
         components: the changes of its components.
+        variant: end of the recipe's name, where there are several.
+        used: starts of settings that only these recipes follow.
+        evaluation: the changes of its evaluation.
     """
 
     recipe: str | None = None
     components: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+    variant: Callable[[LegacySettings], str] = lambda _: ""
+    used: tuple[str, ...] = ()
+    evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
 
 
 def recipe_from_yaml(path: str | Path) -> RecipeDraft:
@@ -98,7 +104,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         config = plan_from_yaml(path, {}).config
         components = family.components(settings)
         content = {
-            "extends": family.recipe,
+            "extends": family.recipe + family.variant(settings),
             "name": Path(path).stem,
             "seed": int(settings.values.get("RNG_SEED", 12345)),
             "epochs": _training(settings, "END_EPOCH"),
@@ -108,6 +114,8 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             "accumulation": int(_training(settings, "GRAD_ACCUMULATE_STEPS", 1)),
             "precision": "auto" if _training(settings, "FP16", False) else "fp32",
         }
+        evaluation = family.evaluation(settings)
+        content |= {"evaluation": evaluation} if evaluation else {}
         with_pairs = any("itm_hard" in component.get("objectives", {}) for component in components.values())
         if name == "matching" or with_pairs:  # the contrast there only finds the pairs
             content["model"]["config"]["embedding_size"] = 16
@@ -115,7 +123,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         raise ConfigError(error.message, where=error.where or str(path), hint=error.hint) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ConfigError(f"not a usable configuration: {type(error).__name__}: {error}", where=str(path)) from error
-    return RecipeDraft(content, list(_ignored(given)))
+    return RecipeDraft(content, list(_ignored(given, family.used)))
 
 
 def family_of(settings: LegacySettings) -> str:
@@ -210,6 +218,65 @@ def _translation(settings: LegacySettings) -> dict[str, Any]:
     return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
 
 
+CANDIDATES = {"gt": "objects", "proposal": "detections", "proposal+gt": "detections+objects"}
+"""VL-BERT's TRAIN_BOXES and VAL_BOXES."""
+
+
+def _expressions(settings: LegacySettings) -> dict[str, Any]:
+    """RefCOCO+'s training expressions; images and expressions are flipped at random."""
+    objectives = {"grounding": {"weight": 1.0}}
+    options = {"flip": float(_training(settings, "FLIP_PROB", 0.0))}
+    size = _size(sum(_batches(settings)))
+    data = _refcoco(settings, "TRAIN")
+    return {"expressions": {"data": data, "options": options, "objectives": objectives, **size}}
+
+
+def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
+    """Where RefCOCO+ lies, and which boxes are to choose from."""
+    data = settings.datasets[0]
+    split, boxes = data.get(f"{part}_IMAGE_SET", part.lower()), data.get(f"{part}_BOXES", "gt")
+    if boxes not in CANDIDATES:
+        raise ConfigError(f"DATASET.{part}_BOXES {boxes!r} is not supported", hint=f"known: {', '.join(CANDIDATES)}")
+    root = data["DATASET_PATH"]
+    return {"source": "refcoco_plus", "root": root, "split": split, "candidates": CANDIDATES[boxes]}
+
+
+def _commonsense(settings: LegacySettings) -> dict[str, Any]:
+    """One step of VCR. A record of theirs is a question with its four choices, as ours is."""
+    data, network = settings.datasets[0], settings.values["NETWORK"]
+    steps = {"Q2A": "answer", "QA2R": "rationale"}
+    if data.get("TASK") not in steps:
+        raise ConfigError(f"DATASET.TASK {data.get('TASK')!r} is not supported", hint=f"known: {', '.join(steps)}")
+    if data.get("BASIC_ALIGN"):
+        raise ConfigError("DATASET.BASIC_ALIGN True is not supported", hint="only False is")
+    options = {
+        "step": steps[data["TASK"]],
+        "objects": "mentioned" if data.get("ONLY_USE_RELEVANT_DETS") else "all",
+        "flip": float(_training(settings, "FLIP_PROB", 0.0)),
+        "max_text": int(data.get("SEQ_LEN", 64)),
+        "image": not network.get("BLIND"),
+        "grounding": not network.get("NO_GROUNDING"),
+        "choice_first": bool(network.get("ANSWER_FIRST")),
+        "question": not data.get("QA2R_NOQ"),
+    }
+    weight = float(network.get("ANS_LOSS_WEIGHT", 1.0))
+    objectives: dict[str, Any] = {"choice": {"sigmoid": bool(settings.network("CLASSIFIER_SIGMOID")), "weight": weight}}
+    regularised = bool(settings.network("ENABLE_CNN_REG_LOSS"))
+    for name, here in (("region_class", True), ("feature_class", False)):
+        used = regularised and bool(settings.network("CNN_LOSS_TOP")) is here
+        objectives[name] = {"weight": float(network.get("CNN_LOSS_WEIGHT", 1.0)) if used else 0.0}
+    records = sum(_batches(settings))
+    size = {"records": records, "tokens": 4 * records * POSITIONS}
+    return {"choices": {"options": options, "objectives": objectives, **size}}
+
+
+def _questions(settings: LegacySettings) -> dict[str, Any]:
+    """Questions with the vocabulary that the configuration names. Theirs mirrors stored regions, too."""
+    data = settings.datasets[0]
+    options = {"answers": data.get("ANSWER_VOCAB_FILE"), "flip": float(_training(settings, "FLIP_PROB", 0.0))}
+    return {"questions": {"options": options, **_size(sum(_batches(settings)))}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -229,9 +296,22 @@ FAMILIES = {
     "lexical-translation": Family(),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),
-    "question-answering": Family(),
-    "commonsense-reasoning": Family(),
-    "referring-expressions": Family(),
+    "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
+    "commonsense-reasoning": Family(
+        "vcr",
+        _commonsense,
+        lambda settings: "-rationale" if settings.datasets[0].get("TASK") == "QA2R" else "",
+        ("DATASET.TASK", "DATASET.ONLY_USE", "TRAIN.FLIP_PROB"),
+    ),
+    "referring-expressions": Family(
+        "referring-expressions",
+        _expressions,
+        used=(
+            *("DATASET." + name for name in ("DATASET_PATH", "LABEL_INDEX", "TRAIN_IMAGE_SET", "TRAIN_BOXES", "VAL_")),
+            "TRAIN.FLIP_PROB",
+        ),
+        evaluation=lambda settings: {"data": _refcoco(settings, "VAL")},
+    ),
     "attention-maps": Family(),
 }
 """What the originals' configurations are about. A new task fills its line in."""
@@ -241,6 +321,8 @@ def _model(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
     if settings.values["NETWORK"].get("BERT_FROZEN"):
         raise ConfigError("NETWORK.BERT_FROZEN True is not supported", hint="only False is")
     options = {key: getattr(config, key) for key in NETWORK_KEYS}
+    if config.heads:
+        options["heads"] = config.heads
     if config.vision is not None:  # the encoder says it
         options.pop("region_feature_size")
     network = settings.values["NETWORK"]
@@ -290,18 +372,35 @@ def _our_part(rules: Iterable[Rule], prefix: str) -> str:
 
 
 def _optimizer(settings: LegacySettings, records: int) -> dict[str, Any]:
-    """AdamW as theirs; the rate of a step of ``records`` is that of theirs, whatever its samples were called."""
-    for key, only in (("OPTIMIZER", "AdamW"), ("LR_SCHEDULE", "triangle")):
-        if _training(settings, key) != only:
-            raise ConfigError(f"TRAIN.{key} {_training(settings, key)!r} is not supported yet", hint=f"only {only} is")
-    return {
+    """AdamW or SGD as theirs; the rate of a step of ``records`` is that of theirs, whatever its samples were called."""
+    names = {"AdamW": "adamw", "SGD": "sgd"}
+    name = _training(settings, "OPTIMIZER", "SGD")
+    if name not in names:
+        raise ConfigError(f"TRAIN.OPTIMIZER {name!r} is not supported yet", hint=f"only {', '.join(names)} are")
+    found = {
         "lr_per_sample": float(_training(settings, "LR")) * sum(_batches(settings)) / records,
         "weight_decay": float(_training(settings, "WD")),
-        "betas": [0.9, 0.999],
-        "schedule": "linear",
         "warmup_steps": int(_training(settings, "WARMUP_STEPS")) if _training(settings, "WARMUP") else 0,
         "clip": float(_training(settings, "CLIP_GRAD_NORM")),
+        "name": names[name],
     }
+    own = {"momentum": float(_training(settings, "MOMENTUM", 0.9))} if name == "SGD" else {"betas": [0.9, 0.999]}
+    return found | own | _schedule(settings)
+
+
+def _schedule(settings: LegacySettings) -> dict[str, Any]:
+    """Linear to zero, or drops after epochs of which theirs has a list in words ("14,18")."""
+    name = _training(settings, "LR_SCHEDULE", "step")
+    if name == "triangle":
+        return {"schedule": "linear", "milestones": []}
+    if name != "step":
+        raise ConfigError(f"TRAIN.LR_SCHEDULE {name!r} is not supported yet", hint="only triangle and step are")
+    epochs = [float(epoch) for epoch in str(_training(settings, "LR_STEP")).split(",")]
+    whole = float(_training(settings, "END_EPOCH"))
+    drops = [epoch / whole for epoch in epochs if epoch < whole]
+    if not drops:
+        return {"schedule": "constant", "milestones": []}
+    return {"schedule": "multistep", "milestones": drops, "factor": float(_training(settings, "LR_FACTOR", 0.1))}
 
 
 def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
@@ -316,10 +415,10 @@ def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
     return section.get(key, default)
 
 
-def _ignored(given: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that say something which the recipe does not follow."""
+def _ignored(given: Mapping[str, Any], further: tuple[str, ...] = ()) -> Iterator[str]:
+    """Settings that say something which the recipe does not follow; ``further`` are followed, too."""
     for key, value in _flat(given, ""):
-        followed = key.startswith(USED) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        followed = key.startswith((*USED, *further)) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
         says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         if not followed and not says_nothing:
             yield f"{key} = {value}"

@@ -39,17 +39,19 @@ class OpenedImage:
 class BoxedImage:
     """An image and the boxes in it that a vision encoder is to look into; stands wherever an ``ImageRef`` does.
 
-    The same image with other boxes, or with others of them hidden, is another one: its regions are others.
+    The same image with other boxes, or with others of them hidden, or mirrored is another one: its regions are others.
 
     Args:
         image: the image.
         given: its boxes.
         outlines: polygons of each box's object, of which masks are made when the image is opened; () for no masks.
+        flipped: seen mirrored left to right, with its boxes (which are given as they are in the image).
     """
 
     image: ImageRef | OpenedImage
     given: GivenBoxes
     outlines: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    flipped: bool = False
 
     @property
     def key(self) -> str:
@@ -66,6 +68,13 @@ class BoxedImage:
     def hiding(self, hidden: np.ndarray) -> BoxedImage:
         """The same with ``hidden`` [m] of the boxes blanked in the pixels."""
         return replace(self, given=replace(self.given, hidden=hidden))
+
+    @classmethod
+    def mirrored(cls, image: AnyImage) -> BoxedImage:
+        """An image as it is seen in a mirror; whoever asks swaps left and right in its text."""
+        if isinstance(image, BoxedImage):
+            return replace(image, flipped=not image.flipped)
+        return cls(image, GivenBoxes(np.zeros((0, 4), dtype=np.float32)), flipped=True)
 
     def with_masks(self) -> GivenBoxes:
         """The boxes, with the masks of their outlines; a box without any counts as a whole."""
@@ -90,7 +99,7 @@ def identity(image: AnyImage) -> str:
         found = hashlib.blake2b(repr(image.outlines).encode(), digest_size=16)
         for rows in (image.given.boxes, image.given.masks, image.given.classes, image.given.hidden):
             found.update(b"-" if rows is None else np.ascontiguousarray(rows).tobytes() + b"+")
-        return f"{identity(image.image)}|{found.hexdigest()}"
+        return f"{identity(image.image)}|{found.hexdigest()}{'|flipped' if image.flipped else ''}"
     if isinstance(image, OpenedImage):
         return f"key:{image.key or id(image.image)}"
     if image.path is not None:
@@ -154,13 +163,27 @@ class PixelInput:
             images: distinct images.
             rng: randomness of the augmentation; None leaves the images as they are.
         """
-        loaded = [self._load(image.image if isinstance(image, BoxedImage) else image) for image in images]
-        given = [image.with_masks() if isinstance(image, BoxedImage) else None for image in images]
+        loaded = [self._seen(image) for image in images]
+        given = [
+            _given(image, width) if isinstance(image, BoxedImage) else None
+            for image, (_, (width, _)) in zip(images, loaded, strict=True)
+        ]
         first_rows, table = self.encoder.table([size for _, size in loaded], given)
         pixels = join_images([pixels for pixels, _ in loaded])
         if isinstance(pixels, list):
             return first_rows, table, [_on_white(image.unsqueeze(0))[0] for image in pixels]
         return first_rows, table, self._pixels(pixels, rng)
+
+    def boxes(self, image: AnyImage, size: tuple[int, int]) -> np.ndarray:
+        """[n, 4] boxes of an image's regions, the whole image first, in pixels of the image (mirrored if that is).
+
+        Args:
+            image: nothing is opened.
+            size: its width and height.
+        """
+        given = _given(image, size[0]) if isinstance(image, BoxedImage) else None
+        _, table = self.encoder.table([size], [given])
+        return table.boxes.numpy()
 
     def count(self, image: AnyImage) -> int:
         """Regions of an image."""
@@ -171,6 +194,12 @@ class PixelInput:
         if self.augment is not None and rng is not None:
             return self.augment(rgba, torch.Generator().manual_seed(int(rng.integers(2**62))))
         return _on_white(rgba)
+
+    def _seen(self, image: AnyImage) -> tuple[Tensor, tuple[int, int]]:
+        if not isinstance(image, BoxedImage):
+            return self._load(image)
+        pixels, size = self._load(image.image)
+        return (pixels.flip(-1) if image.flipped else pixels), size
 
     def _load(self, image: ImageRef | OpenedImage) -> tuple[Tensor, tuple[int, int]]:
         name = identity(image)
@@ -190,6 +219,11 @@ class PixelInput:
         return made
 
 
+def _given(image: BoxedImage, width: int) -> GivenBoxes:
+    given = image.with_masks()
+    return given.mirrored(width) if image.flipped else given
+
+
 def _on_white(rgba: Tensor) -> Tensor:
     """[I, 4, h, w] uint8 to [I, 3, h, w] uint8."""
     colour, alpha = rgba[:, :3].float(), rgba[:, 3:].float() / 255
@@ -201,6 +235,10 @@ class ImageInput(Protocol):
 
     Where ``blanks_hidden`` is there and true, hidden regions are asked for as :class:`BoxedImage` s that hide them.
     """
+
+    def boxes(self, image: Any, size: tuple[int, int]) -> np.ndarray:
+        """[n, 4] boxes of an image's regions, the whole image first, in pixels of an image of that size."""
+        ...
 
     def count(self, image: Any) -> int:
         """Regions that an image takes in a sequence, the whole image counted."""

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from mmbert.data.images import OpenedImage
+from mmbert.data.images import AnyImage
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.errors import DataError
 from mmbert.model.packed import RegionTable
+from mmbert.vision.regions import mirrored_boxes
 from mmbert.vision.store import RegionStore, empty_table
 
 
@@ -49,7 +51,7 @@ class RegionInput:
     def __contains__(self, key: str) -> bool:
         return any(key in store for store in self.stores)
 
-    def count(self, image: ImageRef | OpenedImage) -> int:
+    def count(self, image: AnyImage) -> int:
         """Regions of an image, the whole image counted.
 
         Raises:
@@ -57,10 +59,27 @@ class RegionInput:
         """
         return self._store(image.key).count(image.key)
 
+    def boxes(self, image: AnyImage, size: tuple[int, int]) -> np.ndarray:
+        """[n, 4] boxes of an image's regions, the whole image first.
+
+        Args:
+            image: found by its key.
+            size: width and height of the image in whose pixels boxes are wanted: a store may be of one of another
+                size.
+
+        Raises:
+            DataError: no store has the image, or its shard is damaged.
+        """
+        _, table, _ = self.table([image])
+        scale = torch.tensor(size) / table.sizes[:1]
+        return (table.boxes * scale.repeat(1, 2)).numpy()
+
     def table(
-        self, images: Sequence[ImageRef | OpenedImage], rng: np.random.Generator | None = None
+        self, images: Sequence[AnyImage], rng: np.random.Generator | None = None
     ) -> tuple[list[int], RegionTable, Tensor | None]:
         """First rows and base table (in fp32) of ``images``; no pixels. ``rng`` is not needed.
+
+        Of mirrored images the boxes are mirrored and the features stay, as in VL-BERT.
 
         Raises:
             DataError: no store has one of the images, or its shard is damaged.
@@ -72,6 +91,12 @@ class RegionInput:
         for store in self.stores:
             mine = [(image.key, row) for s, image, row in zip(stores, images, first_rows, strict=False) if s is store]
             store.fill(table, mine)
+        for image, row, count in zip(images, first_rows, counts, strict=False):
+            if getattr(image, "flipped", False):  # but for the whole image
+                seen = slice(row + 1, row + count)
+                table.boxes[seen] = torch.from_numpy(
+                    mirrored_boxes(table.boxes[seen].numpy(), float(table.sizes[row, 0]))
+                )
         return first_rows, table, None
 
     def _store(self, key: str) -> RegionStore:

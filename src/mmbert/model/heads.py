@@ -169,12 +169,36 @@ class TransformHead(nn.Module):
         return self.predictor(self.dropout(self.norm(self.activation(self.dense(states)))))
 
 
+class ProductHead(ProductPooler):
+    """Linear on the product of a region's state with the first state of its sequence, as :class:`ProductPooler` has it.
+
+    A region is told from others by how far it agrees with the text, from the first step on; it can start as the pooler
+    and the match head of a model that has learned which texts and images belong together.
+    """
+
+    reads_first = True
+    """``forward`` wants the first states, too."""
+
+    def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__(config)
+        self.dropout = Dropout(dropout)
+        self.predictor = nn.Linear(config.hidden_size, outputs)
+
+    def forward(self, states: Tensor, first_states: Tensor) -> Tensor:
+        """[M, H] states and the [M, H] first states of their sequences to [M, outputs]."""
+        product = super().forward(first_states, states)
+        return self.predictor(self.dropout(product.to(self.predictor.weight.dtype)))
+
+
 HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
     "linear": LinearHead,
     "two_layer": TwoLayerHead,
     "transform": TransformHead,
+    "product": ProductHead,
 }
 """What ``kind`` may be in the options of a named head."""
+MEANINGS = ("labels", "lexicon", "answers", "neighbours")
+"""Options that say what a head's outputs mean and how its texts are read; they change nothing of the network."""
 
 
 def build_head(config: MMBertConfig, name: str) -> nn.Module:
@@ -183,7 +207,7 @@ def build_head(config: MMBertConfig, name: str) -> nn.Module:
     Raises:
         ConfigError: no kind, an unknown one, or options that it does not take.
     """
-    options = dict((config.heads or {})[name])
+    options = {key: value for key, value in (config.heads or {})[name].items() if key not in MEANINGS}
     kind = options.pop("kind", None)
     if kind not in HEAD_KINDS:
         raise ConfigError(f"head {name!r}: unknown kind {kind!r}", hint=f"kind is one of: {', '.join(HEAD_KINDS)}")

@@ -7,7 +7,7 @@ fresh.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,12 @@ VISION = (
     "trunk.embeddings.segments.",
 )
 """What mode ``hybrid`` takes."""
+LAYERS = {
+    "token_head": ("token_head", ("dense", "norm")),
+    "region_head": ("region_head", ("dense",)),
+    "pooler": ("trunk.pooler", ("text", "image", "dense")),
+}
+"""What ``transform`` may be in ``model.init.heads``: the part that has these layers, and their names."""
 VISION_SIZES = (
     "visual_size visual_ln region_feature_size num_region_classes region_mask_feature object_mask_word_embedding "
     "text_only_visual text_only_visual_size max_position_embeddings type_vocab_size vision"
@@ -206,13 +212,12 @@ class Parts:
         head = {key: value for key, value in model.state_dict().items() if key.startswith(f"heads.{name}.")}
         filled: set[str] = set()
         if start.transform is not None:
-            wanted = [k for k in head if k.split(".")[2] == "dense"]
-            if start.transform == "token_head":  # the other one has no norm
-                wanted += [k for k in head if k.split(".")[2] == "norm"]
+            origin, layers = LAYERS[start.transform]
+            wanted = [k for k in head if k.split(".")[2] in layers]
             if not wanted:
-                raise ConfigError(f"model.init.heads.{name}: a head of this kind has no dense layer to start")
+                raise ConfigError(f"model.init.heads.{name}: a head of this kind has no {layers[0]} layer to start")
             for key in wanted:
-                source = key.replace(f"heads.{name}", start.transform)
+                source = key.replace(f"heads.{name}", origin)
                 part = self._find(source)
                 _put(head[key], source, part)
                 used[part.origin].update(part.names[source])
@@ -227,8 +232,12 @@ class Parts:
                 used[part.origin].update(part.names[source])
                 filled.add(key)
         if start.words is not None:
-            table = model.get_input_embeddings().weight
-            _copy_rows(head[outputs], _mean_rows(Path(start.words), tokenizer, table), start.words)
+            where = f"model.config.heads.{name}.labels" if start.words is True else start.words
+            lines = (model.config.heads or {})[name].get("labels") if start.words is True else _lines(Path(start.words))
+            if not lines:
+                raise ConfigError(f"model.init.heads.{name}: the head has no labels to start from", hint="name a file")
+            rows = _mean_rows(lines, where, tokenizer, model.get_input_embeddings().weight)
+            _copy_rows(head[outputs], rows, where)
             filled.add(outputs)
         return filled
 
@@ -266,21 +275,24 @@ def _copy(target: Tensor, tensor: Tensor, name: str, part: Weights) -> None:
     target.copy_(tensor)
 
 
-def _mean_rows(path: Path, tokenizer: PreTrainedTokenizerBase, table: Tensor) -> Tensor:
-    """[n, H]: for each line of a file the mean of its pieces' word vectors (VL-BERT's CLASSIFIER_PRETRAINED).
-
-    Raises:
-        ConfigError: no such file, or a line without a piece.
-    """
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        return path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot read the answers", where=str(path)) from error
+
+
+def _mean_rows(lines: Sequence[str], where: str, tokenizer: PreTrainedTokenizerBase, table: Tensor) -> Tensor:
+    """[n, H]: for each answer the mean of its pieces' word vectors (VL-BERT's CLASSIFIER_PRETRAINED).
+
+    Raises:
+        ConfigError: an answer without a piece.
+    """
     rows = []
     for number, line in enumerate(lines, 1):
         ids = tokenizer(line, add_special_tokens=False)["input_ids"]
         if not ids:
-            raise ConfigError("an answer without a word", where=f"{path}:{number}")
+            raise ConfigError("an answer without a word", where=f"{where}:{number}")
         rows.append(table[torch.tensor(ids)].mean(0))
     return torch.stack(rows) if rows else table[:0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from mmbert.errors import DataError, ImageError
+from mmbert.errors import DataError
 from mmbert.vision.encoders.base import RegionExtractor, VisionEncoder
 from mmbert.vision.images import MAX_PIXELS, Reference, load_image
-from mmbert.vision.regions import Regions
+from mmbert.vision.regions import GivenBoxes, Regions
 
 PIXELS_AHEAD = MAX_PIXELS
 """Pixels that are decoded ahead together (3 bytes each)."""
@@ -34,19 +34,22 @@ class ImageFile:
     Args:
         image: what ``load_image`` opens.
         where: what to call it in an error: its record's file and line, say.
+        given: makes the boxes that an encoder with ``takes_boxes`` is to look into.
     """
 
     image: Reference
     where: str = ""
+    given: Callable[[], GivenBoxes] | None = None
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """An image ready for the encoder, its size and how many pixels it takes in memory until it is extracted."""
+    """An image ready for the encoder, its size, how many pixels it takes in memory until it is extracted, its boxes."""
 
     ready: Any
     size: tuple[int, int]
     pixels: int
+    given: GivenBoxes | None = None
 
 
 class Extraction:
@@ -107,7 +110,8 @@ class Extraction:
     def _regions(self, batch: list[_Decoded]) -> list[Regions]:
         ready = [decoded.ready for decoded in batch]
         if isinstance(self.encoder, VisionEncoder):
-            return self.encoder.extract_prepared(ready, [decoded.size for decoded in batch])
+            sizes, given = [decoded.size for decoded in batch], [decoded.given for decoded in batch]
+            return self.encoder.extract_prepared(ready, sizes, given)
         return self.encoder.extract(ready)
 
     def _decoded(self, pool: ThreadPoolExecutor, files: Iterator[ImageFile]) -> Iterator[_Decoded | DataError]:
@@ -132,9 +136,10 @@ class Extraction:
         try:
             image = load_image(file.image, where=file.where or None)
             if isinstance(self.encoder, VisionEncoder):
-                return _Decoded(self.encoder.prepare(image), image.size, 0)
+                boxes = file.given() if file.given is not None and self.encoder.takes_boxes else None
+                return _Decoded(self.encoder.prepare(image), image.size, 0, boxes)
             return _Decoded(image, image.size, image.width * image.height)
-        except ImageError as error:
+        except DataError as error:
             return _at(error, file)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -100,6 +100,17 @@ class GivenBoxes:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def mirrored(self, width: int) -> GivenBoxes:
+        """The boxes (and their masks) in the image of that width mirrored left to right."""
+        masks = None if self.masks is None else np.ascontiguousarray(self.masks[:, :, ::-1])
+        return replace(self, boxes=mirrored_boxes(self.boxes, width), masks=masks)
+
+
+def mirrored_boxes(boxes: np.ndarray, width: float | np.ndarray) -> np.ndarray:
+    """[m, 4] x1, y1, x2, y2 in an image mirrored left to right: its edges 0 and ``width`` change places."""
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1).astype(np.float32)
 
 
 def polygon_mask(box: Sequence[float], polygons: Sequence[Sequence[float]], side: int = MASK_SIDE) -> np.ndarray:

@@ -26,8 +26,8 @@ _AGAIN = "prepare the corpus again"
 class Options(BaseModel):
     """Options of a store.
 
-    ``root``: its folder. ``split``, ``languages``: keep only these. ``images``: folder of the images, where it has
-    moved since the store was made.
+    ``root``: its folder. ``split`` (several joined by ``+``), ``languages``: keep only these. ``images``: folder of
+    the images, where it has moved since the store was made.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,7 +52,8 @@ class PreparedSource:
         self.about = about
         self.images = _images(self.root, options.images, about)
         self._options = options
-        self._splits = {name: s for name, s in about["splits"].items() if options.split in (None, name)}
+        wanted = _chosen(options, about)
+        self._splits = {name: s for name, s in about["splits"].items() if name in wanted}
         self._batches = [batch for path in self._files() for batch in open_shard(path)]
         if not self._batches:
             raise DataError("holds no records", where=self.name, hint=_AGAIN)
@@ -100,11 +101,15 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Prepar
         DataError: no store, a damaged one, no such split or language, or none of its images where it says.
     """
     about = read_about(options.root.expanduser())
-    if options.split is not None and options.split not in about["splits"]:
-        raise DataError(
-            f"no split {options.split!r}", where=str(options.root), hint=f"splits: {', '.join(about['splits'])}"
-        )
+    for split in _chosen(options, about):
+        if split not in about["splits"]:
+            hint = f"splits: {', '.join(about['splits'])}"
+            raise DataError(f"no split {split!r}", where=str(options.root), hint=hint)
     return PreparedSource(options, about)
+
+
+def _chosen(options: Options, about: dict[str, Any]) -> list[str]:
+    return list(about["splits"]) if options.split is None else options.split.split("+")
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,15 @@ from mmbert.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 CHOICES = 4
+OBJECTS = (
+    "person bicycle car motorcycle airplane bus train truck boat trafficlight firehydrant stopsign parkingmeter bench "
+    "bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee skis "
+    "snowboard sportsball kite baseballbat baseballglove skateboard surfboard tennisracket bottle wineglass cup fork "
+    "knife spoon bowl banana apple sandwich orange broccoli carrot hotdog pizza donut cake chair couch pottedplant bed "
+    "diningtable toilet tv laptop mouse remote keyboard cellphone microwave oven toaster sink refrigerator book clock "
+    "vase scissors teddybear hairdrier toothbrush"
+).split()
+"""COCO's 80 object classes as VCR writes them; class 0, before the first, is the image as a whole."""
 CARD = CorpusCard(
     title="VCR v1.0, visual commonsense reasoning (Zellers et al., CVPR 2019)",
     where="https://visualcommonsense.com/download.html",
@@ -172,6 +181,22 @@ class _Corpus:
                 for number, (box, label, segments) in enumerate(zip(boxes, names, outlines, strict=True), 1)
             ),
         )
+
+
+def object_class(record: Record, number: int) -> int:
+    """The class, 1 to 80, of one of a record's objects.
+
+    Raises:
+        DataError: its name is none of COCO's.
+    """
+    name = record.boxes[number].name.replace(" ", "").lower()
+    if name not in OBJECTS:
+        raise DataError(
+            f"object {number} is a {record.boxes[number].name!r}, which is no class of COCO",
+            where=record.origin or record.id,
+            hint="leave the objectives region_class and feature_class out",
+        )
+    return OBJECTS.index(name) + 1
 
 
 def _region(box: Any, name: str, outlines: Any, size: tuple[int, int], where: str) -> RegionBox:

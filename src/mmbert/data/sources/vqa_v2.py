@@ -1,4 +1,4 @@
-"""VQA v2: questions about COCO images, each with ten people's answers; Visual Genome's questions on request.
+"""VQA v2: questions about COCO images, each with ten people's answers; Visual Genome's questions and boxes on request.
 
 ``annotation``: ``question``, ``question_id``, ``image_id``; with answers: ``answers`` (the ten, as given), ``answer``
 (the most frequent), ``answer_type`` and ``question_type``. Questions of Visual Genome have one answer and
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,8 @@ from mmbert.data.official import (
     report_for,
     some,
 )
-from mmbert.data.records import BadRecords, ImageRef, Record
+from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
+from mmbert.data.referring import Objects
 from mmbert.errors import DataError
 
 YEARS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
@@ -57,13 +58,15 @@ class Options(ImageOptions):
     """Options of VQA v2; see ``ImageOptions``. ``train+val`` is what test results are reported with.
 
     ``visual_genome``: folder with Visual Genome's ``question_answers.json`` and ``image_data.json``; its questions
-    about the COCO images of the chosen splits are added.
+    about the COCO images of the chosen splits are added. ``boxes``: COCO's ``instances_train2014.json`` … in a folder,
+    or one such file; records then have the boxes of the objects, which some vision encoders look into.
     """
 
     split: str = "train"
     visual_genome: Path | None = None
+    boxes: Path | None = None
 
-    @field_validator("visual_genome")
+    @field_validator("visual_genome", "boxes")
     @classmethod
     def _home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser()
@@ -89,8 +92,8 @@ class QuestionRow(NamedTuple):
     origin: str
     corpus: str = ""
 
-    def record(self) -> Record:
-        """The record of the question."""
+    def record(self, boxes: Sequence[RegionBox] = (), size: tuple[int, int] | None = None) -> Record:
+        """The record of the question; ``boxes`` and ``size`` are those of its image, where they are known."""
         annotation: dict[str, Any] = {
             "question": self.question,
             "question_id": self.question_id,
@@ -112,6 +115,8 @@ class QuestionRow(NamedTuple):
             group=self.image.key,
             origin=self.origin,
             annotation=annotation,
+            boxes=tuple(boxes),
+            size=size,
         )
 
 
@@ -144,9 +149,26 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
             )
         of_coco = {row.image_id: row for row in rows}
         rows += _visual_genome(options.visual_genome, of_coco, report)
-    return RowSource(
-        f"vqa_v2:{options.split}", (), some(rows, report, str(options.root)), QuestionRow.record, options.regions_by
-    )
+    make = QuestionRow.record if options.boxes is None else _with_boxes(options.boxes, splits, report)
+    return RowSource(f"vqa_v2:{options.split}", (), some(rows, report, str(options.root)), make, options.regions_by)
+
+
+def _with_boxes(place: Path, splits: Sequence[str], report: BadRecords) -> Callable[[QuestionRow], Record]:
+    """Makes records with the boxes of their images."""
+    paths = [place]
+    if place.is_dir():
+        names = dict.fromkeys(f"instances_{YEARS[split]}.json" for split in splits)
+        card = CorpusCard("COCO's objects", "https://cocodataset.org/#download", "CC BY 4.0", "", files=tuple(names))
+        paths = [need(place, card, name, f"annotations/{name}") for name in names]
+    objects = [Objects(path, report) for path in paths]
+
+    def record(row: QuestionRow) -> Record:
+        for found in objects:
+            if row.image_id in found.images:
+                return row.record(found.boxes.get(row.image_id, ()), found.images[row.image_id].size)
+        return row.record()
+
+    return record
 
 
 def _questions(root: Path, split: str, images: Images, report: BadRecords) -> Iterator[QuestionRow]:

@@ -70,6 +70,7 @@ class Service:
             "images": self._encode_images,
             "match": self._match,
             "attention": self._attention,
+            "answer": self._answer,
         }
         self.batcher = Batcher(runs, most=self.settings.batch, capacity=self.settings.queue, observe=self.metrics.batch)
         self.metrics.gauge("mmbert_queue_jobs", lambda: self.batcher.waiting)
@@ -135,6 +136,16 @@ class Service:
         from mmbert.explain.attention import attention_maps
 
         return [attention_maps(self.model, image, text) for image, text in items]
+
+    def _answer(self, items: Sequence[tuple[Any, str, list[Any] | None, int]]) -> list[Any]:
+        """Answers to each question about its image (with its boxes), so many as are asked for; all in one batch."""
+        from mmbert.api.answering import Answerer
+
+        answerer = Answerer(self.model)
+        seen = [answerer.with_boxes(image, boxes, number=n) for n, (image, _, boxes, _) in enumerate(items)]
+        asked = [(image, question) for image, (_, question, _, _) in zip(seen, items, strict=True)]
+        found = answerer.answer(asked, top=max(most for *_, most in items))
+        return [best[:most] for best, (*_, most) in zip(found, items, strict=True)]
 
 
 def _split(vectors: Array, items: Sequence[list[Any]]) -> list[Array]:

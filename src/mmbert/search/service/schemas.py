@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Base64 = Annotated[str, Field(min_length=1, description="An image file (JPEG, PNG, WebP, GIF, BMP, AVIF) in base64.")]
 
+Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+
 
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -80,6 +82,27 @@ class AttentionAnswer(BaseModel):
     heads: int
     weights: list[list[list[list[float]]]] = Field(description="[layer][head][word][region]")
     match: float | None
+
+
+class AnswerRequest(Request):
+    """A question about an image that is sent, or about one of the index (`id`)."""
+
+    question: Text
+    image: Base64 | None = None
+    id: str | None = Field(None, max_length=6000, description="An image of the index instead.")
+    k: int = Field(5, ge=1, le=100)
+    boxes: list[Annotated[list[Coordinate], Field(min_length=4, max_length=4)]] | None = Field(
+        None, max_length=100, description="Objects x1, y1, x2, y2 in pixels, for models that look into given boxes."
+    )
+
+
+class OneAnswer(BaseModel):
+    answer: str
+    probability: float
+
+
+class Answers(BaseModel):
+    answers: list[OneAnswer] = Field(description="The most probable first.")
 
 
 class Capability(BaseModel):

@@ -1,28 +1,44 @@
 """Grid encoder: any timm backbone; the cells of its last feature map are the regions.
 
-No detector is needed: cell boxes are known beforehand, the whole image (mean of the cells) is region 0.
+No detector is needed: cell boxes are known beforehand, the whole image (mean of the cells) is region 0. It can look
+into boxes that come with an image, too: each cut out of the pixels and encoded by itself, or out of the feature map.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmbert.errors import CheckpointError, ConfigError
-from mmbert.model.packed import RegionTable
-from mmbert.plugins import nearest
+from mmbert.errors import ConfigError
+from mmbert.model.packed import Pixels, RegionTable
 from mmbert.vision.encoders._detectors import parse
+from mmbert.vision.encoders._given_boxes import (
+    ALIGNED_SIDE,
+    boxes_in_input,
+    covered_mean,
+    cut_maps,
+    cut_pixels,
+    squashed,
+)
+from mmbert.vision.encoders._grid_weights import (
+    create_backbone,
+    fold_batch_norms,
+    load_backbone_weights,
+    save_all_buffers,
+)
 from mmbert.vision.encoders.base import VisionEncoder
+
+CUT_OUTS_AT_ONCE = 256
+"""Boxes that go through the backbone together; more would only take memory."""
 
 
 class Options(BaseModel):
@@ -38,6 +54,9 @@ class Options(BaseModel):
     levels: list[int] | None = None
     fold_norm: bool = False
     classes: bool = False
+    given_boxes: Literal["crop", "align"] | None = None
+    cells: bool = True
+    crop_from: int = 512
     mean: list[float] | None = None
     std: list[float] | None = None
 
@@ -55,7 +74,17 @@ class GridEncoder(VisionEncoder):
         fold_norm: merge BatchNorms into the convolutions before them (frozen statistics; a third faster to train).
         classes: also give each cell's distribution from the backbone's own classifier
             (targets for masked-region classification); not together with ``levels``.
+        given_boxes: how boxes that come with an image are looked into, behind the encoder's own regions. ``crop``: each
+            is cut out of the image, brought to the input's size and encoded as an image of its own (its region is the
+            mean of its cells, as that of a whole image); exact for small objects, at the cost of an image each.
+            ``align``: cut out of the whole image's feature map (RoIAlign); costs next to nothing, and small objects
+            need a large ``image_size``. None: boxes are not looked at.
+        cells: the cells of the whole image are regions; False (with ``given_boxes``) leaves them out.
+        crop_from: longer side in pixels that images keep for ``crop``.
         mean, std: pixel normalisation, as the backbone was trained; None takes timm's values.
+
+    Raises:
+        ConfigError: options that do not go together, or a backbone that gives no such maps.
     """
 
     def __init__(
@@ -68,15 +97,20 @@ class GridEncoder(VisionEncoder):
         levels: list[int] | None = None,
         fold_norm: bool = False,
         classes: bool = False,
+        given_boxes: Literal["crop", "align"] | None = None,
+        cells: bool = True,
+        crop_from: int = 512,
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
+        if given_boxes is None and not cells:
+            raise ConfigError("vision: without cells there is nothing to see", hint="set given_boxes: crop, or align")
         if classes and levels:
             raise ConfigError("vision: classes need the last feature map alone, so they do not go with levels")
         self.name = backbone
-        self.backbone: Any = _create(backbone, image_size, keep_classifier=classes)
-        _save_all_buffers(self.backbone)
+        self.backbone: Any = create_backbone(backbone, image_size, keep_classifier=classes)
+        save_all_buffers(self.backbone)
         data = timm.data.resolve_model_data_config(self.backbone)
         self.fold_norm = fold_norm
         if fold_norm:
@@ -86,6 +120,8 @@ class GridEncoder(VisionEncoder):
         self.trainable = trainable
         self.freeze_norm = freeze_norm
         self.classes = classes
+        self.given_boxes, self.takes_boxes = given_boxes, given_boxes is not None
+        self.cells, self.crop_from = cells, max(crop_from, image_size)
         self.prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         self.last_size = int(self.backbone.num_features)
         self.layout = "channels first"
@@ -98,7 +134,7 @@ class GridEncoder(VisionEncoder):
                 hint="check image_size and levels",
             ) from error
         self.feature_size = sum(self.part_sizes)
-        self.regions_per_image = 1 + self.rows * self.columns
+        self.regions_per_image = 1 + self.rows * self.columns if cells else 1
         self.freeze()
         self.train(self.training)
 
@@ -131,21 +167,70 @@ class GridEncoder(VisionEncoder):
         return self
 
     def boxes(self, width: int, height: int) -> np.ndarray:
-        """[1 + rows * columns, 4]: the whole image (0, 0, w-1, h-1), then cells row by row."""
+        """[1 + rows * columns, 4]: the whole image (0, 0, w-1, h-1), then cells row by row (if they are regions)."""
+        whole = np.array([[0, 0, width - 1, height - 1]], dtype=np.float32)
+        if not self.cells:
+            return whole
         xs = np.linspace(0, width - 1, self.columns + 1, dtype=np.float32)
         ys = np.linspace(0, height - 1, self.rows + 1, dtype=np.float32)
         left, top = np.meshgrid(xs[:-1], ys[:-1])
         right, bottom = np.meshgrid(xs[1:], ys[1:])
         cells = np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
-        return np.concatenate([np.array([[0, 0, width - 1, height - 1]], dtype=np.float32), cells])
+        return np.concatenate([whole, cells])
 
-    def forward(self, pixels: Tensor, table: RegionTable) -> tuple[Tensor, Tensor | None]:
-        """[I, 3, S, S] to [I * n, F] features (and class distributions); see :class:`VisionEncoder`."""
+    def place(self, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+        """[m, 4] given boxes, cut at the edges of the image."""
+        return np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32)).astype(np.float32)
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """As in the base class; for boxes that are cut out, only made smaller (and at most to ``crop_from``)."""
+        if self.given_boxes != "crop":
+            return super().prepare(image)
+        scale = min(1.0, self.crop_from / max(image.size))
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        resized = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+    def forward(self, pixels: Pixels, table: RegionTable) -> tuple[Tensor, Tensor | None]:
+        """[I, 3, S, S] to [N, F] features (and class distributions); see :class:`VisionEncoder`."""
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            maps = self._feature_map(pixels)
-        whole = maps.mean(1, keepdim=True)
-        features = torch.cat([whole, maps], dim=1).flatten(0, 1)
+            seen = squashed(pixels, self.image_size) if self.takes_boxes else pixels
+            assert isinstance(seen, Tensor)
+            maps = self._feature_map(seen)
+            whole = maps.mean(1, keepdim=True)
+            own = torch.cat([whole, maps], dim=1) if self.cells else whole
+            features = self._with_given(pixels, table, own, maps) if self.takes_boxes else own.flatten(0, 1)
         return features, self._distribution(features) if self.classes else None
+
+    def _with_given(self, pixels: Pixels, table: RegionTable, own: Tensor, maps: Tensor) -> Tensor:
+        """[N, F]: each image's own regions [I, n, F], and behind them those of its boxes."""
+        images = table.image_numbers
+        if images is None:
+            raise ValueError("the region table does not say of which image each box is (image_numbers)")
+        counts = torch.bincount(images, minlength=len(own))
+        place = torch.arange(len(images), device=images.device) - (counts.cumsum(0) - counts)[images]
+        given = place >= self.regions_per_image
+        features = own.new_zeros(len(images), self.feature_size)
+        features[~given] = own.flatten(0, 1)
+        rows = given.nonzero().squeeze(1)
+        if len(rows):
+            masks = None if table.masks is None else table.masks[rows]
+            cells, shape = self._cells_of(pixels, table, rows, maps)
+            features[rows] = covered_mean(cells, shape, masks)
+        return features
+
+    def _cells_of(
+        self, pixels: Pixels, table: RegionTable, rows: Tensor, maps: Tensor
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """[n, cells, F] what is in the boxes of these rows, and rows and columns of the cells."""
+        if self.given_boxes == "align":
+            assert table.image_numbers is not None
+            grids = maps.transpose(1, 2).unflatten(2, (self.rows, self.columns))
+            boxes = boxes_in_input(table, rows, self.rows, self.columns)
+            return cut_maps(grids, boxes, table.image_numbers[rows]), (ALIGNED_SIDE, ALIGNED_SIDE)
+        cut = cut_pixels(pixels, table, rows, self.image_size)
+        found = torch.cat([self._feature_map(part) for part in cut.split(CUT_OUTS_AT_ONCE)])
+        return found, (self.rows, self.columns)
 
     def _feature_map(self, pixels: Tensor) -> Tensor:
         """[I, cells, F] cells row by row."""
@@ -213,48 +298,6 @@ def _full_precision_convolutions(pixels: Tensor) -> AbstractContextManager[objec
     return nullcontext()
 
 
-def fold_batch_norms(backbone: nn.Module) -> None:
-    """Merge every BatchNorm that directly follows a convolution of its own width into it, in place.
-
-    The merged network computes what the original does with frozen statistics; timm's fused activation stays.
-
-    Raises:
-        ConfigError: a BatchNorm is left over, so the backbone is not of the kind that can be folded.
-    """
-    backbone.eval()
-    for parent in list(backbone.modules()):
-        previous: tuple[str, nn.Conv2d] | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                if previous is None or previous[1].out_channels != child.num_features:
-                    raise ConfigError("vision: fold_norm does not fit this backbone", hint="leave it out")
-                setattr(parent, previous[0], fuse_conv_bn_eval(previous[1], child))
-                rest = [m for n, m in child.named_children() if n in ("drop", "act")]
-                setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
-                previous = None
-            elif isinstance(child, nn.Conv2d):
-                previous = (name, child)
-            elif not isinstance(child, nn.Identity):  # an activation in between, say, does not let a norm through
-                previous = None
-
-
-def _save_all_buffers(backbone: nn.Module) -> None:
-    """Make all buffers part of checkpoints; those that no checkpoint holds come back empty from ``from_pretrained``."""
-    for module in backbone.modules():
-        module._non_persistent_buffers_set.clear()
-
-
-def _create(backbone: str, image_size: int, keep_classifier: bool) -> Any:
-    if not timm.is_model(backbone):
-        close = nearest(backbone, timm.list_models())
-        raise ConfigError(f"timm has no model {backbone!r}", hint=f"did you mean {close!r}?" if close else None)
-    options: dict[str, Any] = {} if keep_classifier else {"num_classes": 0}
-    try:  # ViTs must be told the input size, CNNs do not know the argument
-        return timm.create_model(backbone, pretrained=False, img_size=image_size, **options)
-    except TypeError:
-        return timm.create_model(backbone, pretrained=False, **options)
-
-
 def build(**options: Any) -> GridEncoder:
     """Make the encoder from ``config.vision`` without its ``kind``; see :class:`Options`.
 
@@ -269,72 +312,4 @@ def build(**options: Any) -> GridEncoder:
     return encoder
 
 
-def load_backbone_weights(encoder: GridEncoder, path: str) -> None:
-    """Load a backbone checkpoint (.pth or .safetensors, data only, never executed) strictly.
-
-    Classifier weights in the file are left out where the encoder has no classifier. Position embeddings (and windows)
-    of another image size are interpolated as timm does it.
-
-    Raises:
-        CheckpointError: missing or unexpected keys, other shapes, or an unreadable file.
-    """
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"cannot read backbone weights: {error}", where=path) from error
-    if "_conv_stem.weight" in state:
-        state = _from_reference_efficientnet(state, timm.create_model(encoder.name))
-    fresh = _create(encoder.name, encoder.image_size, keep_classifier=encoder.classes)
-    if not encoder.classes:
-        wanted = fresh.state_dict()
-        classifier = fresh.default_cfg.get("classifier", "classifier")
-        names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        state = {k: v for k, v in state.items() if k in wanted or not k.startswith(names)}
-    state = _resized(state, fresh)
-    try:
-        fresh.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        what = str(error).strip().splitlines()[1].strip()[:200]
-        raise CheckpointError(f"backbone weights do not fit: {what} ...", where=path) from error
-    if encoder.fold_norm:
-        fold_batch_norms(fresh)
-    _save_all_buffers(fresh)
-    encoder.backbone.load_state_dict(fresh.state_dict())
-
-
-def _resized(state: dict[str, Tensor], fresh: Any) -> dict[str, Tensor]:
-    """The weights with what depends on the image size brought to ``fresh``'s; as they are where all shapes fit."""
-    wanted = fresh.state_dict()
-    convert = getattr(sys.modules[type(fresh).__module__], "checkpoint_filter_fn", None)
-    if convert is None or all(k not in wanted or wanted[k].shape == v.shape for k, v in state.items()):
-        return state
-    try:
-        return dict(convert(dict(state), fresh))
-    except Exception:  # weights of another backbone; loading them says what does not fit
-        return state
-
-
-def _from_reference_efficientnet(state: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
-    """Rename the keys of the reference PyTorch port of EfficientNet (``_blocks.7._depthwise_conv``) to timm's."""
-    places = [f"blocks.{s}.{b}" for s, stage in enumerate(backbone.blocks) for b in range(len(stage))]
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    expanded = {
-        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-        "_project_conv": "conv_pwl", "_bn2": "bn3",
-    }  # fmt: skip
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    renamed = {}
-    for key, value in state.items():
-        parts = key.split(".")
-        if parts[0] == "_blocks":
-            names = expanded if f"_blocks.{parts[1]}._expand_conv.weight" in state else plain
-            new = [places[int(parts[1])], names[parts[2]], *parts[3:]]
-        else:
-            new = [outside[parts[0]], *parts[1:]]
-        renamed[".".join(new)] = value
-    return renamed
+__all__ = ["GridEncoder", "build", "fold_batch_norms", "load_backbone_weights"]

@@ -18,6 +18,7 @@ from torchvision.ops import roi_align
 
 from mmbert.errors import ConfigError
 from mmbert.model.packed import Pixels, RegionTable
+from mmbert.vision.encoders._given_boxes import boxes_in_input, of_one_size
 from mmbert.vision.encoders._resnet_weights import load_backbone_weights
 from mmbert.vision.encoders.base import VisionEncoder
 
@@ -143,12 +144,12 @@ class BoxResNet(VisionEncoder):
         if table.image_numbers is None:
             raise ValueError("the region table does not say of which image each box is (image_numbers)")
         cut, order = [], []
-        for numbers in _of_one_size(pixels):
+        for numbers in of_one_size(pixels):
             images = torch.stack([pixels[number] for number in numbers])
             wanted = torch.tensor(numbers, device=images.device)
             rows = torch.isin(table.image_numbers, wanted).nonzero().squeeze(1)
             local = torch.searchsorted(wanted, table.image_numbers[rows])
-            boxes = self._in_input(table, rows, images)
+            boxes = boxes_in_input(table, rows, images.shape[2], images.shape[3])
             normalised = self.normalised(images)
             if table.hidden is not None:
                 hidden = table.hidden[rows]
@@ -188,15 +189,6 @@ class BoxResNet(VisionEncoder):
         mean, std = (torch.tensor(v, dtype=exact, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (((values.flip(1) if self.bgr else values) - mean) / std).to(dtype)
 
-    @staticmethod
-    def _in_input(table: RegionTable, rows: Tensor, images: Tensor) -> Tensor:
-        """[n, 4] boxes of some rows in pixels of the input."""
-        boxes = table.boxes[rows]
-        if table.pixel_ratios is not None:
-            return boxes * table.pixel_ratios[rows].repeat(1, 2)
-        size = torch.tensor([images.shape[3], images.shape[2]], dtype=boxes.dtype, device=boxes.device)
-        return boxes * (size / table.sizes[rows]).repeat(1, 2)
-
 
 def cut_out(maps: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
     """RoIAlign, one sample in the middle of each of 14 x 14 bins, without the half-pixel shift (He et al., 2017).
@@ -213,16 +205,6 @@ def cut_out(maps: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
     rois = torch.cat([images.to(exact).unsqueeze(1), boxes.to(exact)], dim=1)
     found = roi_align(maps.to(exact), rois, (ROI_SIDE, ROI_SIDE), 1 / STRIDE, sampling_ratio=1, aligned=False)
     return found.to(maps.dtype)
-
-
-def _of_one_size(pixels: Pixels) -> list[list[int]]:
-    """Numbers of the images of each size, in ascending order."""
-    if isinstance(pixels, Tensor):
-        return [list(range(len(pixels)))]
-    sizes: dict[torch.Size, list[int]] = {}
-    for number, image in enumerate(pixels):
-        sizes.setdefault(image.shape, []).append(number)
-    return list(sizes.values())
 
 
 def _blanked(images: Tensor, boxes: Tensor, numbers: Tensor) -> Tensor:
