@@ -116,7 +116,7 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     Args:
         description: ``grid:tf_efficientnet_lite0,image_size=224`` (a kind of encoder; a word without ``=`` is its
             ``backbone``; ``weights=FILE`` or ``weights=package:NAME`` loads a checkpoint), or a model by name, folder
-            or hub id, whose vision encoder is taken.
+            or hub id, whose vision encoder is taken, with options that are to differ (``starter,image_size=160``).
         device: where it computes; a GPU if there is one.
 
     Raises:
@@ -130,15 +130,26 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     elif colon and description not in SHIPPED and not Path(description).exists():
         plugins.load(ENCODERS, kind)  # says what there is
     else:
-        encoder = _of_model(description)
+        name, _, changed = description.partition(",") if not Path(description).exists() else (description, "", "")
+        encoder = _of_model(name, _options(changed))
     return encoder.to(chosen).eval()
 
 
-def _of_model(name: str) -> RegionExtractor:
+def _of_model(name: str, changed: dict[str, Any]) -> RegionExtractor:
+    """The vision encoder of a model; with other options one like it, of the same weights."""
     vision = load_model(find_model(name), torch.float32).trunk.vision
     if vision is None:
         raise UsageError(f"the model {name} has no vision encoder", hint="name an encoder: grid:BACKBONE,weights=FILE")
-    return vision
+    if not changed:
+        return vision
+    encoder = _build(vision.kind, {**vision.options, **changed})
+    try:
+        encoder.load_state_dict(vision.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the weights of {name} do not fit an encoder with {changed}", hint="only options that leave them alone"
+        ) from error
+    return encoder
 
 
 def _build(kind: str, options: dict[str, Any]) -> RegionExtractor:
