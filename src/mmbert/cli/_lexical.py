@@ -47,6 +47,9 @@ def mlt(
     answers: Annotated[
         str, typer.Option("--answers", help="given, or occurring: the form that stands in the other sentence.")
     ] = "given",
+    as_given: Annotated[
+        bool, typer.Option("--as-given", help="Answer with what training rows give (dictionary forms), not its forms.")
+    ] = False,
     whole_list: Annotated[
         bool, typer.Option("--whole-list", help="Choose among all target words, not only the word's own in training.")
     ] = False,
@@ -103,6 +106,7 @@ def mlt(
         target=_target(bert, words, train, answers),
         images=image,
         answers=answers,  # type: ignore[arg-type]
+        as_given=as_given,
         whole_list=whole_list,
         languages=None if lang is None else lang.replace(",", " ").split(),
         progress=show_progress(),
@@ -113,7 +117,7 @@ def mlt(
     figures = result.report()
     if as_json:
         left_out = [{"where": place, "reason": reason} for place, reason in bad]
-        facts = {"model": model, "data": data, "answers": answers, "whole_list": whole_list}
+        facts = {"model": model, "data": data, "answers": answers, "as_given": as_given, "whole_list": whole_list}
         print_json(facts | figures | {"left_out": left_out})
         return
     _print(data, result, figures)

@@ -6,6 +6,8 @@ In: records with ``annotation`` as ``data/sources/mlt.py`` and ``legacy.py`` giv
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +46,12 @@ class LexicalItem:
         MLT's training rows give dictionary forms (*weiß*), its test rows of 2016 and 2017 what stands in the reference
         (*weißen*).
         """
-        if answers == "given":
-            return self.translations
-        found = [(text, find_form(text, self.other)) for text in self.translations]
-        return tuple(dict.fromkeys(text if span is None else self.other[slice(*span)] for text, span in found))
+        return tuple(dict.fromkeys(self.form(text, answers) for text in self.translations))
+
+    def form(self, translation: str, answers: Answers) -> str:
+        """One of the translations, in the form that ``answers`` says."""
+        span = None if answers == "given" else find_form(translation, self.other)
+        return translation if span is None else self.other[slice(*span)]
 
 
 def lexical_items(record: Record) -> list[LexicalItem]:
@@ -87,36 +91,51 @@ def _split(value: Any) -> Iterator[str]:
         yield from str(part).split()
 
 
+Counts = dict[str, dict[str, dict[str, dict[str, int]]]]
+"""Language -> word -> translation -> what records give for it (itself, or another form) -> how often; lower-case."""
+
+
 class Lexicon:
     """Translations that words had in training, and how often: what a word can mean, and what it means mostly.
 
     Args:
-        counts: language -> word -> translation -> how often; all lower-case.
+        counts: as :attr:`counts` of another.
     """
 
-    def __init__(self, counts: Mapping[str, Mapping[str, Mapping[str, int]]] | None = None) -> None:
-        self.counts = {
-            language: {word: dict(found) for word, found in words.items()}
-            for language, words in (counts if counts is not None else {}).items()
-        }
+    def __init__(self, counts: Counts | None = None) -> None:
+        self.counts: Counts = copy.deepcopy(counts or {})
 
     def add(self, item: LexicalItem, answers: Answers = "given") -> None:
         """Count the right translations of an item."""
-        found = self.counts.setdefault(item.language, {}).setdefault(item.word.casefold(), {})
-        for text in item.right(answers):
-            found[text.casefold()] = found.get(text.casefold(), 0) + 1
+        of_word = self.counts.setdefault(item.language, {}).setdefault(item.word.casefold(), {})
+        for given in item.translations:
+            of_form = of_word.setdefault(item.form(given, answers).casefold(), {})
+            of_form[given.casefold()] = of_form.get(given.casefold(), 0) + 1
 
-    def candidates(self, item: LexicalItem) -> Mapping[str, int]:
-        """Translations of the item's word with their counts; empty where the word was never seen."""
+    def translations_of(self, item: LexicalItem) -> Mapping[str, Mapping[str, int]]:
+        """Translations of the item's word, each with what records give for it; empty where the word was never seen."""
         return self.counts.get(item.language, {}).get(item.word.casefold(), {})
 
-    def majority(self, item: LexicalItem) -> str | None:
-        """The most frequent translation (of equals the first of the alphabet); None where the word was never seen."""
-        return min(self.candidates(item).items(), key=lambda found: (-found[1], found[0]), default=(None, 0))[0]
+    def majority(self, item: LexicalItem, answers: Answers = "occurring") -> str | None:
+        """The most frequent translation (of equals the first of the alphabet); None where the word was never seen.
 
-    def translations(self) -> list[str]:
-        """All translations of all words, in the order of the alphabet."""
+        Args:
+            item: the word.
+            answers: ``given``: of what the records give; ``occurring``: of the translations as they were counted.
+        """
+        total: Counter[str] = Counter()
+        for translation, given in self.translations_of(item).items():
+            total.update(given if answers == "given" else {translation: sum(given.values())})
+        return min(total, key=lambda text: (-total[text], text), default=None)
+
+    def all_translations(self) -> list[str]:
+        """Those of all words, in the order of the alphabet."""
         return sorted({text for words in self.counts.values() for found in words.values() for text in found})
+
+    def all_given(self) -> set[str]:
+        """What records give, for any word."""
+        forms = (found for words in self.counts.values() for of_word in words.values() for found in of_word.values())
+        return {text for given in forms for text in given}
 
 
 def read_lexicon(records: Iterable[Record], answers: Answers = "given") -> Lexicon:

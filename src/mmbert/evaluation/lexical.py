@@ -6,7 +6,7 @@ the most frequent translation of the word in the rows that the model was trained
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,8 @@ class Choice:
         right: translations that count as right, lower-case.
         chosen: by way (:data:`COLUMNS`) the word chosen; None where the way had nothing to choose from.
         seen: the word was in the training rows.
-        in_list: a right translation is among the model's target words.
-        reachable: one is among the words chosen from.
+        in_list: a right translation is in the model's list, whichever word it belongs to.
+        reachable: one is among those chosen from.
     """
 
     item: LexicalItem
@@ -128,6 +128,7 @@ def evaluate_lexical(
     target: TargetWords | None = None,
     images: bool = True,
     answers: Answers = "given",
+    as_given: bool = False,
     whole_list: bool = False,
     languages: Sequence[str] | None = None,
     batch_tokens: int = 8192,
@@ -141,6 +142,8 @@ def evaluate_lexical(
         target: what the head's outputs mean; None asks the model.
         images: choose with the image, too, where every record has one.
         answers: which translations are right, as of the task.
+        as_given: answer not with a target word but with what the training rows give for it (a dictionary form, where
+            the targets are forms that occur); the probabilities of all its forms are added up.
         whole_list: choose among all target words, not only among the translations that the word had in training.
         languages: of the translations; None: all.
         batch_tokens: positions per pass.
@@ -160,37 +163,53 @@ def evaluate_lexical(
     if not items:
         raise DataError("no record gives a word and its translations", hint="`mmbert data list mlt` says what it needs")
     among = [
-        np.ones(len(target.words), dtype=bool) if whole_list else target.candidates(item).copy() for item, _ in items
+        np.ones(len(target.words), dtype=bool) if whole_list else target.candidates(item) for item, _ in items
     ]
-    choices = [_open(item, target, answers, mask) for (item, _), mask in zip(items, among, strict=True)]
+    every = target.lexicon.all_given() if as_given else set(target.numbers)
+    choices = []
+    for (item, _), mask in zip(items, among, strict=True):
+        right = frozenset(text.casefold() for text in item.right(answers))
+        known = target.lexicon.translations_of(item)
+        words = {target.words[number].casefold() for number in np.flatnonzero(mask)}
+        options = {text for word in words for text in known.get(word, (word,))} if as_given else words
+        seen = bool(known) or not target.lexicon.counts
+        choices.append(Choice(item, right, seen, not right.isdisjoint(every), not right.isdisjoint(options)))
     seeing = images and model.processor.images is not None and all(image is not None for _, image in items)
     ways = (WITH_IMAGE, WITHOUT_IMAGE, MAJORITY) if seeing else (WITHOUT_IMAGE, MAJORITY)
     for way in ways[:-1]:
         shown = [(item, image if way == WITH_IMAGE else None) for item, image in items]
-        for choice, word in zip(choices, _chosen(model, target, shown, among, batch_tokens, progress), strict=True):
-            choice.chosen[way] = word
+        for number, logits in _logits(model, target, shown, batch_tokens, progress):
+            choice = choices[number]
+            choice.chosen[way] = _best(target, choice.item, np.where(among[number], logits, -np.inf), as_given)
     for choice in choices:
-        choice.chosen[MAJORITY] = target.lexicon.majority(choice.item)
+        choice.chosen[MAJORITY] = target.lexicon.majority(choice.item, "given" if as_given else "occurring")
     return LexicalResult(choices, ways if target.lexicon.counts else ways[:-1])
 
 
-def _open(item: LexicalItem, target: TargetWords, answers: Answers, among: np.ndarray) -> Choice:
-    right = target.right(item, answers)
-    texts = frozenset(text.casefold() for text in item.right(answers))
-    seen = bool(target.lexicon.candidates(item))
-    return Choice(item, texts, seen=seen, in_list=bool(right), reachable=bool(among[right].any()))
+def _best(target: TargetWords, item: LexicalItem, logits: np.ndarray, as_given: bool) -> str:
+    """The target word with the highest of the [outputs] logits, or the most probable of what is given for them."""
+    if not as_given:
+        return target.words[int(logits.argmax())]
+    known = target.lexicon.translations_of(item)
+    total: dict[str, float] = {}
+    probabilities = np.exp(logits - logits.max())
+    for number in np.flatnonzero(probabilities):
+        word = target.words[number].casefold()
+        counts = known.get(word, {word: 1})
+        for text, count in counts.items():
+            total[text] = total.get(text, 0.0) + float(probabilities[number]) * count / sum(counts.values())
+    return max(total, key=lambda text: total[text])
 
 
-def _chosen(
+def _logits(
     model: MMBert,
     target: TargetWords,
     items: Sequence[tuple[LexicalItem, AnyImage | None]],
-    among: Sequence[np.ndarray],
     batch_tokens: int,
     progress: bool,
-) -> list[str]:
-    """The word with the highest logit of those that each item may have; short sequences first."""
-    processor, found = model.processor, [""] * len(items)
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Number of each item and its [outputs] logits; short sequences come first."""
+    processor = model.processor
     examples = [sequence(processor, item, neighbours=target.neighbours, image=image) for item, image in items]
     lengths = [len(e.token_ids) + processor.region_count(e.image) + 1 for e in examples]
     order = sorted(range(len(items)), key=lengths.__getitem__)
@@ -198,9 +217,5 @@ def _chosen(
         for part in _by_budget(order, lengths, batch_tokens):
             batch = collate([examples[i] for i in part], processor.images).to(model.device)
             pooled = model.model(batch, positions=batch.starts).pooled
-            logits = model.model.head_logits(HEAD, pooled).float().cpu().numpy()
-            best = np.where(np.stack([among[i] for i in part]), logits, -np.inf).argmax(1)
-            for i, number in zip(part, best.tolist(), strict=True):
-                found[i] = target.words[number]
+            yield from zip(part, model.model.head_logits(HEAD, pooled).float().cpu().numpy(), strict=True)
             bar.update(len(part))
-    return found

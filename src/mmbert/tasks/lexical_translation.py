@@ -66,7 +66,7 @@ def heads(parts: Sequence[tuple[Options, Source]]) -> dict[str, dict[str, Any]]:
             for item in _items(source[number], options):
                 lexicon.add(item, options.answers)
     (path,) = lists
-    words = lexicon.translations() if path is None else read_words(path)
+    words = lexicon.all_translations() if path is None else read_words(path)
     if not lexicon.counts:
         raise DataError("no record gives a word and its translations", where=parts[0][1].name)
     first = parts[0][0]
@@ -102,7 +102,7 @@ class TargetWords:
 
     def candidates(self, item: LexicalItem) -> np.ndarray:
         """[outputs] whether each is a translation that the word had in training; all where it had none of them."""
-        known = [self.numbers[text] for text in self.lexicon.candidates(item) if text in self.numbers]
+        known = [self.numbers[text] for text in self.lexicon.translations_of(item) if text in self.numbers]
         among = np.full(len(self.words), not known)
         among[known] = True
         return among

@@ -20,12 +20,14 @@ class Options(BaseModel):
     Attributes:
         images: choose with the image where there is one; that accuracy then decides.
         answers: which translations are right; None: those that the model was trained on.
+        as_given: see :func:`~mmbert.evaluation.lexical.evaluate_lexical`.
         whole_list: choose among all target words.
     """
 
     model_config = ConfigDict(extra="forbid")
     images: bool = True
     answers: Answers | None = None
+    as_given: bool = False
     whole_list: bool = False
 
 
@@ -38,6 +40,7 @@ def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measu
         target=target,
         images=options.images,
         answers=options.answers or target.answers,
+        as_given=options.as_given,
         whole_list=options.whole_list,
     )
     report = result.report()
