@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.text.forms import find_form
@@ -40,6 +40,7 @@ def test_compounds_count_where_they_are_asked_for() -> None:
     assert found("phone", "a cellphone and two phones", compounds=True) == "phones"
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text("abcdeßéï", min_size=1, max_size=8), min_size=1, max_size=6), st.data())
 def test_a_word_of_the_sentence_is_always_found(words: list[str], data: st.DataObject) -> None:
     word = data.draw(st.sampled_from(words))

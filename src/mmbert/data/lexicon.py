@@ -107,14 +107,14 @@ class Lexicon:
 
     def add(self, item: LexicalItem, answers: Answers = "given") -> None:
         """Count the right translations of an item."""
-        of_word = self.counts.setdefault(item.language, {}).setdefault(item.word.casefold(), {})
+        of_word = self.counts.setdefault(item.language, {}).setdefault(item.word.lower(), {})
         for given in item.translations:
-            of_form = of_word.setdefault(item.form(given, answers).casefold(), {})
-            of_form[given.casefold()] = of_form.get(given.casefold(), 0) + 1
+            of_form = of_word.setdefault(item.form(given, answers).lower(), {})
+            of_form[given.lower()] = of_form.get(given.lower(), 0) + 1
 
     def translations_of(self, item: LexicalItem) -> Mapping[str, Mapping[str, int]]:
         """Translations of the item's word, each with what records give for it; empty where the word was never seen."""
-        return self.counts.get(item.language, {}).get(item.word.casefold(), {})
+        return self.counts.get(item.language, {}).get(item.word.lower(), {})
 
     def majority(self, item: LexicalItem, answers: Answers = "occurring") -> str | None:
         """The most frequent translation (of equals the first of the alphabet); None where the word was never seen.

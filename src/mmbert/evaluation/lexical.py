@@ -49,7 +49,7 @@ class Choice:
     def is_right(self, way: str) -> bool:
         """Whether this way's choice is right."""
         word = self.chosen.get(way)
-        return word is not None and word.casefold() in self.right
+        return word is not None and word.lower() in self.right
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ def evaluate_lexical(
     every = target.lexicon.all_given() if as_given else set(target.numbers)
     choices = []
     for (item, _), mask in zip(items, among, strict=True):
-        right = frozenset(text.casefold() for text in item.right(answers))
+        right = frozenset(text.lower() for text in item.right(answers))
         known = target.lexicon.translations_of(item)
-        words = {target.words[number].casefold() for number in np.flatnonzero(mask)}
+        words = {target.words[number].lower() for number in np.flatnonzero(mask)}
         options = {text for word in words for text in known.get(word, (word,))} if as_given else words
         seen = bool(known) or not target.lexicon.counts
         choices.append(Choice(item, right, seen, not right.isdisjoint(every), not right.isdisjoint(options)))
@@ -194,7 +194,7 @@ def _best(target: TargetWords, item: LexicalItem, logits: np.ndarray, as_given: 
     total: dict[str, float] = {}
     probabilities = np.exp(logits - logits.max())
     for number in np.flatnonzero(probabilities):
-        word = target.words[number].casefold()
+        word = target.words[number].lower()
         counts = known.get(word, {word: 1})
         for text, count in counts.items():
             total[text] = total.get(text, 0.0) + float(probabilities[number]) * count / sum(counts.values())

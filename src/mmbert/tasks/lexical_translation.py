@@ -93,11 +93,11 @@ class TargetWords:
         self.neighbours: int | None = head.get("neighbours")
         self.numbers: dict[str, int] = {}
         for number, word in enumerate(self.words):
-            self.numbers.setdefault(word.casefold(), number)
+            self.numbers.setdefault(word.lower(), number)
 
     def right(self, item: LexicalItem, answers: Answers) -> list[int]:
         """Outputs that are right; none where no translation is in the list."""
-        found = (self.numbers.get(text.casefold()) for text in item.right(answers))
+        found = (self.numbers.get(text.lower()) for text in item.right(answers))
         return [number for number in dict.fromkeys(found) if number is not None]
 
     def candidates(self, item: LexicalItem) -> np.ndarray:
