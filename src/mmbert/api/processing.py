@@ -37,6 +37,8 @@ class MMBertProcessor:
         check_tokenizer(tokenizer, config.vocab_size)
         self.tokenizer = tokenizer
         self.max_text_tokens = config.max_text_tokens
+        self.segments = config.type_vocab_size
+        self.heads: dict[str, Any] = dict(config.heads or {})
         self.vision = vision
         self._lengths: dict[str, int] = {}
         self.images: ImageInput | None = None if vision is None else PixelInput(vision, cache_bytes=0)

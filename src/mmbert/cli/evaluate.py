@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli._lexical import mlt
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -32,6 +33,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.callback()
 def _evaluate() -> None:
     """Measure a model on data with captions."""
+
+
+app.command()(mlt)
 
 
 @app.command()

@@ -210,6 +210,12 @@ def _translation(settings: LegacySettings) -> dict[str, Any]:
     return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
 
 
+def _lexical(settings: LegacySettings) -> dict[str, Any]:
+    """English to German, over the list that the network names. Without vision it still reads the number of regions."""
+    options = {"languages": ["de"], "words": settings.size("MLT_vocab")}
+    return {"words": {"options": options, **_size(sum(_batches(settings)))}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -226,7 +232,7 @@ FAMILIES = {
     "matching": Family("matching", _matching),
     "translation-retrieval": Family(),
     "distance": Family(),
-    "lexical-translation": Family(),
+    "lexical-translation": Family("lexical-translation", _lexical),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),
     "question-answering": Family(),

@@ -175,6 +175,8 @@ HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
     "transform": TransformHead,
 }
 """What ``kind`` may be in the options of a named head."""
+MEANINGS = ("labels", "lexicon", "answers", "neighbours")
+"""Options that say what a head's outputs mean and how its texts are read; they change nothing of the network."""
 
 
 def build_head(config: MMBertConfig, name: str) -> nn.Module:
@@ -183,7 +185,7 @@ def build_head(config: MMBertConfig, name: str) -> nn.Module:
     Raises:
         ConfigError: no kind, an unknown one, or options that it does not take.
     """
-    options = dict((config.heads or {})[name])
+    options = {key: value for key, value in (config.heads or {})[name].items() if key not in MEANINGS}
     kind = options.pop("kind", None)
     if kind not in HEAD_KINDS:
         raise ConfigError(f"head {name!r}: unknown kind {kind!r}", hint=f"kind is one of: {', '.join(HEAD_KINDS)}")

@@ -39,6 +39,7 @@ CHANGEABLE = (
     "rerank_weight",
     "rerank_views",
     "hub_weight",
+    "heads",
 )
 """Configuration keys that may differ from the model that training starts from."""
 
@@ -300,15 +301,26 @@ def _from_checkpoint(name: str, recipe: ModelRecipe) -> MMBert:
         )
     found = MMBert.from_pretrained(name, device="cpu")
     if recipe.config:
-        for key, value in recipe.config.items():
-            setattr(found.model.config, key, value)
-        fresh = MMBertForPreTraining(found.model.config)
-        fresh.load_state_dict(found.model.state_dict())
+        fresh = _changed(found.model, recipe.config)
         found = MMBert(fresh, MMBertProcessor(found.processor.tokenizer, fresh.config, fresh.trunk.vision))
     model, tokenizer = extend_vocabulary(found.model, found.processor.tokenizer, recipe.tokenizer)
     if model is found.model and tokenizer is found.processor.tokenizer:
         return found
     return MMBert(model, MMBertProcessor(tokenizer, model.config, model.trunk.vision))
+
+
+def _changed(model: MMBertForPreTraining, changes: dict[str, Any]) -> MMBertForPreTraining:
+    """The model with other settings; heads that it had not, or that had other outputs, start as new ones."""
+    config, had = model.config, model.config.heads or {}
+    heads = changes.get("heads") or {}
+    renewed = tuple(f"heads.{name}." for name, options in heads.items() if had.get(name) != options)
+    for key, value in changes.items():
+        setattr(config, key, had | heads if key == "heads" else value)
+    fresh = MMBertForPreTraining(config)
+    own = {name: tensor for name, tensor in fresh.state_dict().items() if name.startswith(renewed)}
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(renewed)}
+    fresh.load_state_dict(kept | own)
+    return fresh
 
 
 def _check_keys(config: dict[str, Any]) -> None:
@@ -381,12 +393,21 @@ def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MM
             where=f"components.{name}",
             hint=f"did you mean {close!r}?" if close else f"it has: {', '.join(module.OBJECTIVES)}",
         )
+    task = module.build(task_options(name, recipe), processor, tuple(recipe.objectives))
+    return Component(name, source, task, recipe.tokens, recipe.records, seed)
+
+
+def task_options(name: str, recipe: ComponentRecipe) -> Any:
+    """The options of a component's task, checked.
+
+    Raises:
+        ConfigError: one is unknown or wrong.
+    """
+    module = load("mmbert.tasks", recipe.task)
     try:
-        options = module.Options(**recipe.options)
+        return module.Options(**recipe.options)
     except ValidationError as error:
         raise validation_error(error, module.Options, f"components.{name}.options") from error
-    task = module.build(options, processor, tuple(recipe.objectives))
-    return Component(name, source, task, recipe.tokens, recipe.records, seed)
 
 
 def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from mmbert.data.mixture import StepDataset
 from mmbert.training.build import build_components, build_model, grouped_records, open_sources
+from mmbert.training.heads import with_task_heads
 from mmbert.training.optimizers import build_optimizer
 from mmbert.training.precision import choose
 from mmbert.training.recipe import Recipe, load_recipe
@@ -191,7 +192,7 @@ def _prepare(recipe: Recipe, steps: int) -> _Step:
     model = recipe.model
     while isinstance(model.init, str) and model.init.startswith(FIRST_STAGE):
         model = load_recipe(model.init.removeprefix(FIRST_STAGE)).model  # as large, whatever its weights
-    bert = build_model(model, sources, recipe.seed)
+    bert = build_model(with_task_heads(model, recipe, sources), sources, recipe.seed)
     choose_trained(recipe, bert)
     components = build_components(recipe, sources, bert.processor)
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))

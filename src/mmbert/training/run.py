@@ -49,6 +49,7 @@ from mmbert.training.checkpoints import (
     write_whole,
     written_aside,
 )
+from mmbert.training.heads import with_task_heads
 from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
@@ -105,6 +106,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     report = BadRecords(skip=skip_bad)
     stored = open_features(recipe)
     sources = open_sources(recipe, report, stored)
+    model = with_task_heads(model, recipe, sources)
     started = InitReport() if isinstance(model.init, InitRecipe) else None
     bert = build_model(model, sources, recipe.seed, started, stored)
     choose_trained(recipe, bert)
