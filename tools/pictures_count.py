@@ -108,7 +108,9 @@ class Experiments:
     def _retrieval(self, start: str) -> dict[str, Any]:
         name = f"retrieval-{start}"
         init = "start" if start == "none" else start
-        self._train("retrieval", name, data=self._folder("scenes"), init=init)
+        validation = self._folder("scenes") | {"split": "validation", "languages": LANGUAGES}
+        overrides = [f"evaluation.data={json.dumps(validation)}"]
+        self._train("retrieval", name, overrides, data=self._folder("scenes"), init=init)
         model, test = self._model(name), self._records("scenes", "test")
         found = {"pictures": len(test), **_recall(model, test)}
         return found | {"shuffled": _recall(model, shuffled(test))}
