@@ -23,6 +23,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from scenes.pairs import Pair, held_out_pairs, pairs_of
 
 SPLITS = {"train": 2400, "validation": 300, "test": 500}
 MLT_FILES = {"train": "en{}_train.txt", "validation": "en{}_val.txt", "test": "en{}_test2016.txt"}
+DEFAULTS: dict[str, Any] = {
+    "sizes": SPLITS, "texts": 6000, "concepts": 60, "side": 160, "share": 0.15, "seed": 1
+}  # fmt: skip
 GRID = (2, 2)
 COUNTED = 0.2  # share of pictures whose captions count
 THREE = 0.4  # share of the others with three objects
@@ -116,35 +120,41 @@ def build(out: Path, *, sizes: dict[str, int], texts: int, concepts: int, side: 
         (out / folder).mkdir(parents=True)
     pairs = {"names": names, "held_out": sorted(sorted(pair) for pair in held_out)}
     (out / "pairs.json").write_text(json.dumps(pairs, indent=1), "utf-8")
-    rows: dict[str, list[dict[str, str]]] = {"scenes": [], "vague": []}
-    lexical: dict[tuple[str, str], list[str]] = {(s, code): [] for s in sizes for code in ("de", "fr")}
+    tables: dict[str, list[str]] = {}  # file to its lines
     for split, count in sizes.items():
         for number, item in enumerate(items.draw(count, unseen=split != "train")):
-            row = {"file_name": f"{split}-{number:05}.webp", "split": split}
-            written = captions(item.said, item.scene.ground)
-            objects = ", ".join(dict.fromkeys(o.concept.name for o in item.scene.objects))
-            item.scene.image.save(out / "scenes" / row["file_name"], quality=90, method=2)
-            told = {f"caption_{code}": text for code, text in written.items()}
-            rows["scenes"].append(row | told | {"objects": objects, "facts": json.dumps(item.scene.facts())})
-            if item.vague is not None:
-                open_part = item.said[item.vague].concept
-                vague = caption(item.said, item.scene.ground, "en", item.vague)
-                os.link(out / "scenes" / row["file_name"], out / "vague" / row["file_name"])
-                told = {"caption_en": vague, "caption_de": written["de"], "caption_fr": written["fr"]}
-                rows["vague"].append(row | told | {"open": open_part.name})
-                for code in ("de", "fr"):
-                    name = open_part.names[code]
-                    if " " not in name:  # in that format, blanks stand between several right answers
-                        cells = (open_part.kind, name, vague, written[code], row["file_name"])
-                        lexical[split, code].append(" | ".join(cells))
-    for folder, found in rows.items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-        (out / folder / "metadata.jsonl").write_text(lines, "utf-8")
-    for (split, code), found in lexical.items():
-        (out / "mlt" / MLT_FILES[split].format(code)).write_text("\n".join(found) + "\n", "utf-8")
-    lines = [captions(item.said, item.scene.ground) for item in items.draw(texts, unseen=False)]
-    for code in LANGUAGES:
-        (out / "text" / f"train.{code}").write_text("".join(f"{line[code]}\n" for line in lines), "utf-8")
+            for file, line in _picture(out, f"{split}-{number:05}.webp", split, item):
+                tables.setdefault(file, []).append(line)
+    for told in (captions(item.said, item.scene.ground) for item in items.draw(texts, unseen=False)):
+        for code in LANGUAGES:
+            tables.setdefault(f"text/train.{code}", []).append(told[code])
+    for file, lines in tables.items():
+        (out / file).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def _picture(out: Path, name: str, split: str, item: Item) -> Iterator[tuple[str, str]]:
+    """Save a picture; give the lines that are about it, each with the file that it belongs to."""
+    written = captions(item.said, item.scene.ground)
+    item.scene.image.save(out / "scenes" / name, quality=90, method=2)
+    row = {"file_name": name, "split": split}
+    objects = ", ".join(dict.fromkeys(o.concept.name for o in item.scene.objects))
+    told = {f"caption_{code}": text for code, text in written.items()}
+    yield "scenes/metadata.jsonl", _json(row | told | {"objects": objects, "facts": _json(item.scene.facts())})
+    if item.vague is None:
+        return
+    left_open = item.said[item.vague].concept
+    vague = caption(item.said, item.scene.ground, "en", item.vague)
+    os.link(out / "scenes" / name, out / "vague" / name)
+    told = {"caption_en": vague, "caption_de": written["de"], "caption_fr": written["fr"]}
+    yield "vague/metadata.jsonl", _json(row | told | {"open": left_open.name})
+    for code in ("de", "fr"):
+        if " " not in left_open.names[code]:  # in that format, blanks stand between several right answers
+            cells = (left_open.kind, left_open.names[code], vague, written[code], name)
+            yield f"mlt/{MLT_FILES[split].format(code)}", " | ".join(cells)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def main() -> None:
@@ -153,25 +163,20 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="a new folder")
     for split, count in SPLITS.items():
         parser.add_argument(f"--{split}", type=int, default=count, help=f"pictures (default {count})")
-    parser.add_argument("--texts", type=int, default=6000, help="lines of text without pictures (default 6000)")
-    parser.add_argument("--concepts", type=int, default=60, help=f"of {len(CONCEPTS)} (default 60)")
-    parser.add_argument("--side", type=int, default=160, help="of the pictures, in pixels (default 160)")
-    parser.add_argument("--held-out", type=float, default=0.15, help="share of the pairs (default 0.15)")
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    if given.out.exists():
-        parser.error(f"{given.out} exists already")
-    sizes = {split: getattr(given, split) for split in SPLITS}
-    build(
-        given.out,
-        sizes=sizes,
-        texts=given.texts,
-        concepts=given.concepts,
-        side=given.side,
-        share=given.held_out,
-        seed=given.seed,
-    )
-    print(f"{sum(sizes.values())} pictures in {given.out / 'scenes'}")
+    for name, kind, what in (
+        ("texts", int, "lines of text without pictures"),
+        ("concepts", int, f"kinds of things, of {len(CONCEPTS)}"),
+        ("side", int, "of the pictures, in pixels"),
+        ("share", float, "of the pairs of things that is held out"),
+        ("seed", int, "decides everything"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=DEFAULTS[name], help=f"{what} (default {DEFAULTS[name]})")
+    given = vars(parser.parse_args())
+    out, sizes = given.pop("out"), {split: given.pop(split) for split in SPLITS}
+    if out.exists():
+        parser.error(f"{out} exists already")
+    build(out, sizes=sizes, **given)
+    print(f"{sum(sizes.values())} pictures in {out / 'scenes'}")
 
 
 if __name__ == "__main__":

@@ -96,10 +96,9 @@ class Experiments:
         self.stage("lexical", self._lexical)
 
     def _scenes(self) -> dict[str, Any]:
-        options = {"sizes": build_scenes.SPLITS, "texts": 6000, "concepts": 60, "side": 160, "share": 0.15, "seed": 1}
         if not self.data.exists():
-            build_scenes.build(self.data, **options)
-        return options
+            build_scenes.build(self.data, **build_scenes.DEFAULTS)
+        return {"pictures": {split: len(self._records("scenes", split)) for split in build_scenes.SPLITS}}
 
     def _regions(self) -> dict[str, Any]:
         report = extract_features(Job(str(self.data / "scenes"), ENCODER, self.store))
