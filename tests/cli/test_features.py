@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from colours import save_folder
+from PIL import Image
 from stores import old_image, old_json, write_zip
 
 from mmbert import MMBert
@@ -175,6 +176,18 @@ def test_options_of_an_encoder_are_read_as_yaml() -> None:
     ):
         with pytest.raises(error):
             open_encoder(wrong, "cpu")
+
+
+def test_the_encoder_of_a_model_takes_options_that_leave_its_weights_alone() -> None:
+    own, larger = open_encoder("starter", "cpu"), open_encoder("starter,image_size=128", "cpu")
+    assert dict(larger.options) == {**own.options, "image_size": 128}
+    assert larger.state_dict().keys() == own.state_dict().keys()
+    assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in larger.state_dict().items())
+    assert larger.identity != own.identity
+    image = Image.new("RGB", (128, 128), "red")
+    assert [len(encoder.extract([image])[0].boxes) for encoder in (own, larger)] == [1 + 3 * 3, 1 + 4 * 4]
+    with pytest.raises(ConfigError, match="do not fit"):
+        open_encoder("starter,backbone=tf_efficientnet_lite1", "cpu")
 
 
 def test_the_weights_of_an_encoder_are_loaded(tmp_path: Path) -> None:

@@ -29,15 +29,9 @@ from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import train
 
 torch.set_num_threads(1)
-MT, MLT, RETRIEVAL = (f"MM-BERT/{task}/base_prec_16x16G_fp16_" for task in ("MT", "MLT", "retrieval"))
+MT, RETRIEVAL = (f"MM-BERT/{task}/base_prec_16x16G_fp16_" for task in ("MT", "retrieval"))
 WAITING = {
     "the task attention-maps": ["VL-BERT/pretrain/vis_attention_maps_coco"],
-    "the task lexical-translation": [
-        f"{MLT}MLT_LR6_{name}" for name in (
-            "no_pretraining", "startLR6", "startLR6_2018", "startLR6_2018_no_vision", "startLR6_no_vision",
-            "startTaskB", "startTaskC",
-        )
-    ],
     "the task encoder-decoder": [f"{MT}MT_LR6_encdec", f"{MT}MT_LR6_encdec_generate"],
     "the task distance": [
         f"{RETRIEVAL}{name}" for name in (
@@ -170,6 +164,23 @@ def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) 
             assert objectives[objective]["per_sequence"] is network[f"{flag}_LOSS_NORM_IN_BATCH_FIRST"]
 
 
+LEXICAL = [name for name in NAMES if "/MLT/" in name]
+
+
+@pytest.mark.parametrize("name", LEXICAL)
+def test_lexical_translation_classifies_over_the_list_that_the_network_names(name: str, tmp_path: Path) -> None:
+    recipe, network = recipe_of(name, tmp_path), settings_of(name)["NETWORK"]
+    component = recipe.components["words"]
+    assert (component.task, list(component.objectives)) == ("lexical_translation", ["lexical"])
+    assert component.options == {"languages": ["de"], "words": network["VLBERT"]["MLT_vocab"]}
+    assert component.records == settings_of(name)["TRAIN"]["BATCH_IMAGES"]
+    assert recipe.model.config["ignore_regions"] is name.endswith("no_vision")
+
+
+def test_there_are_seven_of_lexical_translation() -> None:
+    assert len(LEXICAL) == 7
+
+
 def test_what_is_not_carried_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6"
     source, out = written(name, tmp_path), tmp_path / "r.yaml"
@@ -232,6 +243,7 @@ def test_where_heads_start_is_said_in_our_names(name: str, found: dict[str, Any]
 TINY = Sizes(layers=1, features=64, classes=1000)
 RESNET = "{kind: resnet, layers: 14, short_side: 32, long_side: 48}"
 GRID = "{kind: grid, backbone: test_vit, image_size: 64, classes: true}"
+WORDS_OF = {"en": ["dog", "snow", "dog"], "de": ["hund", "schnee", "hund"]}
 TEXTS = {"en": ["a red dog", "the ball in the snow", "two dogs run"], "de": ["ein hund", "im schnee", "hund und ball"]}
 
 
@@ -244,9 +256,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (en, de) in enumerate(zip(TEXTS["en"], TEXTS["de"], strict=True)):
         Image.new("RGB", (64, 48), (80 * number, 100, 200 - 80 * number)).save(folder / "photos" / f"{number}.png")
         rows.append({"file_name": f"{number}.png", "caption_en": en, "caption_de": de})
+        rows[-1] |= {f"word_{language}": words[number] for language, words in WORDS_OF.items()}
     (folder / "photos" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     for language, lines in TEXTS.items():
         (folder / f"{language}.txt").write_text("\n".join(lines), "utf-8")
+    (folder / "words.txt").write_text("schnee\nhund", "utf-8")
     small_bert(folder / "bert")
     write_checkpoint(folder / "start.model", random_state(pretraining_shapes(TINY, match=0)))
     write_checkpoint(folder / "pixels.model", random_state(pretraining_shapes(replace(TINY, features=2048), match=0)))
@@ -273,6 +287,10 @@ def tiny(recipe: Recipe, world: Path) -> list[str]:
     overrides += [
         f"components.{name}.data.path={world / 'en.txt'}" for name in recipe.components if name.startswith("texts")
     ]
+    overrides += [
+        f"components.{name}.options.words={world / 'words.txt'}"
+        for name, component in recipe.components.items() if "words" in component.options
+    ]  # fmt: skip
     if text_alone:
         paths = "{" + ", ".join(f"{language}: {world / f'{language}.txt'}" for language in TEXTS) + "}"
         return [*overrides, f"data={{source: text, paths: {paths}}}"]

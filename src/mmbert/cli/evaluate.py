@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmbert.cli._evaluate_grounding import grounding
+from mmbert.cli._lexical import mlt
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
 from mmbert.cli._vqa import evaluate_vqa
@@ -27,6 +28,8 @@ from mmbert.cli.common import (
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmbert.api.front_door import MMBert
+    from mmbert.data.records import BadRecords, Record
     from mmbert.evaluation.ranks import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -36,6 +39,9 @@ app.command()(grounding)
 @app.callback()
 def _evaluate() -> None:
     """Measure a model on data with captions."""
+
+
+app.command()(mlt)
 
 
 @app.command()
@@ -95,11 +101,7 @@ def retrieval(
     bert = load_model(model, device)
     records = [source[i] for i in range(len(source))]
     if features:
-        from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
+        records = look_up(features, bert, records, bad)
     result = Retrieval(
         bert,
         records,
@@ -148,6 +150,10 @@ def mt(
     beam: Annotated[int, typer.Option("--beam", min=1, help="Hypotheses kept; 1 is greedy.")] = 4,
     length_penalty: Annotated[float, typer.Option("--length-penalty", help="Greater: longer texts.")] = 1.0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many records.")] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write JSON lines: src, mt and ref, as COMET reads them.")
     ] = None,
@@ -170,10 +176,14 @@ def mt(
 
     where = None if out is None else output_path(out)
     bad = BadRecords(skip=skip_bad)
-    records = open_data(data, report=bad)
+    opened = open_data(data, report=bad)
+    records = [opened[i] for i in range(len(opened))]
+    bert = load_model(model, device)
+    if features:
+        records = look_up(features, bert, records, bad)
     result = evaluate_translation(
-        load_model(model, device),
-        [records[i] for i in range(len(records))],
+        bert,
+        records,
         source=source,
         target=to,
         images=images,
@@ -197,6 +207,15 @@ def mt(
 
 app.command("vcr")(evaluate_vcr)
 app.command("vqa")(evaluate_vqa)
+
+
+def look_up(features: list[str], bert: MMBert, records: list[Record], bad: BadRecords) -> list[Record]:
+    """Let the model read stored regions, and keep the records whose image has some."""
+    from mmbert.data.region_input import RecordsWithRegions, RegionInput
+
+    images = RegionInput(features, classes=False)
+    bert.use_regions(images)
+    return list(RecordsWithRegions(records, images, bad))
 
 
 def split_languages(given: str | None) -> list[str] | None:

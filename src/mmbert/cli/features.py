@@ -51,7 +51,8 @@ def extract(
         typer.Option(
             "--encoder",
             "-e",
-            help="KIND:BACKBONE,option=value,…; or a model ('starter', a folder, a hub id), whose encoder is taken.",
+            help="KIND:BACKBONE,option=value,…; or a model ('starter', a folder, a hub id), whose encoder is taken; "
+            "options may follow it, too: starter,image_size=160.",
         ),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="The store: a new folder (or URL), or one to add to.")],

@@ -277,6 +277,12 @@ def _questions(settings: LegacySettings) -> dict[str, Any]:
     return {"questions": {"options": options, **_size(sum(_batches(settings)))}}
 
 
+def _lexical(settings: LegacySettings) -> dict[str, Any]:
+    """English to German, over the list that the network names. Without vision it still reads the number of regions."""
+    options = {"languages": ["de"], "words": settings.size("MLT_vocab")}
+    return {"words": {"options": options, **_size(sum(_batches(settings)))}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -293,7 +299,7 @@ FAMILIES = {
     "matching": Family("matching", _matching),
     "translation-retrieval": Family(),
     "distance": Family(),
-    "lexical-translation": Family(),
+    "lexical-translation": Family("lexical-translation", _lexical),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),
     "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),

@@ -13,16 +13,22 @@ READS = "sequences"
 
 
 class Options(BaseModel):
-    """``weight`` of the loss."""
+    """``weight`` of the loss; ``candidates``: choose only among the translations that the word has in training."""
 
     model_config = ConfigDict(extra="forbid")
     weight: float = 1.0
+    candidates: bool = False
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
-    """Cross entropy over the target words for the [M] sequences ``target.positions``."""
+    """Cross entropy over the target words for the [M] sequences ``target.positions``.
+
+    With ``candidates`` only over those that ``target.extra["among"]`` [M, words] says.
+    """
     assert step.output.pooled is not None
     logits = exact(step.model.head_logits("lexical", step.output.pooled.index_select(0, target.positions)))
+    if options.candidates:
+        logits = logits.masked_fill(~target.extra["among"], float("-inf"))
     total = F.cross_entropy(logits, target.labels, reduction="sum")
     count = torch.tensor(float(len(target.labels)), device=total.device)
     return LossTerm(total, count, {"accuracy": ((logits.argmax(-1) == target.labels).sum().float(), count)})

@@ -71,7 +71,7 @@ class TranslationTask(Task):
 
     def cost(self, record: Record) -> int:
         most = 0
-        regions = self.processor.regions_per_image if self._image(record) else 0
+        regions = self.processor.region_count(self.processor.image_of(record)) if self._image(record) else 0
         for target, sources in self._directions(record):
             source = max((longest_text(self.processor, record.captions[code]) for code in sources), default=0)
             read = self.processor.sequence_length(source) + regions + 1
@@ -86,7 +86,7 @@ class TranslationTask(Task):
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         directions = list(self._directions(record))
         target, sources = directions[int(rng.integers(len(directions)))]
-        image = record.image if self._image(record) else None
+        image = self.processor.image_of(record) if self._image(record) else None
         captioned = image is not None and (not sources or rng.random() < self.options.caption_rate)
         source = "" if captioned else choose(record.captions[choose(sources, rng)], rng)
         read = self.processor.image_ids() if captioned else self.processor.ids(source)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from mmbert import plugins
@@ -30,12 +31,14 @@ def parse_data(spec: str) -> dict[str, Any]:
     ``starter`` and ``starter:SPLIT`` name a corpus; anything else is the path of a folder, with ``:SPLIT`` behind it
     where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.) A folder
     that ``mmbert data prepare`` made is known by its ``corpus.json``. A ``.json`` file is
-    an annotation file of VL-BERT or MM-BERT.
+    an annotation file of VL-BERT or MM-BERT. ``{source: …, root: …}`` is a mapping of options, as in a recipe.
 
     Returns:
         Options for ``open_data``: ``{"source": ..., "split": ...}``, or ``{"source": "folder", "root": ..., ...}`` (or
         ``"prepared"``).
     """
+    if spec.startswith("{") and not Path(spec).exists():
+        return _mapping(spec)
     head, _, split = spec.partition(":")
     if head in _READY or (head not in _FORMATS and head in plugins.names(__name__) and not Path(head).exists()):
         return {"source": head, "split": split} if split else {"source": head}
@@ -45,6 +48,18 @@ def parse_data(spec: str) -> dict[str, Any]:
     if colon and split and not Path(spec).exists() and Path(place).exists():
         return {"source": _kind(place), "root": place, "split": split}
     return {"source": _kind(spec), "root": spec}
+
+
+def _mapping(spec: str) -> dict[str, Any]:
+    """``{source: …, root: …}`` as options.
+
+    Raises:
+        ConfigError: it is no YAML mapping.
+    """
+    try:
+        return dict(yaml.safe_load(spec))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigError(f"data {spec} is not valid YAML", hint="as in {source: mlt, root: FOLDER}") from error
 
 
 def _kind(folder: str) -> str:
