@@ -75,20 +75,19 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
     Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and
     random, so attention starts near uniform). Each word piece starts as the mean embedding of the images whose captions
     and further texts it stands in: long where it tells images apart, short where it stands everywhere, so that rare
-    words count most.
+    words count most. In a corpus of texts alone a random vector stands for each group's image ("random indexing",
+    Sahlgren, 2005): words that stand in the same records, such as translations of each other, start alike.
 
     Args:
         bert: a fresh model whose embeddings are as wide as its hidden states.
-        records: with images and texts.
+        records: with texts; those without image are left out unless all are.
         word_std: standard deviation of the numbers of a word that belongs to one image alone.
 
     Raises:
-        ConfigError: the sizes do not allow it, or no record has an image.
+        ConfigError: the sizes do not allow it.
     """
     if bert.config.embedding_size != bert.config.hidden_size:
         raise ConfigError("model.mean_of_words needs embedding_size = hidden_size")
-    if all(record.image is None for record in records):
-        raise ConfigError("model.mean_of_words needs data with images")
     layer = bert.model.trunk.encoder.layers[0]
     hidden = bert.config.hidden_size
     layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
@@ -104,14 +103,15 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
 def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -> Tensor:
     """[K, D] per vocabulary entry: sum of its images' centred mean embeddings over (count + ``prior``).
 
-    An "image" is the mean of a group here, and the texts are those of the group's last record with an image. Entries in
-    no text start small and at random, special tokens small and alike.
+    An "image" is the mean of a group here, and the texts are those of the group's last record (with an image, where
+    there are any). Entries in no text start small and at random, special tokens small and alike.
     """
-    means = group_means(bert, records)
-    centre = torch.stack(list(means.values())).mean(0)
     table = bert.model.trunk.embeddings.words.weight
+    pictured = [record for record in records if record.image is not None]
+    means = group_means(bert, pictured) if pictured else random_means(records, table.shape[1])
+    centre = torch.stack(list(means.values())).mean(0)
     sums, counts = torch.zeros_like(table), torch.zeros(len(table))
-    for record in {r.group: r for r in records if r.image is not None}.values():
+    for record in {r.group: r for r in pictured or records}.values():
         texts = {t for said in (*record.captions.values(), *record.texts.values()) for t in said}
         pieces = torch.tensor(
             sorted({int(i) for example in bert.processor.text_examples(sorted(texts)) for i in example.token_ids})
@@ -134,6 +134,12 @@ def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
     for (number, _), vector in zip(pictured, vectors, strict=True):
         sums[number] = sums[number] + vector if number in sums else vector
     return {number: nn.functional.normalize(vector, dim=0) for number, vector in sums.items()}
+
+
+def random_means(records: Sequence[Record], size: int) -> dict[int, Tensor]:
+    """A random unit vector of ``size`` numbers for each group, in the order of PyTorch's random numbers."""
+    numbers = list(dict.fromkeys(group_number(record.group) for record in records))
+    return dict(zip(numbers, nn.functional.normalize(torch.randn(len(numbers), size), dim=1), strict=True))
 
 
 @torch.no_grad()

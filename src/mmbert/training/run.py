@@ -22,8 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record
-from mmbert.errors import TrainingError, TrainingStopped
-from mmbert.evaluation.tuning import best_rerank_weights
+from mmbert.errors import ConfigError, TrainingError, TrainingStopped
 from mmbert.plugins import load
 from mmbert.training.alignment import group_means
 from mmbert.training.build import (
@@ -267,6 +266,8 @@ class _Run:
             self.options = self.measurer.Options(**recipe.evaluation.measure_options)
         except ValidationError as error:
             raise validation_error(error, self.measurer.Options, "evaluation.options") from error
+        if recipe.evaluation.tune_rerank and not hasattr(self.measurer, "tune"):
+            raise ConfigError(f"evaluation.tune_rerank: nothing is re-ranked in {recipe.evaluation.measure}")
 
     @property
     def watched(self) -> str:
@@ -322,7 +323,8 @@ class _Run:
         with self.final_weights() as bert:
             bert.keep_queries(self.queries)
             if self.recipe.evaluation.tune_rerank and self.records:
-                (bert.config.rerank_weight, bert.config.hub_weight), _ = best_rerank_weights(bert, self.records)
+                tuned = self.measurer.tune(bert, self.records, self.options)
+                bert.config.rerank_weight, bert.config.hub_weight = tuned
         with self.final_weights() as bert, written_aside(folder) as new, merged(bert.model):
             bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
             shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")
