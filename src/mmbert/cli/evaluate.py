@@ -173,7 +173,7 @@ def translation_retrieval(
     checked = as_mode(mode, rerank)
     bad = BadRecords(skip=skip_bad)
     records = open_data(data, report=bad)
-    further = () if distractors is None else open_data(distractors, report=bad)
+    further = None if distractors is None else open_data(distractors, report=bad)
     report = TranslationRetrieval(
         load_model(model, device),
         [records[i] for i in range(len(records))],
@@ -182,7 +182,7 @@ def translation_retrieval(
         mode=checked,
         rerank=rerank,
         images=images,
-        distractors=(further[i] for i in range(len(further))),
+        distractors=[] if further is None else [further[i] for i in range(len(further))],
         progress=show_progress(),
     ).report()
     facts: dict[str, Any] = {"model": model, "data": data, "mode": mode}

@@ -6,7 +6,7 @@ the candidates (distractors) without being asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -140,18 +140,23 @@ class TranslationRetrieval:
     def __init__(
         self,
         model: MMBert,
-        records: Iterable[Record],
+        records: Sequence[Record],
         *,
         source: str,
         target: str,
         mode: Mode = "embed",
         rerank: int = 10,
         images: bool = False,
-        distractors: Iterable[Record] = (),
+        distractors: Sequence[Record] = (),
         progress: bool = False,
     ) -> None:
         as_mode(mode, rerank)
-        self.sides = build_sides(records, (source, target), distractors, images=images)
+        self.sides = build_sides(
+            (records[i] for i in range(len(records))),
+            (source, target),
+            (distractors[i] for i in range(len(distractors))),
+            images=images,
+        )
         self.weights = Weights(model.rerank_weight, model.hub_weight)
         self._scale = model.logit_scale
         self._vectors: list[Array] = []

@@ -75,8 +75,8 @@ def start_as_mean_of_words(bert: MMBert, records: Sequence[Record], *, word_std:
     Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and
     random, so attention starts near uniform). Each word piece starts as the mean embedding of the images whose captions
     and further texts it stands in: long where it tells images apart, short where it stands everywhere, so that rare
-    words count most. In a corpus of texts alone a random vector stands for each group's image ("random indexing",
-    Sahlgren, 2005): words that stand in the same records, such as translations of each other, start alike.
+    words count most. In a corpus of texts alone :func:`latent_means` stand for the images: words that stand in the same
+    records, such as translations of each other, start alike.
 
     Args:
         bert: a fresh model whose embeddings are as wide as its hidden states.
@@ -108,16 +108,15 @@ def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -
     """
     table = bert.model.trunk.embeddings.words.weight
     pictured = [record for record in records if record.image is not None]
-    means = group_means(bert, pictured) if pictured else random_means(records, table.shape[1])
-    centre = torch.stack(list(means.values())).mean(0)
-    sums, counts = torch.zeros_like(table), torch.zeros(len(table))
-    for record in {r.group: r for r in pictured or records}.values():
-        texts = {t for said in (*record.captions.values(), *record.texts.values()) for t in said}
-        pieces = torch.tensor(
-            sorted({int(i) for example in bert.processor.text_examples(sorted(texts)) for i in example.token_ids})
-        )
-        sums[pieces] += means[group_number(record.group)] - centre
-        counts[pieces] += 1
+    chosen = list({record.group: record for record in pictured or records}.values())
+    groups, pieces = _pieces(bert, chosen)
+    if pictured:
+        found = group_means(bert, pictured)
+        means = torch.stack([found[group_number(record.group)] for record in chosen])
+    else:
+        means = latent_means(groups, pieces, len(chosen), len(table), table.shape[1])
+    counts = torch.bincount(pieces, minlength=len(table))
+    sums = _stands_in(pieces, groups, len(table), len(chosen)) @ (means - means.mean(0))
     special = bert.processor.tokenizer.all_special_ids
     vectors = sums / (counts + prior).unsqueeze(1)
     vectors[counts == 0] = torch.randn(int((counts == 0).sum()), table.shape[1]) * 0.1 * table.shape[1] ** -0.5
@@ -125,21 +124,49 @@ def _word_vectors(bert: MMBert, records: Sequence[Record], prior: float = 0.5) -
     return vectors
 
 
-@torch.no_grad()
-def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
-    """Mean embedding of the images of each group, as unit vectors: where proxies start."""
-    pictured = [(group_number(record.group), record.image) for record in records if record.image is not None]
-    vectors = torch.from_numpy(bert.encode_images([image for _, image in pictured]))
-    sums: dict[int, Tensor] = {}
-    for (number, _), vector in zip(pictured, vectors, strict=True):
-        sums[number] = sums[number] + vector if number in sums else vector
-    return {number: nn.functional.normalize(vector, dim=0) for number, vector in sums.items()}
+def _pieces(bert: MMBert, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+    """[n] numbers of records and [n] word pieces that stand in their texts, each pair once."""
+    texts, owners = [], []
+    for number, record in enumerate(records):
+        for text in {t for said in (*record.captions.values(), *record.texts.values()) for t in said}:
+            texts.append(text)
+            owners.append(number)
+    tokens = [torch.from_numpy(example.token_ids) for example in bert.processor.text_examples(texts)]
+    owner = torch.repeat_interleave(torch.tensor(owners), torch.tensor([len(t) for t in tokens]))
+    width = len(bert.model.trunk.embeddings.words.weight)
+    pairs = torch.unique(owner * width + torch.cat(tokens))
+    return pairs // width, pairs % width
 
 
-def random_means(records: Sequence[Record], size: int) -> dict[int, Tensor]:
-    """A random unit vector of ``size`` numbers for each group, in the order of PyTorch's random numbers."""
-    numbers = list(dict.fromkeys(group_number(record.group) for record in records))
-    return dict(zip(numbers, nn.functional.normalize(torch.randn(len(numbers), size), dim=1), strict=True))
+def _stands_in(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """[height, width] sparse matrix of ones."""
+    places = torch.stack([rows, columns])
+    return torch.sparse_coo_tensor(places, torch.ones(len(rows)), (height, width)).coalesce()
+
+
+def latent_means(groups: Tensor, pieces: Tensor, count: int, vocabulary: int, size: int, *, rounds: int = 2) -> Tensor:
+    """[count, size] vectors of groups by the word pieces that stand in them: as long as unit vectors on average.
+
+    The leading left singular vectors of the matrix of groups and pieces, its columns divided by the roots of the
+    pieces' frequencies and its rows then by their length (latent semantic indexing across languages: Dumais et al.,
+    1997; by subspace iteration from random vectors: Halko et al., 2011).
+
+    Args:
+        groups, pieces: [n] each pair once.
+        count, vocabulary: how many groups and entries there are.
+        rounds: of the iteration.
+    """
+    frequency = torch.bincount(pieces, minlength=vocabulary).clamp(min=1).float()
+    columns = frequency.rsqrt().unsqueeze(1)
+    matrix = _stands_in(groups, pieces, count, vocabulary)
+    rows = (matrix @ (1 / frequency).unsqueeze(1)).clamp(min=1e-12).rsqrt()
+    transposed = matrix.t().coalesce()
+    found = torch.randn(count, size)
+    for _ in range(rounds):
+        of_pieces = columns * (transposed @ (rows * found))
+        found = rows * (matrix @ (columns * of_pieces))
+        found = torch.linalg.qr(found)[0] if count >= size else nn.functional.normalize(found, dim=1)
+    return found * (count**0.5 / found.norm())
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     """
     out = Path(out)
     checkpoint = _checkpoint(out, recipe) if resume else None
-    model = _with_first_stage(recipe.model, out, resume=resume, skip_bad=skip_bad)
+    model = _with_first_stage(recipe, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
     stored = open_features(recipe)
@@ -172,11 +172,12 @@ def _failing_clearly(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
+def _with_first_stage(whole: Recipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
     """Where the model starts from another recipe's: run that one (or go on with it) and name its model."""
+    recipe = whole.model
     if not isinstance(recipe.init, str) or not recipe.init.startswith(FIRST_STAGE):
         return recipe
-    folder, stage = out / "first", load_recipe(recipe.init.removeprefix(FIRST_STAGE))
+    folder, stage = out / "first", _on_the_same_data(load_recipe(recipe.init.removeprefix(FIRST_STAGE)), whole)
     done = (folder / "metrics.json").is_file() and _written_recipe(folder) == stage.model_dump(mode="json")
     if not (resume and done):
         train(stage, folder, resume=resume, skip_bad=skip_bad)
@@ -184,6 +185,15 @@ def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad:
             torch.distributed.barrier()  # the first process writes the model
     best = folder / "best"
     return recipe.model_copy(update={"init": str(best if best.exists() else folder / "last")})
+
+
+def _on_the_same_data(stage: Recipe, whole: Recipe) -> Recipe:
+    """The first stage with the data of the whole run, where its recipe names none."""
+    evaluation = stage.evaluation
+    if evaluation.data is None:
+        evaluation = evaluation.model_copy(update={"data": whole.evaluation.data})
+    data = whole.data if stage.data is None else stage.data
+    return stage.model_copy(update={"data": data, "evaluation": evaluation})
 
 
 def _checkpoint(out: Path, recipe: Recipe) -> Path | None:

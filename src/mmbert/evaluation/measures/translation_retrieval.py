@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.front_door import MMBert
-from mmbert.data.records import Record
+from mmbert.data.records import Record, Source
 from mmbert.data.sources import open_data
 from mmbert.evaluation.measures import Measured
 from mmbert.evaluation.translation_retrieval import TranslationRetrieval, best_pair_weights
@@ -49,7 +49,7 @@ def tune(model: MMBert, records: Sequence[Record], options: Options) -> tuple[fl
 def _found(
     model: MMBert, records: Sequence[Record], options: Options, mode: Literal["embed", "match", "rerank"]
 ) -> TranslationRetrieval:
-    further = () if options.distractors is None else open_data(options.distractors)
+    further = [] if options.distractors is None else _records(open_data(options.distractors))
     return TranslationRetrieval(
         model,
         records,
@@ -58,8 +58,12 @@ def _found(
         mode=mode,
         rerank=options.rerank,
         images=options.images,
-        distractors=(further[i] for i in range(len(further))),
+        distractors=further,
     )
+
+
+def _records(source: Source) -> list[Record]:
+    return [source[i] for i in range(len(source))]
 
 
 def how(options: Options) -> str:
