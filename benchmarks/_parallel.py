@@ -43,9 +43,9 @@ class Vocabulary:
 class BagOfEmbeddings:
     """The mean of word vectors, trained to find the pair in a batch.
 
-    With ``x = sum_i E[e_i] / |sum_i E[e_i]|`` and ``y`` likewise from a table of the other language, the loss of a batch
-    of B pairs is the mean over n of ``-log softmax_m(s x_n . y_m)[n]`` and of the same with x and y exchanged, with a
-    learned factor s (at most 100). The score is the cosine ``x . y``.
+    With ``x = sum_i E[e_i] / |sum_i E[e_i]|`` and ``y`` likewise from a table of the other language, the loss of a
+    batch is the mean over n of ``-log softmax_m(s x_n . y_m)[n]`` plus the same with x and y exchanged, with a learned
+    factor s (at most 100). The score is the cosine ``x . y``.
 
     Args:
         pairs: sentences and their translations.
@@ -74,9 +74,8 @@ class BagOfEmbeddings:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
         for _ in range(epochs):
             for chosen in torch.randperm(count)[: count // batch * batch].split(batch):
-                x, y = (
-                    self._vectors(side, [texts[i] for i in chosen.tolist()]) for side, texts in enumerate(pairs)
-                )
+                drawn = [[texts[i] for i in chosen.tolist()] for texts in pairs]
+                x, y = (self._vectors(side, texts) for side, texts in enumerate(drawn))
                 logits = log_scale.clamp(max=4.6052).exp() * x @ y.T
                 right = torch.arange(batch)
                 loss = nn.functional.cross_entropy(logits, right) + nn.functional.cross_entropy(logits.T, right)
@@ -101,7 +100,7 @@ class ModelOne:
     """IBM model 1 (Brown et al., 1993) in both directions.
 
     Five rounds of EM from uniform ``t``, with an empty word among the given ones:
-    ``t(f | e) <- c(f, e) / sum_f' c(f', e)`` where ``c`` adds up ``t(f_j | e_i) / sum_i' t(f_j | e_i')`` over all pairs.
+    ``t(f | e) <- c(f, e) / sum_f' c(f', e)`` where ``c`` adds up ``t(f_j | e_i) / sum_i' t(f_j | e_i')`` over pairs.
     The score of a pair is ``log P(f | e) + log P(e | f)`` with
     ``log P(f | e) = sum_j log max((1 / (I + 1)) sum_i t(f_j | e_i), 1e-6)``, i over the I words of e and the empty one.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import Quarters, SENTENCES, shake, tiny_config, tiny_network
+from tiny import SENTENCES, Quarters, shake, tiny_config, tiny_network
 
 from mmbert.api.first_states import comparable
 from mmbert.api.front_door import MMBert

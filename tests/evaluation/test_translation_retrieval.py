@@ -103,9 +103,7 @@ def test_figures_agree_with_lists_sorted_by_hand(seed: int, count: int, further:
     expected = ranks_by_hand(model, records, distractors, mode, k)
     if not expected["en"] or not expected["de"]:
         return
-    report = TranslationRetrieval(
-        model, records, **PAIR, mode=mode, rerank=k, distractors=distractors
-    ).report()  # type: ignore[arg-type]
+    report = TranslationRetrieval(model, records, **PAIR, mode=mode, rerank=k, distractors=distractors).report()  # type: ignore[arg-type]
     for asking, answering in (("en", "de"), ("de", "en")):
         ranks, figures = np.array(expected[asking]), report[f"{asking}_to_{answering}"]
         for cutoff in (1, 5, 10):
@@ -163,7 +161,7 @@ def test_sentences_with_images_are_apart_where_their_images_are() -> None:
 
 def test_what_cannot_be_asked_is_told() -> None:
     records = pairs_of(2)
-    with pytest.raises(UsageError, match="no sentences in language 'cs'.*there are: de, en"):
+    with pytest.raises(UsageError, match=r"no sentences in language 'cs'.*there are: de, en"):
         build_sides(records, ("en", "cs"))
     with pytest.raises(UsageError, match="into itself"):
         build_sides(records, ("en", "en"))

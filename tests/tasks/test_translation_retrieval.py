@@ -89,7 +89,9 @@ def test_words_are_dropped_whole_and_a_sentence_never_vanishes(processor: MMBert
         assert len(ids) > 2
         possible = [
             [token for token, word in zip(whole, words, strict=True) if word is None or word in chosen]
-            for chosen in ({w for i, w in enumerate(sorted(set(words) - {None})) if bits >> i & 1} for bits in range(64))
+            for chosen in (
+                {w for i, w in enumerate(sorted(set(words) - {None})) if bits >> i & 1} for bits in range(64)
+            )
         ]
         assert ids in possible, "a word goes with all of its pieces"
         kept, dropped = kept + len(ids) - 2, dropped + len(whole) - len(ids)

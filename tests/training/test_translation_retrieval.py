@@ -46,21 +46,23 @@ def overrides(world: dict[str, Any], **changes: Any) -> list[str]:
 
 
 def small() -> dict[str, Any]:
-    sizes = {"hidden_size": 32, "embedding_size": 32, "visual_size": 32, "num_attention_heads": 2,
-             "intermediate_size": 48, "num_hidden_layers": 1, "max_position_embeddings": 64, "max_text_tokens": 24}  # fmt: skip
+    sizes = {
+        "hidden_size": 32, "embedding_size": 32, "visual_size": 32, "num_attention_heads": 2, "intermediate_size": 48,
+        "num_hidden_layers": 1, "max_position_embeddings": 64, "max_text_tokens": 24,
+    }  # fmt: skip
     return {f"model.config.{key}": value for key, value in sizes.items()} | {"model.tokenizer.vocab_size": 300}
 
 
 @pytest.fixture(scope="module")
 def first(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     changes = small() | {"steps": 60, "evaluation.every": 30, "optimizer.lr": 2e-3}
-    return train(load_recipe("translation-retrieval", overrides(world, **changes)), tmp_path_factory.mktemp("a") / "run")
+    return train(
+        load_recipe("translation-retrieval", overrides(world, **changes)), tmp_path_factory.mktemp("a") / "run"
+    )
 
 
 @pytest.fixture(scope="module")
-def second(
-    world: dict[str, Any], first: TrainingResult, tmp_path_factory: pytest.TempPathFactory
-) -> TrainingResult:
+def second(world: dict[str, Any], first: TrainingResult, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     changes = {"model.init": first.model, "steps": 30, "evaluation.every": 15, "components.pairs.records": 60}
     recipe = load_recipe("translation-retrieval-pairs", overrides(world, **changes))
     return train(recipe, tmp_path_factory.mktemp("b") / "run")

@@ -141,7 +141,7 @@ def _pieces(bert: MMBert, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
 def _stands_in(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """[height, width] sparse matrix of ones."""
     places = torch.stack([rows, columns])
-    return torch.sparse_coo_tensor(places, torch.ones(len(rows)), (height, width)).coalesce()
+    return torch.sparse_coo_tensor(places, torch.ones(len(rows)), (height, width), check_invariants=True).coalesce()
 
 
 def latent_means(groups: Tensor, pieces: Tensor, count: int, vocabulary: int, size: int, *, rounds: int = 2) -> Tensor:
@@ -167,6 +167,17 @@ def latent_means(groups: Tensor, pieces: Tensor, count: int, vocabulary: int, si
         found = rows * (matrix @ (columns * of_pieces))
         found = torch.linalg.qr(found)[0] if count >= size else nn.functional.normalize(found, dim=1)
     return found * (count**0.5 / found.norm())
+
+
+@torch.no_grad()
+def group_means(bert: MMBert, records: Sequence[Record]) -> dict[int, Tensor]:
+    """Mean embedding of the images of each group, as unit vectors: where proxies start."""
+    pictured = [(group_number(record.group), record.image) for record in records if record.image is not None]
+    vectors = torch.from_numpy(bert.encode_images([image for _, image in pictured]))
+    sums: dict[int, Tensor] = {}
+    for (number, _), vector in zip(pictured, vectors, strict=True):
+        sums[number] = sums[number] + vector if number in sums else vector
+    return {number: nn.functional.normalize(vector, dim=0) for number, vector in sums.items()}
 
 
 @torch.no_grad()
