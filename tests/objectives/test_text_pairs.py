@@ -11,6 +11,7 @@ import torch
 from tiny import KnownRegions, picture, projected, states_alone, step_of, tiny_network
 
 from mmbert.data.packing import Example, Label, collate
+from mmbert.model.packed import RegionTable, SequenceSpec, pack
 from mmbert.objectives import itm_hard, ttc, ttm_hard
 from mmbert.objectives.base import LossTerm, StepContext
 
@@ -110,6 +111,23 @@ def test_the_plan_counts_what_is_computed_and_gradients_reach_the_trunk() -> Non
     matched(pairs_step(model)).total.backward()
     assert model.get_parameter("match_head.weight").grad.abs().sum() > 0
     assert model.get_parameter("trunk.embeddings.words.weight").grad.abs().sum() > 0
+
+
+def test_a_region_table_without_rows_changes_nothing() -> None:
+    """What a process makes pairs of when none of them has an image."""
+    model = tiny_network(7)
+    specs = [SequenceSpec(np.array(words)) for _, words in FIRST]
+    empty = RegionTable(boxes=torch.zeros(0, 4), sizes=torch.ones(0, 2))
+    with torch.no_grad():
+        with_table = model(pack(specs, regions=empty), region_vectors=torch.zeros(0, model.config.visual_size))
+        torch.testing.assert_close(with_table.last_hidden_state, model(pack(specs)).last_hidden_state)
+
+
+def test_sides_are_needed_to_look_across() -> None:
+    step = pairs_step(tiny_network(2))
+    del step.batch.targets["m/ttc"].extra["second"]
+    with pytest.raises(ValueError, match="which side"):
+        ttc.compute(step, step.batch.targets["m/ttc"], ttc.Options(across=True), "m/ttc")
 
 
 def test_pairs_need_the_contrast_before_them() -> None:

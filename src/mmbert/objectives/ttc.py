@@ -73,6 +73,8 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     head = step.model.embedding_head
     if head is None:
         raise ValueError("contrast needs a model with embedding_size > 0")
+    if options.across and "second" not in target.extra:
+        raise ValueError("across needs labels that say which side a text is of; those of translation_retrieval do")
     texts = head.embed_text(step.first_states(target.positions))
     every, sides = gather_rows(texts).rows, _Sides.of(target, texts.device)
     step.shared[f"{name}/everybody"] = _by_side(every, sides)
