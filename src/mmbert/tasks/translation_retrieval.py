@@ -19,6 +19,8 @@ from mmbert.data.records import Record
 from mmbert.tasks.base import Task, choose, choose_languages, group_number, longest_text
 
 OBJECTIVES = ("ttc", "ttm_hard")
+KEPT_SENTENCES = 200_000
+"""Sentences that are cut into pieces once only: each epoch asks for the same ones again."""
 
 
 class Options(BaseModel):
@@ -44,6 +46,7 @@ class TranslationRetrievalTask(Task):
         self.options = options
         self.processor = processor
         self.objectives = [name for name in OBJECTIVES if name in objectives]
+        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def cost(self, record: Record) -> int:
         languages = self._languages(record)
@@ -75,15 +78,22 @@ class TranslationRetrievalTask(Task):
         return found if wanted is None else sorted(found, key=wanted.index)
 
     def _ids(self, text: str, rng: np.random.Generator) -> np.ndarray:
-        encoded = self.processor.encode(text)
-        ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+        ids, words = self._encoded(text)
         if not self.options.drop_words:
             return ids
-        words = np.array([-1 if word is None else word for word in encoded.word_ids()])
         dropped = rng.random(words.max(initial=-1) + 1) < self.options.drop_words
-        if dropped.all():
-            return ids
-        return ids[(words < 0) | ~dropped[words]]
+        return ids if dropped.all() else ids[(words < 0) | ~dropped[words]]
+
+    def _encoded(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of a sentence, and the number of the word that each is of (-1: of none)."""
+        found = self._kept.get(text)
+        if found is None:
+            encoded = self.processor.encode(text)
+            words = [-1 if word is None else word for word in encoded.word_ids()]
+            found = np.asarray(encoded["input_ids"], dtype=np.int64), np.array(words)
+            if len(self._kept) < KEPT_SENTENCES:
+                self._kept[text] = found
+        return found
 
     @staticmethod
     def _label(name: str, group: int, side: int) -> Label:
