@@ -48,7 +48,7 @@ def test_each_text_is_set_against_all_others_or_against_the_other_side(across: b
     term = ttc.compute(step, step.batch.targets["m/ttc"], ttc.Options(across=across), "m/ttc")
     rows = [(g, side, Example(np.array(w))) for side, part in enumerate((FIRST, SECOND)) for g, w in part]
     vectors = [projected(model.embedding_head.text, states_alone(model, e)[0]) for _, _, e in rows]
-    scale, total, count = float(model.embedding_head.scale), 0.0, 0
+    scale, total, count = model.embedding_head.scale.item(), 0.0, 0
     for i, (group, side, _) in enumerate(rows):
         others = [j for j, (_, s, _) in enumerate(rows) if j != i and (s != side or not across)]
         right = [j for j in others if rows[j][0] == group]
