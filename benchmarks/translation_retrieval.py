@@ -7,8 +7,8 @@ text; their formulas are in `_parallel.py`. Checkpoints and weights are chosen o
 
 `translation_retrieval` and `translation_retrieval_distractors`: errors at rank 1 of the 2,000 questions, of our cosine
 and of the better baseline; `…_vs_bag` and `…_vs_model_one` say with what share of 10,000 resamples of the questions
-(a paired bootstrap) ours is not ahead. `…_reranked`: the errors after the cross-encoder re-ordered the best 20, against
-the cosine's. Seconds are those of the training's processors (user and system), and by the clock.
+(a paired bootstrap) ours is not ahead. `…_reranked`: the errors after the best 20 were put in order by cosine, match logit and
+hubness, against the cosine's. Seconds are those of the training's processors (user and system), and by the clock.
 """
 
 from __future__ import annotations
