@@ -194,3 +194,14 @@ def test_the_measure_gives_the_mean_of_both_directions() -> None:
     assert measured.figures == measured.report["mean"]
     assert measure.table(measured.report)[2].startswith("| en | de | 7 | ")
     assert measure.how(measure.Options(mode="match")) == "match"
+
+
+def test_the_measure_re_ranks_with_the_best_weight_where_asked() -> None:
+    model, records = RandomModel(6), pairs_of(12)
+    model.hub_weight = 0.0
+    asked = {"mode": "rerank", "rerank": 5}
+    own = measure.measure(model, records, measure.Options(**asked)).figures["MRR"]  # type: ignore[arg-type]
+    tuned = measure.measure(model, records, measure.Options(**asked, tune=True)).figures["MRR"]  # type: ignore[arg-type]
+    found = TranslationRetrieval(model, records, **PAIR, mode="rerank", rerank=5)
+    figures = best_pair_weights(found)[1]
+    assert tuned == max(figures.values()) > own == found.report()["mean"]["MRR"]

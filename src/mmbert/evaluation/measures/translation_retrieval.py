@@ -22,6 +22,7 @@ class Options(BaseModel):
         mode: embed, match or rerank.
         rerank: how many of the best are re-ordered.
         images: read each sentence with its image.
+        tune: re-rank with the weight of the match logit that is best here, not with the model's.
         distractors: data whose sentences stand among the candidates, such as the training data.
     """
 
@@ -31,12 +32,16 @@ class Options(BaseModel):
     mode: Literal["embed", "match", "rerank"] = "embed"
     rerank: int = Field(default=10, ge=1)
     images: bool = False
+    tune: bool = False
     distractors: str | dict[str, Any] | None = None
 
 
 def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measured:
     """R@k, mean reciprocal and median rank."""
-    report = _found(model, records, options, options.mode).report()
+    found = _found(model, records, options, options.mode)
+    if options.tune and options.mode == "rerank":
+        found.weights = best_pair_weights(found)[0]
+    report = found.report()
     return Measured(report, dict(report["mean"]))
 
 
