@@ -7,12 +7,14 @@ Words are runs of letters and digits, and single other characters, in lower case
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
 WORD = re.compile(r"\w+|[^\w\s]")
 Scores = np.ndarray
 
