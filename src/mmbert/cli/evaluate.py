@@ -137,6 +137,74 @@ def retrieval(
 
 
 @app.command()
+def translation_retrieval(
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A folder with captions or text columns, or a corpus by name.")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model trained on translations: a folder or a hub id.")],
+    source: Annotated[str, typer.Option("--from", help="One language; pairs are read with its sentence first.")],
+    target: Annotated[str, typer.Option("--to", help="The other language.")],
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            help="embed: by vectors; rerank: the best of these are matched, too; match: every pair is (slow).",
+        ),
+    ] = "embed",
+    rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 10,
+    distractors: Annotated[
+        str | None, typer.Option("--distractors", help="Data whose sentences stand among the candidates, too.")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Read each sentence with its image.")] = False,
+    skip_bad: SkipBadOption = False,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the translation of each sentence among all others, in both directions.
+
+    R@k is the share of sentences with a right answer among the first k. Records that have a sentence in common say the
+    same.
+
+    Examples:
+
+      mmbert evaluate translation-retrieval --model runs/pairs/best --data parallel:test --from en --to de
+      mmbert evaluate translation-retrieval -m runs/pairs/best -d parallel:test --from en --to de --mode rerank
+        --distractors parallel:train --json
+    """
+    from mmbert.data.records import BadRecords
+    from mmbert.data.sources import open_data
+    from mmbert.evaluation.retrieval import as_mode
+    from mmbert.evaluation.translation_retrieval import TranslationRetrieval
+
+    checked = as_mode(mode, rerank)
+    bad = BadRecords(skip=skip_bad)
+    records = open_data(data, report=bad)
+    further = None if distractors is None else open_data(distractors, report=bad)
+    report = TranslationRetrieval(
+        load_model(model, device),
+        [records[i] for i in range(len(records))],
+        source=source,
+        target=target,
+        mode=checked,
+        rerank=rerank,
+        images=images,
+        distractors=[] if further is None else [further[i] for i in range(len(further))],
+        progress=show_progress(),
+    ).report()
+    facts: dict[str, Any] = {"model": model, "data": data, "mode": mode}
+    if mode == "rerank":
+        facts["rerank"] = rerank
+    if distractors is not None:
+        facts["distractors"] = distractors
+    if as_json:
+        left_out = [{"where": where, "reason": reason} for where, reason in bad]
+        print_json(facts | report | {"left_out": left_out})
+        return
+    _print_pairs(report, data)
+    note_left_out(bad.found)
+
+
+@app.command()
 def mt(
     data: Annotated[
         str, typer.Option("--data", "-d", help="A folder with captions or text columns, or a corpus by name.")
@@ -239,6 +307,25 @@ def read_report(path: Path) -> Report:
         raise UsageError(f"{path} is not JSON: {error}", hint="make it with --json > before.json") from error
     check_report(report)
     return {direction: report[direction] for direction in DIRECTIONS}
+
+
+def _print_pairs(report: dict[str, Any], title: str) -> None:
+    """Both directions of translation retrieval and their mean."""
+    from mmbert.evaluation.report import COLUMNS
+
+    one, other = report["source"], report["target"]
+    queries, candidates = (tuple(map(human_count, report[name])) for name in ("queries", "candidates"))
+    rows = []
+    for way, key, asked, found in (
+        (f"{one} to {other}", f"{one}_to_{other}", queries[0], candidates[1]),
+        (f"{other} to {one}", f"{other}_to_{one}", queries[1], candidates[0]),
+        ("mean", "mean", "", ""),
+    ):
+        figures = report[key]
+        shares = (f"{100 * figures[name]:.1f}" for name in COLUMNS)
+        rows.append([way, asked, found, *shares, f"{figures['median_rank']:.1f}", f"{figures['MRR']:.4f}"])
+    heading = ("direction", "queries", "candidates", *COLUMNS, "median rank", "MRR")
+    print_table(f"Translation retrieval, {title}", heading, rows)
 
 
 def _print(report: Report, title: str) -> None:

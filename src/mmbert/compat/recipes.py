@@ -117,7 +117,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         evaluation = family.evaluation(settings)
         content |= {"evaluation": evaluation} if evaluation else {}
         with_pairs = any("itm_hard" in component.get("objectives", {}) for component in components.values())
-        if name == "matching" or with_pairs:  # the contrast there only finds the pairs
+        if name in ("matching", "translation-retrieval") or with_pairs:  # the contrast there only finds the pairs
             content["model"]["config"]["embedding_size"] = 16
     except ConfigError as error:
         raise ConfigError(error.message, where=error.where or str(path), hint=error.hint) from error
@@ -211,6 +211,35 @@ def _matching(settings: LegacySettings) -> dict[str, Any]:
     return {"pairs": {"options": {"languages": languages}, **_size(sum(_batches(settings)))}}
 
 
+def _translation_matching(settings: LegacySettings) -> dict[str, Any]:
+    """English, then German: the corpora give both, whatever LANGUAGES_USED says."""
+    options = {"languages": LANGUAGES["both"], "images": _with_images(settings)}
+    return {"pairs": {"options": options, **_size(sum(_batches(settings)))}}
+
+
+def _with_images(settings: LegacySettings) -> bool:
+    """Europarl has none; elsewhere a network without vision still counts the regions."""
+    return str(settings.datasets[0].get("DATASET_PATH")).lower() != "europarl"
+
+
+def _translations_matched(settings: LegacySettings) -> dict[str, Any]:
+    return {"options": {"source": "en", "target": "de", "mode": "match", "images": _with_images(settings)}}
+
+
+def _distance(settings: LegacySettings) -> dict[str, Any]:
+    """Pre-training on captions in the language that the configuration names."""
+    made = _pretraining(settings)
+    made["captions"]["options"]["languages"] = LANGUAGES[settings.datasets[0]["LANGUAGES_USED"]]
+    return made
+
+
+def _distances_compared(settings: LegacySettings) -> dict[str, Any]:
+    """Texts alone with images alone, or sentences with their translations, each read with its image or without."""
+    if settings.datasets[0]["DATASET"].endswith("vision_only"):
+        return {"measure": "retrieval", "options": {"mode": "embed"}}
+    return {"options": {"source": "en", "target": "de", "images": not settings.module.endswith("NoVision")}}
+
+
 def _translation(settings: LegacySettings) -> dict[str, Any]:
     """English to German. A step has as many rows as theirs, each with one prefix of another sentence."""
     objectives = {"mlm": {"weight": 1.0, "per_sequence": bool(settings.network("MLM_LOSS_NORM_IN_BATCH_FIRST"))}}
@@ -297,8 +326,8 @@ def _size(records: int) -> dict[str, int]:
 FAMILIES = {
     "pretraining": Family("pretraining", _pretraining),
     "matching": Family("matching", _matching),
-    "translation-retrieval": Family(),
-    "distance": Family(),
+    "translation-retrieval": Family("translation-matching", _translation_matching, evaluation=_translations_matched),
+    "distance": Family("distance", _distance, evaluation=_distances_compared),
     "lexical-translation": Family("lexical-translation", _lexical),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family(),

@@ -67,7 +67,7 @@ def build_gallery(records: Iterable[Record], languages: Sequence[str] | None = N
         DataError: no record has both an image and captions.
     """
     pictured = [record for record in records if record.image is not None]
-    groups = _Groups()
+    groups = Groups()
     images: dict[str, tuple[ImageRef, str, str]] = {}
     for position, record in enumerate(pictured):
         assert record.image is not None
@@ -122,13 +122,14 @@ def _choose(wanted: Sequence[str] | None, present: list[str]) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-class _Groups:
+class Groups:
     """Group names that turned out to mean the same (union-find with path halving)."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
 
     def of(self, group: str) -> str:
+        """The name by which the group and all joined with it go."""
         parent = self._parent
         while parent.setdefault(group, group) != group:
             parent[group] = parent[parent[group]]
@@ -136,4 +137,5 @@ class _Groups:
         return group
 
     def join(self, one: str, other: str) -> None:
+        """Make them one."""
         self._parent[self.of(one)] = self.of(other)

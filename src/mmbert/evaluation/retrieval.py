@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from mmbert import plugins
+from mmbert.api.first_states import comparable
 from mmbert.api.usable import encode_usable_images, usable_images
 from mmbert.data.records import BadRecords, Record
 from mmbert.errors import DataError, UsageError
@@ -91,8 +92,9 @@ def evaluate_retrieval(
 
     Args:
         languages: which ones to evaluate; all that have captions where None.
-        mode: ``embed`` ranks by cosine, ``match`` by the match logit of every pair, ``rerank`` lets the match logit
-            re-order each query's best ``rerank`` by ``rerank_scores`` (cosine, match and hubness).
+        mode: ``embed`` ranks by cosine (in a model without embeddings that of first states), ``match`` by the match
+            logit of every pair, ``rerank`` lets the match logit re-order each query's best ``rerank`` by
+            ``rerank_scores`` (cosine, match and hubness).
 
     Raises:
         UsageError: unknown mode or language.
@@ -149,6 +151,7 @@ class Retrieval:
                 gallery = _keep(gallery, usable_images(gallery.images, gallery.image_origin, bad))
             self._scorer = Matched(model, gallery, progress=progress)
         else:
+            model = comparable(model) if mode == "embed" else model
             kept, vectors = _encode(model, gallery, bad, progress)
             gallery = _keep(gallery, kept)
             first = Embedded(model, gallery, vectors, progress=progress)

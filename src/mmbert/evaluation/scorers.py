@@ -7,7 +7,7 @@ Three ways to ask the model: ``embed`` (cosine of the two vectors), ``match`` (b
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -52,13 +52,13 @@ class Embedded:
 
     def __init__(self, model: MMBert, gallery: Gallery, image_vectors: Array, *, progress: bool = False) -> None:
         distinct, self._place = gallery.distinct_texts
-        self._text_vectors = _finite(model.encode_text(distinct, progress=progress), "text")
-        self.image_vectors = _finite(image_vectors, "image")
+        self._text_vectors = finite(model.encode_text(distinct, progress=progress), "text")
+        self.image_vectors = finite(image_vectors, "image")
 
     def with_images(self, vectors: Array) -> Embedded:
         """The same texts against other vectors of the images."""
         other = copy(self)
-        other.image_vectors = _finite(vectors, "image")
+        other.image_vectors = finite(vectors, "image")
         return other
 
     def texts(self, start: int, stop: int) -> Array:
@@ -105,48 +105,37 @@ class Reranked:
         self._second = first.with_images(encode_carefully(model, gallery.images, first.image_vectors))
         self._hubness = model.hubness(self._second.image_vectors)
         self._factors = model.logit_scale, model.rerank_weight, model.hub_weight
-        self._best_images = _best_of(first.texts, len(gallery.texts), len(gallery.images), k)
+        self._best_images = best_of(first.texts, len(gallery.texts), len(gallery.images), k)
         self._best_texts: dict[int, Array] = {}  # by the first row of the language
         for rows in gallery.languages.values():
             block = partial(first.images, rows=rows)
-            self._best_texts[rows.start] = _best_of(block, len(gallery.images), rows.stop - rows.start, k)
+            self._best_texts[rows.start] = best_of(block, len(gallery.images), rows.stop - rows.start, k)
         keys = [self._key(self._best_images, self._place[:, None])]
         for start, best in self._best_texts.items():
             keys.append(self._key(np.arange(len(best))[:, None], self._place[start + best]))
-        self._keys = np.unique(np.concatenate([part.ravel() for part in keys]))
-        self._logits = np.empty(len(self._keys), dtype=np.float32)
-        for start, stop in _with_bar(spans(len(self._keys), 1, PAIRS_PER_CALL), progress):
-            self._logits[start:stop] = pair_logits(model, gallery, self._keys[start:stop])
+        self._logits = PairLogits(keys, partial(pair_logits, model, gallery), progress=progress)
 
     def _key(self, image: Array, place: Array) -> Array:
         return image.astype(np.int64) * self._count + place
 
     def _match(self, image: Array, place: Array) -> Array:
-        return self._logits[np.searchsorted(self._keys, self._key(image, place))]
+        return self._logits.of(self._key(image, place))
 
     def texts(self, start: int, stop: int) -> Array:
         best = self._best_images[start:stop]
         match = self._match(best, self._place[start:stop, None])
         cosine = np.take_along_axis(self._second.texts(start, stop), best, axis=1)
-        return self._promote(self._first.texts(start, stop), best, self._joint(cosine, match, self._hubness[best]))
+        return promote(self._first.texts(start, stop), best, self._joint(cosine, match, self._hubness[best]))
 
     def images(self, start: int, stop: int, rows: slice) -> Array:
         best = self._best_texts[rows.start][start:stop]
         match = self._match(np.arange(start, stop)[:, None], self._place[rows.start + best])
         cosine = np.take_along_axis(self._second.images(start, stop, rows), best, axis=1)
         joint = self._joint(cosine, match, self._hubness[start:stop, None])
-        return self._promote(self._first.images(start, stop, rows), best, joint)
+        return promote(self._first.images(start, stop, rows), best, joint)
 
     def _joint(self, cosine: Array, match: Array, hubness: Array) -> Array:
         return rerank_scores(cosine.astype(np.float64), match, hubness, *self._factors)
-
-    @staticmethod
-    def _promote(cosine: Array, best: Array, joint: Array) -> Array:
-        """``cosine`` with the ``best`` columns of each row put before all others, in the order of ``joint``."""
-        scores = cosine.astype(np.float64)
-        above = scores.max(axis=1, keepdims=True) + 1.0 - joint.min(axis=1, keepdims=True)
-        np.put_along_axis(scores, best, joint + above, axis=1)
-        return scores
 
     def shown(self, row: int, images: Array) -> tuple[Array | None, Array | None]:
         cosine, _ = self._first.shown(row, images)
@@ -154,6 +143,43 @@ class Reranked:
         match = np.full(len(images), np.nan)
         match[reached] = sigmoid(self._match(images[reached], self._place[row]))
         return cosine, match
+
+
+class PairLogits:
+    """Match logits of chosen pairs, each computed once.
+
+    Args:
+        keys: numbers of the pairs, in arrays of any shape; a pair may come several times.
+        compute: sorted distinct keys to their logits.
+        progress: show a bar on stderr.
+    """
+
+    def __init__(self, keys: Sequence[Array], compute: Callable[[Array], Array], *, progress: bool = False) -> None:
+        self._keys = np.unique(np.concatenate([part.ravel() for part in keys]))
+        self._logits = np.empty(len(self._keys), dtype=np.float32)
+        for start, stop in _with_bar(spans(len(self._keys), 1, PAIRS_PER_CALL), progress):
+            self._logits[start:stop] = compute(self._keys[start:stop])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def of(self, keys: Array) -> Array:
+        """Logits of these pairs, in the shape of ``keys``."""
+        return self._logits[np.searchsorted(self._keys, keys)]
+
+
+def promote(cosine: Array, best: Array, joint: Array) -> Array:
+    """``cosine`` with the ``best`` columns of each row put before all others, in the order of ``joint``.
+
+    Args:
+        cosine: ``[rows, columns]``.
+        best: ``[rows, k]`` columns.
+        joint: ``[rows, k]`` their scores.
+    """
+    scores = cosine.astype(np.float64)
+    above = scores.max(axis=1, keepdims=True) + 1.0 - joint.min(axis=1, keepdims=True)
+    np.put_along_axis(scores, best, joint + above, axis=1)
+    return scores
 
 
 def pair_logits(model: MMBert, gallery: Gallery, keys: Array) -> Array:
@@ -170,7 +196,7 @@ def pair_logits(model: MMBert, gallery: Gallery, keys: Array) -> Array:
         [distinct[i] for i in used_texts],
         np.stack([image, text], axis=1),
     )
-    return _finite(np.asarray(logits, dtype=np.float32), "match")
+    return finite(np.asarray(logits, dtype=np.float32), "match")
 
 
 def sigmoid(logits: Array) -> Array:
@@ -198,7 +224,8 @@ def top(scores: Array, k: int) -> Array:
     return found
 
 
-def _best_of(block: Block, queries: int, items: int, k: int) -> Array:
+def best_of(block: Block, queries: int, items: int, k: int) -> Array:
+    """[queries, min(k, items)] columns of the best scores of each row, computed block by block."""
     found = [top(block(start, stop), k) for start, stop in spans(queries, items)]
     return np.concatenate(found) if found else np.empty((0, min(k, items)), dtype=np.int32)
 
@@ -210,7 +237,12 @@ def _matrix(rows: int, columns: int) -> Array:
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, columns))
 
 
-def _finite(values: Array, what: str) -> Array:
+def finite(values: Array, what: str) -> Array:
+    """``values``, all numbers.
+
+    Raises:
+        DataError: one is not.
+    """
     if not np.isfinite(values).all():
         raise DataError(
             f"the model gives {what} values that are not numbers (NaN)", hint="its weights are damaged or diverged"

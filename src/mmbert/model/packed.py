@@ -352,3 +352,13 @@ def paired(text: SequenceSpec, image: SequenceSpec) -> SequenceSpec:
     """
     whole = image.text_rows if isinstance(image.text_rows, int) else int(image.text_rows[0])
     return SequenceSpec(text.token_ids, text.segments, whole, image.region_rows, image.region_masked)
+
+
+def joined(first: SequenceSpec, second: SequenceSpec) -> SequenceSpec:
+    """``first``'s text, then ``second``'s, as one sequence ``[CLS] a [SEP] b [SEP]``, with ``first``'s regions.
+
+    Both are of segment 0, as in MM-BERT; the text behind is tied to the whole of the image that stands there.
+    """
+    whole = int(np.asarray(first.text_rows).reshape(-1)[0])
+    tokens = np.concatenate([first.token_ids, second.token_ids[1:]])
+    return SequenceSpec(tokens, 0, whole, first.region_rows, first.region_masked)

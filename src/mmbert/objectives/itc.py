@@ -70,9 +70,9 @@ def soft_contrast(logits: Tensor, positive: Tensor, smoothing: float = 0.0) -> T
     return losses[has].sum()
 
 
-def groups_of(target: Target) -> tuple[Tensor, Tensor]:
-    """Groups of this process's texts and of its images, on the CPU."""
-    is_image = target.extra["is_image"].bool()
+def groups_of(target: Target, second: str = "is_image") -> tuple[Tensor, Tensor]:
+    """Groups of this process's texts and of its images (of what the label ``second`` is true of), on the CPU."""
+    is_image = target.extra[second].bool()
     return target.labels[~is_image].cpu(), target.labels[is_image].cpu()
 
 

@@ -1,4 +1,4 @@
-"""Image-text matching with hard negatives from the step itself.
+"""Image-text matching with hard negatives from the step itself. (``ttm_hard`` does the same for pairs of texts.)
 
 Reads the embeddings that the contrast of the same component left; negatives are drawn in proportion to their
 similarity (Li et al., 2021, ALBEF), so they are fresh at each step. The pairs run through the trunk in a second pass
@@ -8,9 +8,9 @@ everywhere, and each process judges its share of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Options(BaseModel):
     """``weight``; ``pairs``: matching pairs per step; ``negatives``: wrong images (and wrong texts) for each.
 
     ``even``: share of the drawing that ignores similarity, which gives a fresh head something easy to begin with.
+    ``wrong``: which side of a right pair is exchanged for a wrong one: both in turn, or the second (the image) only.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,11 +39,35 @@ class Options(BaseModel):
     pairs: int = 64
     negatives: int = 1
     even: float = Field(default=0.0, ge=0, le=1)
+    wrong: Literal["both", "second"] = "both"
+
+    @property
+    def wrong_ones(self) -> int:
+        """Wrong pairs that a right one brings, where there are enough."""
+        return self.negatives * (2 if self.wrong == "both" else 1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What pairs are made of.
+
+    Attributes:
+        contrast: the objective of the same component whose embeddings tell what is similar.
+        second: key of its labels that says which sequences are second sides.
+        join: makes one sequence of two.
+    """
+
+    contrast: str
+    second: str
+    join: Callable[[SequenceSpec, SequenceSpec], SequenceSpec]
+
+
+WITH_IMAGES = Kind("itc", "is_image", paired)
 
 
 @dataclass
 class Everybody:
-    """What all processes have to make pairs of, in order of the processes.
+    """What all processes have to make pairs of, in order of the processes. (Of two texts the second is the "image".)
 
     Attributes:
         seed: of the drawing.
@@ -57,33 +82,41 @@ class Everybody:
     images: list[SequenceSpec]
 
 
-def _contrast(name: str) -> str:
-    return name.rsplit("/", 1)[0] + "/itc"
+def _contrast(name: str, kind: Kind) -> str:
+    return f"{name.rsplit('/', 1)[0]}/{kind.contrast}"
 
 
-def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
+def plan(
+    batch: PackedBatch,
+    target: Target,
+    options: Options,
+    name: str,
+    states: Mapping[str, Any],
+    kind: Kind = WITH_IMAGES,
+) -> Plan:
     """Draw the right pairs; how many wrong ones they bring is known from the groups."""
-    everybody = _everybody(batch, batch.targets.get(_contrast(name)))
+    everybody = _everybody(batch, batch.targets.get(_contrast(name, kind)), kind)
     positive = everybody.text_groups[:, None] == everybody.image_groups[None, :]
     generator = torch.Generator().manual_seed(everybody.seed)
     right = _right(positive, options, generator)
     if not len(right):
         return Plan(counts(0), data=everybody)
     wrong_images, wrong_texts = _can_be_wrong(positive, right)
-    weight = options.negatives * (2 * len(right) + int(wrong_images.sum()) + int(wrong_texts.sum()))
+    wrong = int(wrong_images.sum()) + (int(wrong_texts.sum()) if options.wrong == "both" else 0)
+    weight = options.wrong_ones * len(right) + options.negatives * wrong
     return Plan(counts(weight / world_size()), data=everybody)
 
 
-def _everybody(batch: PackedBatch, contrast: Target | None) -> Everybody:
+def _everybody(batch: PackedBatch, contrast: Target | None, kind: Kind) -> Everybody:
     """Exchange sequences, groups and the first process's seed."""
     seed = int(torch.randint(2**62, ()))
     none = torch.zeros(0, dtype=torch.long)
     texts, images = none, none
     text_groups, image_groups = none, none
     if contrast is not None:
-        is_image = contrast.extra["is_image"].bool()
+        is_image = contrast.extra[kind.second].bool()
         texts, images = contrast.positions[~is_image], contrast.positions[is_image]
-        text_groups, image_groups = groups_of(contrast)
+        text_groups, image_groups = groups_of(contrast, kind.second)
     own = (
         seed,
         text_groups,
@@ -96,7 +129,7 @@ def _everybody(batch: PackedBatch, contrast: Target | None) -> Everybody:
     everybody = Everybody(found[0][0], torch.cat([f[1] for f in found]), torch.cat([f[2] for f in found]), [], [])
     first_row = 0
     for _, _, _, their_texts, their_images, rows in found:
-        everybody.texts += their_texts
+        everybody.texts += [_moved(spec, first_row) for spec in their_texts]
         everybody.images += [_moved(spec, first_row) for spec in their_images]
         first_row += rows
     return everybody
@@ -111,16 +144,18 @@ def _moved(spec: SequenceSpec, by: int) -> SequenceSpec:
     return replace(spec, region_rows=np.where(rows < 0, rows, rows + by), text_rows=moved if text.ndim else int(moved))
 
 
-def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
+def compute(step: StepContext, target: Target, options: Options, name: str, kind: Kind = WITH_IMAGES) -> LossTerm:
     """Choose matching pairs, ``negatives`` wrong images and wrong texts for each; per-anchor cross entropy.
 
     The loss is a binary cross entropy over all pairs.
     """
-    found: Embedded | None = step.shared.get(f"{_contrast(name)}/everybody")
+    found: Embedded | None = step.shared.get(f"{_contrast(name, kind)}/everybody")
     if found is None:
-        raise ValueError("itm_hard needs itc in the same component, named before it")
+        raise ValueError(
+            f"{name.rsplit('/', 1)[-1]} needs {kind.contrast} in the same component, named before it, with both sides"
+        )
     if name not in step.plans:
-        step.plans[name] = plan(step.batch, target, options, name, step.states_of_objectives)
+        step.plans[name] = plan(step.batch, target, options, name, step.states_of_objectives, kind)
     everybody: Everybody = step.plans[name].data
     chosen = _choose(found, options, torch.Generator().manual_seed(everybody.seed))
     if chosen is None:
@@ -129,25 +164,24 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     texts, images, labels = (part[rank() :: world_size()] for part in chosen)
     regions, vectors = _regions(step)
     if not len(texts):
-        zero = found.texts.sum() * 0 + vectors.sum() * 0
+        zero = found.texts.sum() * 0 + (0 if vectors is None else vectors.sum() * 0)
         return LossTerm(zero, zero.detach())
     pairs = zip(texts.tolist(), images.tolist(), strict=True)
-    specs = [paired(everybody.texts[t], everybody.images[i]) for t, i in pairs]
+    specs = [kind.join(everybody.texts[t], everybody.images[i]) for t, i in pairs]
     joint = pack(specs, regions=regions, device=step.batch.device)
     pooled = step.model(joint, positions=joint.starts, region_vectors=vectors).pooled
     logits = exact(step.model.match_logits(pooled))
     labels = labels.to(logits.device)
-    weights = torch.where(labels > 0.5, float(2 * options.negatives), 1.0)  # right pairs weigh as much as wrong ones
+    weights = torch.where(labels > 0.5, float(options.wrong_ones), 1.0)  # right pairs weigh as much as wrong ones
     total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weight=weights, reduction="sum")
     right = ((logits > 0) == (labels > 0.5)).float()
     return LossTerm(total, weights.sum(), {"accuracy": ((right * weights).sum(), weights.sum())})
 
 
-def _regions(step: StepContext) -> tuple[RegionTable | None, Tensor]:
-    """The region table and its vectors; on several processes those of all in a row."""
+def _regions(step: StepContext) -> tuple[RegionTable | None, Tensor | None]:
+    """The region table and its vectors, None in a batch of texts; on several processes those of all in a row."""
     vectors = step.output.region_vectors
     if world_size() == 1:
-        assert vectors is not None
         return step.batch.regions, vectors
     states = step.output.last_hidden_state
     assert states is not None
@@ -183,6 +217,8 @@ def _choose(
     texts, images = right.unbind(1)
     can_image, can_text = _can_be_wrong(positive, right)
     wrong_images = _draw(similarity[texts[can_image]], positive[texts[can_image]], options, generator)
+    if options.wrong == "second":
+        can_text = torch.zeros_like(can_text)
     wrong_texts = _draw(similarity.T[images[can_text]], positive.T[images[can_text]], options, generator)
     anchors_t = texts[can_image].repeat_interleave(options.negatives)
     anchors_i = images[can_text].repeat_interleave(options.negatives)
@@ -195,6 +231,8 @@ def _choose(
 
 def _draw(similarity: Tensor, positive: Tensor, options: Options, generator: torch.Generator | None = None) -> Tensor:
     """[k, negatives] columns that are not ``positive``, for each row of [k, n]."""
+    if not len(similarity):
+        return torch.zeros(0, options.negatives, dtype=torch.long)
     similar = similarity.masked_fill(positive, float("-inf")).softmax(1)
     even = (~positive).float() / (~positive).sum(1, keepdim=True)
     chances = (1 - options.even) * similar + options.even * even

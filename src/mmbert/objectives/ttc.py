@@ -1,11 +1,13 @@
 """Text-text contrast: texts of one group (translations, names and keywords) are nearer than all others in the step.
 
-On several processes the others are those of all processes.
+On several processes the others are those of all processes. Where the task says which texts are second sides (of
+sentences and their translations), the embeddings are left by side for what makes pairs of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,30 +17,55 @@ from torch import Tensor
 from mmbert.model.packed import PackedBatch, Target
 from mmbert.model.ranks import gather_rows
 from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
-from mmbert.objectives.itc import soft_contrast
+from mmbert.objectives.itc import Embedded, soft_contrast
 
 READS = "sequences"
 GATHERS = True
 
 
 class Options(BaseModel):
-    """``weight`` of the loss."""
+    """``weight`` of the loss; ``across`` compares each text with those of the other side only."""
 
     model_config = ConfigDict(extra="forbid")
     weight: float = 1.0
+    across: bool = False
 
 
-def _positive(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """[n] groups to [n, N]: which of everybody's texts is of the same group, and which is the text itself."""
-    every = gather_rows(groups)
-    numbers = torch.arange(len(every.rows), device=groups.device)
-    itself = numbers[every.start : every.start + len(groups), None] == numbers[None, :]
-    return (groups[:, None] == every.rows[None, :]) & ~itself, itself
+@dataclass
+class _Sides:
+    """Groups and sides of everybody's texts.
+
+    Attributes:
+        groups: [N] group numbers.
+        second: [N] which are second sides.
+        own: [n] places of this process's texts among them.
+    """
+
+    groups: Tensor
+    second: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, target: Target, device: torch.device) -> _Sides:
+        """Exchange them; texts without a side are first sides."""
+        second = target.extra.get("second", torch.zeros_like(target.labels)).long()
+        groups = gather_rows(target.labels.to(device))
+        own = groups.start + torch.arange(len(target.labels), device=device)
+        return cls(groups.rows, gather_rows(second.to(device)).rows.bool(), own)
+
+    def compared(self, options: Options) -> tuple[Tensor, Tensor]:
+        """[n, N] which texts each is compared with, and which of these are of its group."""
+        numbers = torch.arange(len(self.groups), device=self.own.device)
+        compared = self.own[:, None] != numbers[None, :]
+        if options.across:
+            compared &= self.second[self.own, None] != self.second[None, :]
+        return compared, (self.groups[self.own, None] == self.groups[None, :]) & compared
 
 
 def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
     """Texts that have another of their group anywhere in the batch (of all processes)."""
-    return Plan(counts(_positive(target.labels.to(batch.device))[0].any(1).sum()))
+    _, positive = _Sides.of(target, batch.device).compared(options)
+    return Plan(counts(positive.any(1).sum()))
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
@@ -46,7 +73,17 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     head = step.model.embedding_head
     if head is None:
         raise ValueError("contrast needs a model with embedding_size > 0")
+    if options.across and "second" not in target.extra:
+        raise ValueError("across needs labels that say which side a text is of; those of translation_retrieval do")
     texts = head.embed_text(step.first_states(target.positions))
-    positive, itself = _positive(target.labels)
-    logits = (head.scale * texts @ gather_rows(texts).rows.T).masked_fill(itself, -1e9)
+    every, sides = gather_rows(texts).rows, _Sides.of(target, texts.device)
+    step.shared[f"{name}/everybody"] = _by_side(every, sides)
+    compared, positive = sides.compared(options)
+    logits = (head.scale * texts @ every.T).masked_fill(~compared, -1e9)
     return LossTerm(soft_contrast(logits, positive.float()), positive.any(1).sum().float())
+
+
+def _by_side(texts: Tensor, sides: _Sides) -> Embedded:
+    """Everybody's embeddings, second sides in the place of images."""
+    first, second = (~sides.second).nonzero()[:, 0], sides.second.nonzero()[:, 0]
+    return Embedded(first, texts[first], sides.groups[first], second, texts[second], sides.groups[second])

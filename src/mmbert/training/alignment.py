@@ -16,6 +16,7 @@ from mmbert.data.records import ImageRef, Record
 from mmbert.errors import ConfigError
 from mmbert.model.heads import ProductPooler
 from mmbert.tasks.base import group_number
+from mmbert.training.latent import by_group, latent_means, stands_in, text_vectors, word_pieces
 
 MATCH_GAIN = 0.3
 """Weight of each product of a :class:`ProductPooler` in the match logit at the start: cosine 1 gives 0.3 sqrt(H)."""
@@ -56,7 +57,7 @@ def whiten_regions(bert: MMBert, images: Sequence[ImageRef], *, power: float = 0
 def regress_regions(bert: MMBert, records: Sequence[Record], *, ridge: float = 0.3) -> dict[int, Tensor]:
     """Set the region embedding so that an image's vector starts as what its features tell of its group's texts.
 
-    Groups get vectors from their texts alone, with or without an image (:func:`text_vectors`); ridge regression from
+    Groups get vectors from their texts alone, with or without an image (``latent.text_vectors``); ridge regression from
     the whole-image features onto them (each feature standardised, each level of equal weight) is the map W, set up as
     :func:`whiten_regions` sets up its P. Pictures of things that no picture was seen of come out near their texts.
 
@@ -84,49 +85,6 @@ def regress_regions(bert: MMBert, records: Sequence[Record], *, ridge: float = 0
     typical = ((features - mean) @ components.T).norm(dim=1).mean() / hidden**0.5
     _map_regions(bert, components / typical, mean)
     return vectors
-
-
-def text_vectors(bert: MMBert, records: Sequence[Record], size: int, *, most: int = 6000) -> dict[int, Tensor]:
-    """Unit vectors [size] by group number: whitened latent semantics of the groups' words (Deerwester et al., 1990).
-
-    Rows are groups, columns the vocabulary's entries that stand in a text of the group, weighed by the logarithm of
-    their rarity; the vectors are the left singular vectors.
-
-    Args:
-        bert: whose tokenizer splits the texts.
-        records: with texts.
-        size: numbers of a vector.
-        most: groups, the first ones; memory and time grow with their square.
-    """
-    texts = _texts_by_group(records, most)
-    table = torch.zeros(len(texts), bert.config.vocab_size)
-    for row, said in enumerate(texts.values()):
-        table[row, _pieces(bert, said)] = 1.0
-    table[:, bert.processor.tokenizer.all_special_ids] = 0.0
-    table *= (len(texts) / table.sum(0).clamp(min=1)).log()
-    table = nn.functional.normalize(table, dim=1)
-    _, directions = torch.linalg.eigh((table @ table.T).double())
-    found = torch.zeros(len(texts), size)
-    kept = directions.flip(1)[:, :size].float()
-    found[:, : kept.shape[1]] = kept
-    return dict(zip(texts, nn.functional.normalize(found - found.mean(0), dim=1), strict=True))
-
-
-def _texts_by_group(records: Sequence[Record], most: int | None = None) -> dict[int, list[str]]:
-    """Captions and further texts of each group that has some; those beside an image, where there is one."""
-    chosen: dict[int, Record] = {}
-    for record in records:
-        if record.captions and (record.image is not None or group_number(record.group) not in chosen):
-            chosen[group_number(record.group)] = record
-    return {
-        group: sorted({text for said in (*record.captions.values(), *record.texts.values()) for text in said})
-        for group, record in list(chosen.items())[:most]
-    }
-
-
-def _pieces(bert: MMBert, texts: Sequence[str]) -> list[int]:
-    """Vocabulary entries that stand in the texts."""
-    return sorted({int(i) for example in bert.processor.text_examples(texts) for i in example.token_ids})
 
 
 def _hidden_size(bert: MMBert, key: str) -> int:
@@ -161,53 +119,58 @@ def start_as_mean_of_words(
     Values and output of the first attention become the identity (times ``MEAN_GAIN``; queries and keys stay small and
     random, so attention starts near uniform). Each word piece starts as the mean embedding of the images whose captions
     and further texts it stands in: long where it tells images apart, short where it stands everywhere, so that rare
-    words count most.
+    words count most. In a corpus of texts alone :func:`latent_means` stand for the images: words that stand in the same
+    records, such as translations of each other, start alike.
 
     Args:
         bert: a fresh model whose embeddings are as wide as its hidden states.
-        records: with images and texts.
+        records: with texts; those without image are left out unless all are.
         word_std: standard deviation of the numbers of a word that belongs to one image alone.
         vectors: unit vectors by group number to take instead of the images' embeddings; a word's is then the mean over
             all groups, with and without images.
 
     Raises:
-        ConfigError: the sizes do not allow it, or no record has an image.
+        ConfigError: the sizes do not allow it.
     """
     if bert.config.embedding_size != bert.config.hidden_size:
         raise ConfigError("model.mean_of_words needs embedding_size = hidden_size")
-    if all(record.image is None for record in records):
-        raise ConfigError("model.mean_of_words needs data with images")
     layer = bert.model.trunk.encoder.layers[0]
     hidden = bert.config.hidden_size
     layer.attention.qkv.weight[2 * hidden :] = torch.eye(hidden)
     layer.attention_output.weight.copy_(torch.eye(hidden) * MEAN_GAIN)
     words = bert.model.trunk.embeddings.words
-    groups = vectors if vectors is not None else group_means(bert, records)
-    words.weight.copy_(_word_vectors(bert, records, groups) * hidden**0.5 * word_std)
+    words.weight.copy_(_word_vectors(bert, records, vectors) * hidden**0.5 * word_std)
     if bert.model.token_head is not None:  # logits keep their usual spread although the tied table is larger
         bert.model.token_head.norm.weight.fill_(bert.config.initializer_range / word_std)
     if bert.model.embedding_head is not None:
         nn.init.eye_(bert.model.embedding_head.text.weight)
 
 
-def _word_vectors(bert: MMBert, records: Sequence[Record], groups: Mapping[int, Tensor], prior: float = 0.5) -> Tensor:
+def _word_vectors(
+    bert: MMBert, records: Sequence[Record], vectors: Mapping[int, Tensor] | None, prior: float = 0.5
+) -> Tensor:
     """[K, D] per vocabulary entry: sum of the centred vectors of the groups it stands for, over (count + ``prior``).
 
+    Groups are those of ``vectors``, else those with images (their mean embeddings), else all (:func:`latent_means`).
     Entries in no text start small and at random, special tokens small and alike.
     """
-    centre = torch.stack(list(groups.values())).mean(0)
     table = bert.model.trunk.embeddings.words.weight
-    sums, counts = torch.zeros_like(table), torch.zeros(len(table))
-    for group, texts in _texts_by_group(records).items():
-        if group in groups:
-            pieces = _pieces(bert, texts)
-            sums[pieces] += groups[group] - centre
-            counts[pieces] += 1
+    chosen = by_group(records)
+    if vectors is None and any(record.image is not None for record in chosen):
+        chosen = [record for record in chosen if record.image is not None]
+        vectors = group_means(bert, records)
+    groups, pieces = word_pieces(bert, chosen)
+    if vectors is None:
+        means = latent_means(groups, pieces, len(chosen), len(table), table.shape[1])
+    else:
+        means = torch.stack([vectors[group_number(record.group)] for record in chosen])
+    counts = torch.bincount(pieces, minlength=len(table))
+    sums = stands_in(pieces, groups, len(table), len(chosen)) @ (means - means.mean(0))
     special = bert.processor.tokenizer.all_special_ids
-    vectors = sums / (counts + prior).unsqueeze(1)
-    vectors[counts == 0] = torch.randn(int((counts == 0).sum()), table.shape[1]) * 0.1 * table.shape[1] ** -0.5
-    vectors[special] = 0.02 * table.shape[1] ** -0.5
-    return vectors
+    vectors_of_words = sums / (counts + prior).unsqueeze(1)
+    vectors_of_words[counts == 0] = torch.randn(int((counts == 0).sum()), table.shape[1]) * 0.1 * table.shape[1] ** -0.5
+    vectors_of_words[special] = 0.02 * table.shape[1] ** -0.5
+    return vectors_of_words
 
 
 @torch.no_grad()

@@ -432,7 +432,7 @@ def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:
         for name, component in recipe.components.items()
         for objective, options in component.objectives.items()
     }
-    return dict(sorted(found.items(), key=lambda item: item[0].endswith("itm_hard")))
+    return dict(sorted(found.items(), key=lambda item: item[0].endswith("_hard")))
 
 
 def grouped_records(recipe: Recipe, sources: dict[str, Source]) -> list[Record]:

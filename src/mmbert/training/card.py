@@ -56,7 +56,7 @@ def write_card(folder: Path, recipe: Recipe, bert: MMBert, metrics: dict[str, An
             "",
             "## Measured",
             "",
-            f"{_capital(recipe.evaluation.measure)} on {_short(metrics['data'])} ({how}):",
+            f"{_capital(recipe.evaluation.measure.replace('_', ' '))} on {_short(metrics['data'])} ({how}):",
             "",
         ]
         lines += measure.table(report)

@@ -23,8 +23,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record, Source
-from mmbert.errors import TrainingError, TrainingStopped
-from mmbert.evaluation.tuning import best_rerank_weights
+from mmbert.errors import ConfigError, TrainingError, TrainingStopped
 from mmbert.objectives.base import StartOfRun
 from mmbert.objectives.class_names import Teacher
 from mmbert.plugins import load
@@ -105,7 +104,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     """
     out = Path(out)
     checkpoint = _checkpoint(out, recipe) if resume else None
-    model = _with_first_stage(recipe.model, out, resume=resume, skip_bad=skip_bad)
+    model = _with_first_stage(recipe, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
     stored = open_features(recipe)
@@ -179,11 +178,12 @@ def _failing_clearly(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
+def _with_first_stage(whole: Recipe, out: Path, *, resume: bool, skip_bad: bool) -> ModelRecipe:
     """Where the model starts from another recipe's: run that one (or go on with it) and name its model."""
+    recipe = whole.model
     if not isinstance(recipe.init, str) or not recipe.init.startswith(FIRST_STAGE):
         return recipe
-    folder, stage = out / "first", load_recipe(recipe.init.removeprefix(FIRST_STAGE))
+    folder, stage = out / "first", _on_the_same_data(load_recipe(recipe.init.removeprefix(FIRST_STAGE)), whole)
     done = (folder / "metrics.json").is_file() and _written_recipe(folder) == stage.model_dump(mode="json")
     if not (resume and done):
         train(stage, folder, resume=resume, skip_bad=skip_bad)
@@ -191,6 +191,15 @@ def _with_first_stage(recipe: ModelRecipe, out: Path, *, resume: bool, skip_bad:
             torch.distributed.barrier()  # the first process writes the model
     best = folder / "best"
     return recipe.model_copy(update={"init": str(best if best.exists() else folder / "last")})
+
+
+def _on_the_same_data(stage: Recipe, whole: Recipe) -> Recipe:
+    """The first stage with the data of the whole run, where its recipe names none."""
+    evaluation = stage.evaluation
+    if evaluation.data is None:
+        evaluation = evaluation.model_copy(update={"data": whole.evaluation.data})
+    data = whole.data if stage.data is None else stage.data
+    return stage.model_copy(update={"data": data, "evaluation": evaluation})
 
 
 def _checkpoint(out: Path, recipe: Recipe) -> Path | None:
@@ -282,6 +291,8 @@ class _Run:
             self.options = self.measurer.Options(**recipe.evaluation.measure_options)
         except ValidationError as error:
             raise validation_error(error, self.measurer.Options, "evaluation.options") from error
+        if recipe.evaluation.tune_rerank and not hasattr(self.measurer, "tune"):
+            raise ConfigError(f"evaluation.tune_rerank: nothing is re-ranked in {recipe.evaluation.measure}")
 
     @property
     def watched(self) -> str:
@@ -337,7 +348,8 @@ class _Run:
         with self.final_weights() as bert:
             bert.keep_queries(self.queries)
             if self.recipe.evaluation.tune_rerank and self.records:
-                (bert.config.rerank_weight, bert.config.hub_weight), _ = best_rerank_weights(bert, self.records)
+                tuned = self.measurer.tune(bert, self.records, self.options)
+                bert.config.rerank_weight, bert.config.hub_weight = tuned
         with self.final_weights() as bert, written_aside(folder) as new, merged(bert.model):
             bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
             shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")

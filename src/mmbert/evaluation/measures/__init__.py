@@ -1,7 +1,8 @@
-"""What a training run can measure on its way: one module each, found by name (``retrieval``, ``translation``).
+"""What a training run can measure on its way: one module each, found by name (``retrieval``, ``translation``, …).
 
 A module has ``Options`` (pydantic), ``measure(model, records, options) -> Measured`` and, for the model
-card, ``how(options)`` in a few words and ``table(report)``, its lines.
+card, ``how(options)`` in a few words and ``table(report)``, its lines. One that re-ranks may have
+``tune(model, records, options)``, which gives the weights of match logit and hubness for ``evaluation.tune_rerank``.
 """
 
 from __future__ import annotations

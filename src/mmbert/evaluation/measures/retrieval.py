@@ -11,6 +11,7 @@ from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record
 from mmbert.evaluation.measures import Measured
 from mmbert.evaluation.retrieval import evaluate_retrieval
+from mmbert.evaluation.tuning import best_rerank_weights
 
 
 class Options(BaseModel):
@@ -24,6 +25,11 @@ def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measu
     """R@k and median rank."""
     report = dict(evaluate_retrieval(model, records, mode=options.mode))
     return Measured(report, {k: float(v) for k, v in report["text_to_image"]["mean"].items()})
+
+
+def tune(model: MMBert, records: Sequence[Record], options: Options) -> tuple[float, float]:
+    """Weights of match logit and hubness in re-ranking."""
+    return best_rerank_weights(model, records)[0]
 
 
 def how(options: Options) -> str:
