@@ -29,7 +29,6 @@ from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
     build_model,
-    evaluation_data,
     evaluation_records,
     group_numbers,
     grouped_records,
@@ -49,6 +48,7 @@ from mmbert.training.checkpoints import (
     write_whole,
     written_aside,
 )
+from mmbert.training.corpora import evaluation_data
 from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
