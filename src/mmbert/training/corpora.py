@@ -33,7 +33,9 @@ def run_data(recipe: Recipe) -> Data | None:
     if "source" in recipe.data:
         return _located(recipe.data)
     root = recipe.data.get("root")
-    return recipe.data if root is None else parse_data(str(root)) | {k: v for k, v in recipe.data.items() if k != "root"}
+    return (
+        recipe.data if root is None else parse_data(str(root)) | {k: v for k, v in recipe.data.items() if k != "root"}
+    )
 
 
 def component_data(recipe: Recipe, name: str, component: ComponentRecipe) -> Data:
