@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli._matrix import matrix
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -89,16 +91,9 @@ def retrieval(
     checked = as_mode(mode, rerank)
     source = open_data(data, report=bad)
     bert = load_model(model, device)
-    records = [source[i] for i in range(len(source))]
-    if features:
-        from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
     result = Retrieval(
         bert,
-        records,
+        read_records(source, bert, features, bad),
         languages=split_languages(lang),
         mode=checked,
         rerank=rerank,
@@ -189,6 +184,9 @@ def mt(
     for name in ("BLEU", "chrF"):
         print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)
+
+
+app.command("matrix")(matrix)
 
 
 def split_languages(given: str | None) -> list[str] | None:

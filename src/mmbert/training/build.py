@@ -21,11 +21,13 @@ from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.region_input import RecordsWithRegions, RegionInput
 from mmbert.data.sources import open_data
+from mmbert.data.text_files import texts_of_sources
 from mmbert.errors import ConfigError, DataError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.plugins import load, nearest
 from mmbert.tasks.base import group_number
+from mmbert.text.coverage import sampled
 from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.alignment import align_texts, start_as_mean_of_words, whiten_regions
 from mmbert.training.corpora import component_data, evaluation_data, run_data
@@ -315,7 +317,11 @@ def _tokenizer(recipe: ModelRecipe, sources: dict[str, Source], parts: Parts | N
     if recipe.tokenizer.path is not None:
         found = open_tokenizer(recipe.tokenizer.path)
     elif parts is None:
-        found = train_tokenizer(corpus_texts(sources), vocab_size=recipe.tokenizer.vocab_size)
+        wanted = recipe.tokenizer
+        texts = corpus_texts(sources)
+        if wanted.temperature > 1:
+            texts = sampled(texts_of_sources(sources.values()), temperature=wanted.temperature)
+        found = train_tokenizer(texts, vocab_size=wanted.vocab_size, kind=wanted.kind)
     elif parts.tokenizer is not None:
         found = parts.tokenizer
     else:

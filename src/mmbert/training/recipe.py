@@ -24,6 +24,8 @@ class TokenizerRecipe(Section):
     Attributes:
         path: folder or hub id; else that of ``model.init``, else one is trained on the sources' texts.
         vocab_size: entries of a trained one.
+        kind: of a trained one.
+        temperature: of a trained one: a language of n texts counts as n^(1/T), so that small ones are not drowned.
         lower_case: lower-case and strip accents, as VL-BERT did even with cased vocabularies (word pieces only).
         add_special: tokens that are never cut, such as ``[STOP]``; their rows start at random.
         add_pieces: entries for new languages: a list, or a file with one a line (continued pieces begin with ``##``
@@ -32,6 +34,8 @@ class TokenizerRecipe(Section):
 
     path: str | None = None
     vocab_size: int = Field(default=16000, ge=300)
+    kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
+    temperature: float = Field(default=1.0, ge=1)
     lower_case: bool = False
     add_special: list[str] = Field(default_factory=list)
     add_pieces: list[str] | str = Field(default_factory=list)
