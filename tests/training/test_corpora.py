@@ -47,7 +47,7 @@ def test_a_root_alone_is_a_folder_of_the_users(tmp_path: Path) -> None:
 
 
 def test_the_root_completes_the_corpus_that_a_recipe_names(corpus: Path) -> None:
-    recipe = load_recipe("mm-bert-mt", [f"data.root={corpus}", "data.images={root}/images"])
+    recipe = load_recipe("mm-bert-mt", [f"data.root={corpus}", 'data.images="{root}/images"'])
     found = records(open_sources(recipe)["pairs"])
     assert [record.captions for record in found][1] == {"en": ("en a 1",), "de": ("de a 1",)}
     assert {Path(str(record.image.path)).parent for record in found if record.image} == {corpus / "images"}
@@ -68,7 +68,7 @@ def test_data_without_a_source_are_the_runs_with_other_options(corpus: Path) -> 
         "split": "validation",
         "images": f"{corpus}/images",
     }
-    assert [record.captions["en"] for record in evaluation_records(recipe)][0] == ("en b 0",)
+    assert evaluation_records(recipe)[0].captions["en"] == ("en b 0",)
     assert {record.split for record in records(open_sources(recipe)["main"])} == {"train"}
 
 

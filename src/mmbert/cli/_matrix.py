@@ -42,8 +42,8 @@ def matrix(
 ) -> None:
     """Find captions of every language by captions of every language, and images: by their vectors.
 
-    Rows ask, columns answer, in percent of the queries (** is 100). A right answer is a caption of the same image, or the
-    image. Data without images give the captions alone.
+    Rows ask, columns answer, in percent of the queries (** is 100). A right answer is a caption of the same image, or
+    the image. Data without images give the captions alone.
 
     Examples:
 

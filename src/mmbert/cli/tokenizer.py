@@ -58,8 +58,8 @@ def train(
 ) -> None:
     """Train a tokenizer, and say for each language how well it fits.
 
-    The folder loads with transformers, and a recipe uses it by model.tokenizer.path=FOLDER. The language of a text file is
-    said before it (de=FILE), or by its name (train.de, de.txt).
+    The folder loads with transformers, and a recipe uses it by model.tokenizer.path=FOLDER. The language of a text file
+    is said before it (de=FILE), or by its name (train.de, de.txt).
 
     unknown: pieces that are [UNK]. covered: characters in known pieces. vocabulary: entries that the language uses.
 
@@ -76,9 +76,9 @@ def train(
         raise UsageError("--set changes a recipe", hint="add --recipe NAME")
     if not (texts or recipe or data):
         raise UsageError("no texts to train on", hint="give text files, --data or --recipe")
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="give a new folder")
     target = output_path(out)
-    if target.exists():
-        raise UsageError(f"{target} exists already", hint="give a new folder")
     found, settings = gather(files=texts or [], data=data or [], recipe=recipe, changes=changes or [])
     given = {"kind": kind, "vocab_size": vocab_size, "add_special": special, "temperature": temperature}
     chosen = settings.model_copy(update={key: value for key, value in given.items() if value is not None})

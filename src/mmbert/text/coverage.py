@@ -62,7 +62,8 @@ def _row(tokenizer: PreTrainedTokenizerBase, language: str, texts: Sequence[str]
             holes = [span for i, span in zip(ids, spans, strict=True) if i == tokenizer.unk_token_id]
             unknown += len(holes)
             lost += sum(_letters(text[first:end]) for first, end in holes)
-    entries = len(tokenizer) - len(set(tokenizer.all_special_ids))
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.update(tokenizer.all_special_ids)
     return Coverage(
         language,
         len(texts),
@@ -70,7 +71,7 @@ def _row(tokenizer: PreTrainedTokenizerBase, language: str, texts: Sequence[str]
         pieces / max(1, words),
         characters / max(1, pieces),
         1 - lost / max(1, characters),
-        len(used - set(tokenizer.all_special_ids)) / max(1, entries),
+        len(used - special) / max(1, len(tokenizer) - len(special)),
     )
 
 

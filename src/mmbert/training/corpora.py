@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.sources import ROOT, check_options, is_store, parse_data, placed
+from mmbert.data.sources import check_options, is_store, parse_data, placed
 from mmbert.data.sources.prepared import read_about
 from mmbert.errors import ConfigError
 from mmbert.plugins import load
@@ -113,7 +113,7 @@ def _of_store(name: str, root: str, data: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 f"the store was prepared with {key}={made}, the recipe wants {asked[key]}",
                 where=root,
-                hint=f"mmbert data prepare {name} … --option {key}={asked[key]}",
+                hint=f"mmbert data prepare {name} … {key}={asked[key]}",
             )
     kept = {key: asked[key] for key in ("split", "languages") if asked.get(key) is not None}
     return {"source": "prepared", "root": root, **kept}

@@ -201,8 +201,8 @@ class Recipe(Section):
         steps: optimiser steps; or
         epochs: passes over the longest component, and
         min_steps: at least so many steps.
-        published: the configuration of VL-BERT or MM-BERT that the recipe stands for. It belongs to the one file: recipes
-            that extend it do not have it, nor does the resolved recipe of a run.
+        published: the configuration of VL-BERT or MM-BERT that the recipe stands for. It belongs to the one file:
+            recipes that extend it do not have it, nor does the resolved recipe of a run.
         data: the run's own data, for components that name none. Has it a split ``train``, only that is trained on; has
             it a split ``validation``, that decides which checkpoint is best (where ``evaluation`` names no data).
             ``data.root`` says where a corpus that is named lies (see ``mmbert.training.corpora``).
