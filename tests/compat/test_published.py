@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
+from originals import (
+    WORDS,
+    Sizes,
+    pretraining_shapes,
+    random_state,
+    resnet_shapes,
+    resnet_state,
+    trunk_shapes,
+    write_checkpoint,
+    write_yaml,
+)
 from PIL import Image
 from starts import small_bert
 
@@ -231,6 +241,36 @@ def test_what_trains_nothing_names_the_command(name: str, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="trains nothing") as caught:
         recipe_from_yaml(written(name, tmp_path))
     assert "mmbert explain" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_converted_checkpoint_shows_its_attention(
+    name: str, tmp_path: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(name)
+    small = Sizes()
+    settings["SCALES"] = [32, 48]
+    settings["NETWORK"] |= {"IMAGE_NUM_LAYERS": 14, "IMAGE_FINAL_DIM": small.visual}
+    settings["NETWORK"]["VLBERT"] |= {
+        "hidden_size": small.hidden, "visual_size": small.visual, "num_hidden_layers": small.layers,
+        "num_attention_heads": small.heads, "intermediate_size": small.intermediate, "vocab_size": small.vocabulary,
+        "max_position_embeddings": small.positions,
+    }  # fmt: skip
+    config = write_yaml(tmp_path / "vis.yaml", settings)
+    state = resnet_state(trunk_shapes(small, pooler=False) | resnet_shapes())
+    write_checkpoint(tmp_path / "vis.model", state)
+    convert = ["convert", str(tmp_path / "vis.model"), "--config", str(config), "--tokenizer", str(words)]
+    assert run([*convert, "--out", str(tmp_path / "model")]) == 0
+    Image.new("RGB", (64, 48), (80, 100, 200)).save(tmp_path / "dog.png")
+    capsys.readouterr()
+    explain = ["explain", str(tmp_path / "dog.png"), "a red dog", "--model", str(tmp_path / "model"), "--json"]
+    assert run([*explain, "--box", "0,0,32,48", "--box", "20,10,60,40"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [row["word"] for row in shown["words"]] == ["a", "red", "dog"]
+    assert [len(row) for row in shown["attention"]] == [3, 3, 3]  # the whole image, and two boxes
+    assert {tuple(row["box"]) for row in shown["words"]} <= {(0, 0, 0.5, 1), (0.3125, 0.2083, 0.9375, 0.8333)}
+    assert run([*explain, "--box", "0,0,32"]) == 2
+    assert "is no box" in capsys.readouterr().err
 
 
 def test_what_is_not_carried_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -287,7 +287,7 @@ FAMILIES = {
     "commonsense-reasoning": Family(),
     "referring-expressions": Family(),
     "attention-maps": Family(
-        instead="mmbert convert CHECKPOINT --config FILE --out FOLDER, then mmbert explain IMAGE TEXT --model FOLDER"
+        instead="mmbert convert CHECKPOINT --config FILE --out FOLDER, then mmbert explain IMAGE TEXT --model FOLDER --box ..."
     ),
 }
 """What the originals' configurations are about. A new task fills its line in."""
