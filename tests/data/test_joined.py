@@ -31,6 +31,15 @@ def test_records_follow_each_other(texts: Path) -> None:
         source[5]
 
 
+def test_a_root_may_stand_for_the_folder_of_single_files(texts: Path) -> None:
+    paths = {"en": "{root}/a.txt", "de": "{root}/c.txt"}
+    write_lines(texts / "c.txt", ["eins", "zwei"])
+    source = open_data({"source": "text", "root": str(texts), "paths": paths})
+    assert [r.captions["de"] for r in records(source)] == [("eins",), ("zwei",)]
+    with pytest.raises(ConfigError, match="unknown option 'root'"):
+        open_data({"source": "text", "root": str(texts), "path": str(texts / "a.txt")})
+
+
 def test_a_wrong_part_is_an_error(texts: Path) -> None:
     with pytest.raises(DataError, match=r"none\.txt: cannot be read"):
         open_data({"source": "joined", "parts": [{"source": "text", "path": str(texts / "none.txt")}]})

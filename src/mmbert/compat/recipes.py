@@ -287,7 +287,8 @@ FAMILIES = {
     "commonsense-reasoning": Family(),
     "referring-expressions": Family(),
     "attention-maps": Family(
-        instead="mmbert convert CHECKPOINT --config FILE --out FOLDER, then mmbert explain IMAGE TEXT --model FOLDER --box ..."
+        instead="convert its checkpoint: mmbert convert CHECKPOINT --config FILE --out MODEL; then look: "
+        "mmbert explain IMAGE TEXT --model MODEL --box ..."
     ),
 }
 """What the originals' configurations are about. A new task fills its line in."""

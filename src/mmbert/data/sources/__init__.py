@@ -75,13 +75,16 @@ def open_data(spec: str | Mapping[str, Any], *, report: BadRecords | None = None
     options = parse_data(spec) if isinstance(spec, str) else dict(spec)
     options.update({key: value for key, value in overrides.items() if value is not None})
     name = options.pop("source", None)
-    if options.get("root") is not None:
-        options = placed(options, str(options["root"]))
+    root, given = options.get("root"), options
+    if root is not None:
+        options = placed(options, str(root))
     if name is None:
         raise ConfigError(
             f"data {options} names no source", hint=f"add source: one of {', '.join(plugins.names(__name__))}"
         )
     module = plugins.load(__name__, name)
+    if options != given and "root" not in module.Options.model_fields:  # it was only for the paths
+        options.pop("root")
     return cast(Source, module.open_source(check_options(name, module, options), report=report))
 
 
