@@ -57,6 +57,11 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Joined
     Raises:
         MMBertError: whatever a part raises.
     """
-    parts = [part if isinstance(part, str) else {"split": options.split} | part for part in options.parts]
-    given = [part if isinstance(part, str) else {k: v for k, v in part.items() if v is not None} for part in parts]
-    return JoinedSource([open_data(part, report=report) for part in given])
+    return JoinedSource([open_data(_of_split(part, options), report=report) for part in options.parts])
+
+
+def _of_split(part: str | dict[str, Any], options: Options) -> str | dict[str, Any]:
+    """The part, of the split that all are."""
+    if isinstance(part, str) or options.split is None or "split" in part:
+        return part
+    return part | {"split": options.split}
