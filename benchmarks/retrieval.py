@@ -111,7 +111,7 @@ def main() -> None:
     gallery, regions = world(rng)
     pairs = candidates(rng)
     tokenizer = word_tokenizer()
-    config = base_config(with_mlm_head=False, embedding_size=256, num_region_classes=0)
+    config = base_config(with_mlm_head=False, embedding_size=256)
     ours = MMBert(MMBertForPreTraining(config), MMBertProcessor(tokenizer, config))
     ours.processor.images = regions  # type: ignore[assignment]
     peer, head = VisualBertModel(peer_config()).eval(), nn.Linear(768, 1).eval()

@@ -121,7 +121,7 @@ def test_the_command_prints_tables_json_and_a_page(photos: Path, capsys: pytest.
     assert report["R@10"][1][2] > 0.5
     assert set(report["mean"]["R@1"]) == {"text_to_text"}
     assert run(["evaluate", "matrix", "--data", "photos", "--metric", "R@2"]) == 2
-    assert "did you mean 'R@1'" in capsys.readouterr().err
+    assert "unknown metric 'R@2'" in capsys.readouterr().err
 
 
 def test_parallel_text_needs_no_images(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
