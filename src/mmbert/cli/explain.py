@@ -17,7 +17,7 @@ def explain(
     caption: Annotated[str, typer.Argument(metavar="CAPTION", help="What is to be read together with it.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures.")] = None,
     png: Annotated[Path | None, typer.Option("--png", help="Write the image once for each word.")] = None,
-    box: Annotated[
+    boxes: Annotated[
         list[str] | None,
         typer.Option("--box", metavar="X1,Y1,X2,Y2", help="In pixels; for models that look into given boxes."),
     ] = None,
@@ -48,7 +48,7 @@ def explain(
 
     page, sheet = (None if path is None else output_path(path) for path in (html, png))
     opened = load_image(image)
-    maps = attention_maps(load_model(model, device), image, caption, [_as_box(one) for one in box or []])
+    maps = attention_maps(load_model(model, device), image, caption, [_as_box(one) for one in boxes or []])
     looks = maps.word_to_region(layer, head)
     if page is not None:
         facts = [("Image", image.name), ("Model", model)]

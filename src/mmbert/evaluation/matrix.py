@@ -36,7 +36,7 @@ class Matrix:
         """Plain means over the cells of each kind: ``text_to_text`` (of two languages), ``text_to_image``, …"""
         found = self.figures[metric]
         words = np.array([name != IMAGE for name in self.names])
-        other = ~np.eye(len(words), dtype=bool)
+        other: Array = ~np.eye(len(words), dtype=bool)
         kinds = {
             "text_to_text": np.outer(words, words) & other,
             "text_to_image": np.outer(words, ~words),

@@ -103,12 +103,12 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str, boxes: Seque
     tokens, regions = len(example.token_ids), len(batch.sequences[0].region_rows)
     units, spans = _units(encoded, caption)
     assert batch.regions is not None
-    boxes = batch.regions.boxes.cpu().numpy() / np.tile(np.array(opened.image.size, dtype=np.float32), 2)
+    looked_into = batch.regions.boxes.cpu().numpy() / np.tile(np.array(opened.image.size, dtype=np.float32), 2)
     return AttentionMaps(
         caption,
         tuple(caption[start:end].strip() for start, end in spans),
         tuple(spans),
-        boxes.clip(0, 1),
+        looked_into.clip(0, 1),
         _gathered(raw, units, tokens, regions),
         match,
     )

@@ -89,7 +89,7 @@ def train_tokenizer(
 
 def _untrained(kind: str, vocab_size: int, max_piece_length: int) -> tuple[Tokenizer, Any]:
     """A tokenizer of this kind, and what trains it."""
-    common = {"vocab_size": vocab_size, "special_tokens": list(SPECIAL_TOKENS), "show_progress": False}
+    common: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": list(SPECIAL_TOKENS), "show_progress": False}
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
