@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
+from originals import (
+    WORDS,
+    Sizes,
+    pretraining_shapes,
+    random_state,
+    resnet_shapes,
+    resnet_state,
+    trunk_shapes,
+    write_checkpoint,
+    write_yaml,
+)
 from PIL import Image
 from published import FILE, NAMES, ROWS, recipe_of, settings_of, written
 from starts import small_bert
@@ -25,14 +35,12 @@ from mmbert.compat.recipes import FAMILIES, recipe_from_yaml, starts
 from mmbert.errors import ConfigError
 from mmbert.model.modeling import build_vision
 from mmbert.plugins import names
-from mmbert.training.recipe import Recipe, load_recipe
+from mmbert.training.recipe import Recipe, load_recipe, recipe_names
 from mmbert.training.run import train
 
 torch.set_num_threads(1)
 MT = "MM-BERT/MT/base_prec_16x16G_fp16_"
 WAITING = {
-    "the task attention-maps": ["VL-BERT/pretrain/vis_attention_maps_coco"],
-    "the task encoder-decoder": [f"{MT}MT_LR6_encdec", f"{MT}MT_LR6_encdec_generate"],
 }  # fmt: skip
 """Configurations that are no recipes yet, by what they wait for; to be emptied."""
 MISSING = {name for group in WAITING.values() for name in group}
@@ -42,7 +50,12 @@ QUESTIONS = [name for name in NAMES if name.startswith("VL-BERT/vqa/")]
 """These run in test_published_vqa.py: they read questions."""
 EXPRESSIONS = [name for name in NAMES if name.startswith("VL-BERT/refcoco/")]
 """These run in test_published_refcoco.py."""
-RUNNING = [name for name in NAMES if name not in {*MISSING, *CHOICES, *QUESTIONS, *EXPRESSIONS}]
+LOOKING = ["VL-BERT/pretrain/vis_attention_maps_coco"]
+"""Configurations that train nothing: a converted model and a command do what they are for."""
+RUNNING = [name for name in NAMES if name not in {*MISSING, *CHOICES, *QUESTIONS, *EXPRESSIONS, *LOOKING}]
+SHIPPED = {load_recipe(name).published: name for name in recipe_names() if load_recipe(name).published is not None}
+UNNAMED: set[str] = set()
+"""Running configurations that no shipped recipe stands for; to be kept empty."""
 
 pytestmark = pytest.mark.skipif(not ROWS, reason=f"no {FILE.name} in a folder shared/spec beside the repository")
 
@@ -68,7 +81,7 @@ def test_no_configuration_waits_for_a_task_that_is_there(tmp_path: Path) -> None
     made = [recipe_of(name, _fresh(tmp_path)) for name in [*RUNNING, *CHOICES, *QUESTIONS, *EXPRESSIONS]]
     used = {component.task for recipe in made for component in recipe.components.values()}
     assert used == set(names("mmbert.tasks"))
-    waiting = {f"the task {name}" for name, family in FAMILIES.items() if family.recipe is None}
+    waiting = {f"the task {name}" for name, family in FAMILIES.items() if not family.recipe and not family.instead}
     assert waiting == set(WAITING)
 
 
@@ -80,10 +93,8 @@ def _fresh(folder: Path) -> Path:
 
 # -- networks ----------------------------------------------------------------------------------------------------------
 
-NETWORKS = [name for name in NAMES if name not in WAITING["the task encoder-decoder"]]
 
-
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_says_which_network_it_is(name: str, tmp_path: Path) -> None:
     """Also where the task is not built yet: a checkpoint trained with it becomes a model of ours."""
     settings = settings_of(name)
@@ -106,6 +117,24 @@ def test_a_configuration_says_which_network_it_is(name: str, tmp_path: Path) -> 
             model = model_class(config)(config)
         assert model.trunk.vision.feature_size == config.region_feature_size
         assert (model.trunk.pooler is not None) is ("choice" in model.heads or bool(config.match_outputs))
+
+
+# -- shipped recipes ---------------------------------------------------------------------------------------------------
+
+
+def test_every_running_configuration_has_a_recipe_of_its_own() -> None:
+    """A new task's configurations: write a file each into ``recipes/published`` (or, for now, name them here)."""
+    assert set(RUNNING) - SHIPPED.keys() == UNNAMED
+    assert SHIPPED.keys() <= set(RUNNING)
+    assert len(SHIPPED) == len([name for name in recipe_names() if load_recipe(name).published])
+
+
+@pytest.mark.parametrize("name", [name for name in RUNNING if name in SHIPPED])
+def test_a_shipped_recipe_is_what_the_configuration_converts_to(name: str, tmp_path: Path) -> None:
+    ours, converted = (
+        r.model_dump(exclude={"name", "description"}) for r in (load_recipe(SHIPPED[name]), recipe_of(name, tmp_path))
+    )
+    assert ours == converted
 
 
 # -- what a recipe says ------------------------------------------------------------------------------------------------
@@ -147,10 +176,11 @@ def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) 
     assert (recipe.precision == "fp32") is not training["FP16"]
     objectives = {o: v for c in recipe.components.values() for o, v in c.objectives.items()}
     matching = "ttm_hard" if "translation" in str(settings["DATASET"]) and network["WITH_REL_LOSS"] else "itm_hard"
-    for objective, flag in (("mlm", "MLM"), ("mvrc", "MVRC"), (matching, "REL")):
+    words = "lm" if recipe.model.config.get("num_decoder_layers") else "mlm"
+    for objective, flag in ((words, "MLM"), ("mvrc", "MVRC"), (matching, "REL")):
         wanted = network[f"WITH_{flag}_LOSS"]
         assert bool(objectives.get(objective, {"weight": 0}).get("weight", 1)) is wanted
-        if wanted and flag != "REL":
+        if wanted and objective in ("mlm", "mvrc"):
             assert objectives[objective]["per_sequence"] is network[f"{flag}_LOSS_NORM_IN_BATCH_FIRST"]
 
 
@@ -169,6 +199,43 @@ def test_lexical_translation_classifies_over_the_list_that_the_network_names(nam
 
 def test_there_are_seven_of_lexical_translation() -> None:
     assert len(LEXICAL) == 7
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_what_trains_nothing_names_the_command(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trains nothing") as caught:
+        recipe_from_yaml(written(name, tmp_path))
+    assert "mmbert explain" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_converted_checkpoint_shows_its_attention(
+    name: str, tmp_path: Path, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(name)
+    small = Sizes()
+    settings["SCALES"] = [32, 48]
+    settings["NETWORK"] |= {"IMAGE_NUM_LAYERS": 14, "IMAGE_FINAL_DIM": small.visual}
+    settings["NETWORK"]["VLBERT"] |= {
+        "hidden_size": small.hidden, "visual_size": small.visual, "num_hidden_layers": small.layers,
+        "num_attention_heads": small.heads, "intermediate_size": small.intermediate, "vocab_size": small.vocabulary,
+        "max_position_embeddings": small.positions,
+    }  # fmt: skip
+    config = write_yaml(tmp_path / "vis.yaml", settings)
+    state = resnet_state(trunk_shapes(small, pooler=False) | resnet_shapes())
+    write_checkpoint(tmp_path / "vis.model", state)
+    convert = ["convert", str(tmp_path / "vis.model"), "--config", str(config), "--tokenizer", str(words)]
+    assert run([*convert, "--out", str(tmp_path / "model")]) == 0
+    Image.new("RGB", (64, 48), (80, 100, 200)).save(tmp_path / "dog.png")
+    capsys.readouterr()
+    explain = ["explain", str(tmp_path / "dog.png"), "a red dog", "--model", str(tmp_path / "model"), "--json"]
+    assert run([*explain, "--box", "0,0,32,40", "--box", "20,10,60,40"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [row["word"] for row in shown["words"]] == ["a", "red", "dog"]
+    assert [len(row) for row in shown["attention"]] == [3, 3, 3]  # the whole image, and two boxes
+    assert {tuple(row["box"]) for row in shown["words"]} <= {(0, 0, 0.5, 0.8333), (0.3125, 0.2083, 0.9375, 0.8333)}
+    assert run([*explain, "--box", "0,0,32"]) == 2
+    assert "is no box" in capsys.readouterr().err
 
 
 def test_what_is_not_carried_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import yaml
 
 from mmbert.errors import ConfigError
-from mmbert.training.recipe import RECIPES, Recipe, check_recipe, load_recipe, recipe_names
+from mmbert.training import recipe as recipes
+from mmbert.training.recipe import RECIPES, Recipe, check_recipe, load_recipe, recipe_files, recipe_names
 
 SMALLEST: dict[str, Any] = {
     "name": "smallest",
@@ -43,7 +45,34 @@ def test_shipped_recipes_are_valid_and_described(name: str) -> None:
     assert recipe.name == name
     assert recipe.description.endswith(".")
     assert len(recipe.description) < 120
-    assert load_recipe(str(RECIPES / f"{name}.yaml")) == recipe
+    assert load_recipe(str(recipe_files()[name])) == recipe
+
+
+PARTS = sorted(RECIPES.rglob("*.yaml"))
+
+
+def test_names_of_recipes_are_theirs_alone() -> None:
+    assert len({path.stem for path in PARTS}) == len(PARTS)
+    assert recipe_names()[0] in {path.stem for path in RECIPES.glob("*.yaml")}
+
+
+def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(content, dict) and content:
+        for key, value in content.items():
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, content
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
+def test_no_shipped_recipe_says_again_what_it_extends(path: Path) -> None:
+    content = yaml.safe_load(path.read_text("utf-8"))
+    given = content.pop("extends", [])
+    parents: dict[str, Any] = {}
+    for parent in [given] if isinstance(given, str) else given:
+        parents = recipes._merge(parents, recipes._read(parent, (str(path),)))
+    said = dict(leaves(parents))
+    assert [leaf for leaf, value in leaves(content) if leaf in said and said[leaf] == value] == []
 
 
 def test_a_resolved_recipe_reads_back_as_itself(file: str) -> None:
@@ -145,6 +174,30 @@ def test_recipes_that_extend_each_other_are_an_error(tmp_path: Path) -> None:
     written(tmp_path / "b.yaml", {"extends": str(tmp_path / "a.yaml")})
     with pytest.raises(ConfigError, match=r"extends itself: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
         load_recipe(str(tmp_path / "a.yaml"))
+
+
+def test_of_several_parents_the_later_win(tmp_path: Path) -> None:
+    for name, steps in (("a", 3), ("b", 4)):
+        options = {"texts_per_record": steps, name: steps}
+        main = {"data": "x", "task": "retrieval", "options": options, "objectives": {"itc": {}}}
+        content = {"name": name, "published": name, "steps": steps, "components": {"main": main}}
+        written(tmp_path / f"{name}.yaml", content)
+    recipe = load_recipe(written(tmp_path / "child.yaml", {"extends": ["a", "b"], "name": "child"}))
+    assert recipe.steps == 4
+    assert recipe.components["main"].options == {"texts_per_record": 4, "a": 3, "b": 4}
+    assert recipe.published is None
+    assert load_recipe(str(tmp_path / "a.yaml")).published == "a"
+    assert "published" not in load_recipe(str(tmp_path / "a.yaml")).model_dump()
+
+
+def test_a_corpus_knows_nothing_of_the_options_of_another(tmp_path: Path) -> None:
+    parent = written(tmp_path / "parent.yaml", SMALLEST | {"data": {"source": "multi30k", "task": 2}})
+
+    def data(options: dict[str, Any]) -> Any:
+        return load_recipe(written(tmp_path / "child.yaml", {"extends": parent, "data": options})).data
+
+    assert data({"source": "wmt14"}) == {"source": "wmt14"}
+    assert data({"root": "x"}) == {"source": "multi30k", "task": 2, "root": "x"}
 
 
 def test_a_missing_parent_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import typer
 
 from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._lexical import mlt
+from mmbert.cli._matrix import matrix
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
 from mmbert.cli._vqa import evaluate_vqa
@@ -28,8 +30,6 @@ from mmbert.cli.common import (
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmbert.api.front_door import MMBert
-    from mmbert.data.records import BadRecords, Record
     from mmbert.evaluation.ranks import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -99,12 +99,9 @@ def retrieval(
     checked = as_mode(mode, rerank)
     source = open_data(data, report=bad)
     bert = load_model(model, device)
-    records = [source[i] for i in range(len(source))]
-    if features:
-        records = look_up(features, bert, records, bad)
     result = Retrieval(
         bert,
-        records,
+        read_records(source, bert, features, bad),
         languages=split_languages(lang),
         mode=checked,
         rerank=rerank,
@@ -245,10 +242,8 @@ def mt(
     where = None if out is None else output_path(out)
     bad = BadRecords(skip=skip_bad)
     opened = open_data(data, report=bad)
-    records = [opened[i] for i in range(len(opened))]
     bert = load_model(model, device)
-    if features:
-        records = look_up(features, bert, records, bad)
+    records = read_records(opened, bert, features, bad)
     result = evaluate_translation(
         bert,
         records,
@@ -273,17 +268,9 @@ def mt(
     note_left_out(bad.found)
 
 
+app.command("matrix")(matrix)
 app.command("vcr")(evaluate_vcr)
 app.command("vqa")(evaluate_vqa)
-
-
-def look_up(features: list[str], bert: MMBert, records: list[Record], bad: BadRecords) -> list[Record]:
-    """Let the model read stored regions, and keep the records whose image has some."""
-    from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-    images = RegionInput(features, classes=False)
-    bert.use_regions(images)
-    return list(RecordsWithRegions(records, images, bad))
 
 
 def split_languages(given: str | None) -> list[str] | None:

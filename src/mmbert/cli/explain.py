@@ -9,6 +9,7 @@ import typer
 
 from mmbert.cli._tables import print_table
 from mmbert.cli.common import DeviceOption, JsonOption, ModelOption, load_model, note, output_path, print_json
+from mmbert.errors import UsageError
 
 
 def explain(
@@ -16,6 +17,10 @@ def explain(
     caption: Annotated[str, typer.Argument(metavar="CAPTION", help="What is to be read together with it.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with pictures.")] = None,
     png: Annotated[Path | None, typer.Option("--png", help="Write the image once for each word.")] = None,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="X1,Y1,X2,Y2", help="In pixels; for models that look into given boxes."),
+    ] = None,
     layer: Annotated[int | None, typer.Option("--layer", help="From 0. Default: the mean over all.")] = None,
     head: Annotated[int | None, typer.Option("--head", help="From 0. Default: the mean over all.")] = None,
     font: Annotated[
@@ -28,12 +33,14 @@ def explain(
     """Show which parts of an image each word of a caption looks at.
 
     Prints for each word the region that gets most of its attention. The page has the image once for each word,
-    attention among regions, and every layer and head.
+    attention among regions, and every layer and head. Models that do not divide images themselves (VL-BERT's with a
+    ResNet) look into the boxes that are given, and at the whole image.
 
     Examples:
 
       mmbert explain dog.jpg "ein Hund am Strand"
       mmbert explain dog.jpg "ein Hund am Strand" --html look.html --png look.png --layer 3
+      mmbert explain dog.jpg "a dog on a beach" --model vl-bert-base-e2e --box 30,40,180,200 --box 0,150,320,240
     """
     from mmbert.explain.attention import attention_maps
     from mmbert.explain.page import explain_picture, save_picture, strengths, write_explain_page
@@ -41,7 +48,7 @@ def explain(
 
     page, sheet = (None if path is None else output_path(path) for path in (html, png))
     opened = load_image(image)
-    maps = attention_maps(load_model(model, device), image, caption)
+    maps = attention_maps(load_model(model, device), image, caption, [_as_box(one) for one in boxes or []])
     looks = maps.word_to_region(layer, head)
     if page is not None:
         facts = [("Image", image.name), ("Model", model)]
@@ -63,6 +70,14 @@ def explain(
     for path in (page, sheet):
         if path is not None:
             note(f"written: {path}")
+
+
+def _as_box(given: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = map(float, given.split(","))
+    except ValueError as error:
+        raise UsageError(f"{given!r} is no box", hint="four numbers: --box X1,Y1,X2,Y2") from error
+    return left, top, right, bottom
 
 
 def _place(box: list[float]) -> str:

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli._recipes import print_recipes, shipped_recipes
 from mmbert.cli._tables import note_left_out
 from mmbert.cli.common import JsonOption, SkipBadOption, print_json, silence_libraries
+from mmbert.errors import UsageError
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships with mm-bert, or a YAML file.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name of a recipe that ships with mm-bert, or a YAML file.", show_default=False)
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the recipe's.")
     ] = None,
@@ -28,6 +32,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run's folder. Default: runs/RECIPE.", show_default=False)
     ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the recipes; with a word instead of RECIPE those about it.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in the same folder.")] = True,
     skip_bad: SkipBadOption = False,
     as_json: JsonOption = False,
@@ -40,11 +47,19 @@ def train(
 
     Examples:
 
+      mmbert train --list
       mmbert train starter
       mmbert train retrieval --data my-photos --init starter --out runs/my-photos
       mmbert train retrieval --data my-photos epochs=5 optimizer.lr=3e-5
       mmbert train pretraining --data my-photos --features my-photos.regions
+      mmbert train mm-bert-retrieval-de data.root=multi30k --features flickr30k.regions
     """
+    if show_list:
+        found = shipped_recipes(recipe)
+        print_json(found) if as_json else print_recipes(found, short=recipe is None)
+        return
+    if recipe is None:
+        raise UsageError("which recipe?", hint="mmbert train --list lists them")
     from mmbert.training.recipe import load_recipe
     from mmbert.training.run import train as run
     from mmbert.training.setup import world_rank

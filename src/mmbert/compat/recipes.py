@@ -1,7 +1,8 @@
 """The originals' YAML files as recipes of ours: one that ships with the package, and what the file changes in it.
 
 In: a configuration of VL-BERT or MM-BERT. Out: the content of a recipe file (``extends: …``), and the settings of the
-original that have no counterpart. Corpora are the user's: the recipe names no folder of images.
+original that have no counterpart. The recipe says which corpus it is (:data:`CORPORA`); where that lies the user says,
+by ``data.root``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from mmbert.compat.checkpoints import canonical_name
 from mmbert.compat.configs import LegacySettings, plan_from_yaml, read_yaml
 from mmbert.compat.keys import Rule, rules_for
+from mmbert.data.sources import ROOT
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
 
@@ -25,6 +27,8 @@ NETWORK_KEYS = (
     "word_embedding_frozen position_embedding_frozen with_pooler with_mlm_head match_outputs vision max_text_tokens"
 ).split()
 """Keys of our configuration that the originals' files decide."""
+DECODER_KEYS = ("num_decoder_layers", "decoder_own_embeddings")
+"""Those of networks with a decoder."""
 RUNNING = (
     "OUTPUT_PATH", "MODULE", "GPUS", "LOG_FREQUENT", "VAL_FREQUENT", "CHECKPOINT_FREQUENT", "MODEL_PREFIX",
     "NUM_WORKERS_PER_GPU", "VAL.", "TEST.", "TRAIN.LOSS_LOGGERS", "TRAIN.SHUFFLE", "TRAIN.RESUME",
@@ -54,6 +58,36 @@ LANGUAGES = {"first": ["en"], "second": ["de"], "both": ["en", "de"]}
 TEXT_CORPUS = "general_corpus"
 POSITIONS = 1000
 """More than a record of the originals can take."""
+_MULTI30K = {"source": "multi30k", "languages": ["en", "de"]}
+_PICTURED = _MULTI30K | {"images": f"{ROOT}/flickr30k-images"}
+_CONCEPTUAL = {"source": "conceptual_captions", "images": f"{ROOT}/images"}
+CORPORA: dict[str, dict[str, Any]] = {
+    "conceptual_captions": _CONCEPTUAL,
+    "flickr30k": _PICTURED | {"task": 1},
+    "multi30k": _PICTURED | {"task": 1},
+    "multi30k_decoder": _PICTURED | {"task": 1},
+    "multi30k_no_vision": _MULTI30K | {"task": 1},
+    "multi30k_taskB": _PICTURED | {"task": 2},
+    "multi30k_5x": _PICTURED | {"task": 2},
+    "multi30k_5x_mixed": _PICTURED | {"task": 2},
+    "flickr_30k": {"source": "flickr30k"},
+    "cc_and_flickr30k": {
+        "source": "joined",
+        "parts": [
+            {"source": "flickr30k", "root": f"{ROOT}/flickr30k"},
+            {
+                "source": "conceptual_captions",
+                "root": f"{ROOT}/conceptual-captions",
+                "images": f"{ROOT}/conceptual-captions/images",
+            },
+        ],
+    },
+    "parallel_text": {"source": "wmt14"},
+    "coco_captions": {"source": "coco_captions"},
+}
+"""DATASET to our source and its options. Another one is another line; without one the recipe names no data."""
+MIXED = "_mixed"
+"""End of the names of corpora that are read in both languages, whatever LANGUAGES_USED says."""
 
 
 @dataclass
@@ -79,6 +113,7 @@ class Family:
         variant: end of the recipe's name, where there are several.
         used: starts of settings that only these recipes follow.
         evaluation: the changes of its evaluation.
+        instead: the command for configurations that train nothing, which are no recipes.
     """
 
     recipe: str | None = None
@@ -86,6 +121,7 @@ class Family:
     variant: Callable[[LegacySettings], str] = lambda _: ""
     used: tuple[str, ...] = ()
     evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+    instead: str | None = None
 
 
 def recipe_from_yaml(path: str | Path) -> RecipeDraft:
@@ -99,6 +135,8 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
     try:
         name = family_of(settings)
         family = FAMILIES[name]
+        if family.instead is not None:
+            raise ConfigError("it trains nothing, so it is no recipe", hint=family.instead)
         if family.recipe is None:
             raise ConfigError(f"the task {name} is not built yet", hint=f"built: {', '.join(built())}")
         config = plan_from_yaml(path, {}).config
@@ -108,6 +146,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             "name": Path(path).stem,
             "seed": int(settings.values.get("RNG_SEED", 12345)),
             "epochs": _training(settings, "END_EPOCH"),
+            **_data(settings),
             "model": _model(settings, config),
             "components": components,
             "optimizer": _optimizer(settings, sum(component["records"] for component in components.values())),
@@ -154,6 +193,13 @@ def built() -> list[str]:
     return [name for name, family in FAMILIES.items() if family.recipe is not None]
 
 
+def _data(settings: LegacySettings) -> dict[str, Any]:
+    """The run's own data, where its corpus is known: the first one, beside which there may be running text."""
+    data = settings.datasets[0] if settings.datasets else {}
+    name = "parallel_text" if data.get("DATASET_PATH") == "WMT14" else str(data.get("DATASET"))
+    return {"data": CORPORA[name]} if name in CORPORA else {}
+
+
 def _data_names(settings: LegacySettings) -> list[str]:
     return [str(data.get("DATASET")) for data in settings.datasets]
 
@@ -196,7 +242,7 @@ def _texts(data: Mapping[str, Any], records: int, mlm: dict[str, Any]) -> dict[s
     files = str(data["TRAIN_ANNOTATION_FILE"]).split("+")
     return {
         "texts" if len(files) == 1 else f"texts-{number}": {
-            "data": {"source": "text", "path": file},
+            "data": {"source": "text", "path": f"{ROOT}/{file}"},
             "task": "pretraining",
             "objectives": {"mlm": dict(mlm)},
             **_size(max(1, records // len(files))),
@@ -207,7 +253,8 @@ def _texts(data: Mapping[str, Any], records: int, mlm: dict[str, Any]) -> dict[s
 
 def _matching(settings: LegacySettings) -> dict[str, Any]:
     data = settings.datasets[0]
-    languages = LANGUAGES[data["LANGUAGES_USED"]] if "LANGUAGES_USED" in data else None
+    used = "both" if str(data.get("DATASET")).endswith(MIXED) else data.get("LANGUAGES_USED")
+    languages = None if used is None else LANGUAGES[used]
     return {"pairs": {"options": {"languages": languages}, **_size(sum(_batches(settings)))}}
 
 
@@ -312,6 +359,13 @@ def _lexical(settings: LegacySettings) -> dict[str, Any]:
     return {"words": {"options": options, **_size(sum(_batches(settings)))}}
 
 
+def _encoder_decoder(settings: LegacySettings) -> dict[str, Any]:
+    """English to German, all target positions in one pass."""
+    options = {"sources": ["en"], "targets": ["de"], "images": True}
+    objectives = {"lm": {"weight": 1.0, "label_smoothing": 0.0}}
+    return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
+
+
 def _batches(settings: LegacySettings) -> list[int]:
     """Samples per device, of each of the corpora."""
     found = settings["TRAIN.BATCH_IMAGES"]
@@ -330,7 +384,7 @@ FAMILIES = {
     "distance": Family("distance", _distance, evaluation=_distances_compared),
     "lexical-translation": Family("lexical-translation", _lexical),
     "translation": Family("masked-translation", _translation),
-    "encoder-decoder": Family(),
+    "encoder-decoder": Family("encoder-decoder", _encoder_decoder),
     "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
     "commonsense-reasoning": Family(
         "vcr",
@@ -347,7 +401,10 @@ FAMILIES = {
         ),
         evaluation=lambda settings: {"data": _refcoco(settings, "VAL")},
     ),
-    "attention-maps": Family(),
+    "attention-maps": Family(
+        instead="convert its checkpoint: mmbert convert CHECKPOINT --config FILE --out MODEL; then look: "
+        "mmbert explain IMAGE TEXT --model MODEL --box ..."
+    ),
 }
 """What the originals' configurations are about. A new task fills its line in."""
 
@@ -355,7 +412,8 @@ FAMILIES = {
 def _model(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
     if settings.values["NETWORK"].get("BERT_FROZEN"):
         raise ConfigError("NETWORK.BERT_FROZEN True is not supported", hint="only False is")
-    options = {key: getattr(config, key) for key in NETWORK_KEYS}
+    keys = NETWORK_KEYS if not config.num_decoder_layers else [*NETWORK_KEYS, *DECODER_KEYS]
+    options = {key: getattr(config, key) for key in keys}
     if config.heads:
         options["heads"] = config.heads
     if config.vision is not None:  # the encoder says it

@@ -56,44 +56,49 @@ class Gallery:
         return next(language for language, rows in self.languages.items() if rows.start <= row < rows.stop)
 
 
-def build_gallery(records: Iterable[Record], languages: Sequence[str] | None = None) -> Gallery:
+def build_gallery(
+    records: Iterable[Record], languages: Sequence[str] | None = None, *, texts_alone: bool = False
+) -> Gallery:
     """Collect the distinct images and captions of ``records``.
 
     Equal image keys are one image; if they come with different groups, these groups are one. A caption that a group
-    has twice in one language is one text. Records without image are left out.
+    has twice in one language is one text. Records without image are left out, unless ``texts_alone`` keeps their texts.
 
     Raises:
         UsageError: a language in ``languages`` that no caption is in.
-        DataError: no record has both an image and captions.
+        DataError: no record has both an image and captions (with ``texts_alone``: any caption).
     """
-    pictured = [record for record in records if record.image is not None]
+    kept = [record for record in records if texts_alone or record.image is not None]
     groups = Groups()
     images: dict[str, tuple[ImageRef, str, str]] = {}
-    for position, record in enumerate(pictured):
-        assert record.image is not None
+    for position, record in enumerate(kept):
+        if record.image is None:
+            continue
         key = record.image.key or f"\0{position}"  # no key: an image of its own
         groups.join(record.group, images.setdefault(key, (record.image, record.group, record.origin or record.id))[1])
     # language -> (group, text), each once and in order
     texts: dict[str, dict[tuple[str, str], None]] = {}
     gloss: dict[str, str] = {}
-    for record in pictured:
+    for record in kept:
         group = groups.of(record.group)
         for language, captions in record.captions.items():
             texts.setdefault(language, {}).update({(group, caption): None for caption in captions})
             if language == "en" and captions:
                 gloss.setdefault(group, captions[0])
     if not any(texts.values()):
-        raise DataError("no record has an image and a caption: nothing to evaluate")
+        what = "a caption" if texts_alone else "an image and a caption"
+        raise DataError(f"no record has {what}: nothing to evaluate")
     chosen = _choose(languages, sorted(language for language, rows in texts.items() if rows))
-    image_group, numbers = as_numbers(groups.of(group) for _, group, _ in images.values())
     pairs: list[tuple[str, str]] = []
     bounds: dict[str, slice] = {}
     for language in chosen:
         bounds[language] = slice(len(pairs), len(pairs) + len(texts[language]))
         pairs.extend(texts[language])
+    shown = [groups.of(group) for _, group, _ in images.values()]
+    every, numbers = as_numbers([*shown, *(group for group, _ in pairs), *gloss])
     return Gallery(
         images=[image for image, _, _ in images.values()],
-        image_group=image_group,
+        image_group=every[: len(shown)],
         image_origin=[origin for _, _, origin in images.values()],
         texts=[text for _, text in pairs],
         text_group=as_array(numbers[group] for group, _ in pairs),

@@ -152,8 +152,7 @@ class Retrieval:
             self._scorer = Matched(model, gallery, progress=progress)
         else:
             model = comparable(model) if mode == "embed" else model
-            kept, vectors = _encode(model, gallery, bad, progress)
-            gallery = _keep(gallery, kept)
+            gallery, vectors = encode_gallery(model, gallery, bad, progress)
             first = Embedded(model, gallery, vectors, progress=progress)
             self._scorer = first if mode == "embed" else Reranked(model, gallery, first, rerank, progress=progress)
         self.gallery = gallery
@@ -213,8 +212,15 @@ def as_mode(mode: str, rerank: int) -> Mode:
     return cast(Mode, mode)
 
 
-def _encode(model: MMBert, gallery: Gallery, bad: BadRecords, progress: bool) -> tuple[list[int], Array]:
-    """Encode all images, lot by lot, so that a bad one costs only its own lot a second attempt."""
+def encode_gallery(model: MMBert, gallery: Gallery, bad: BadRecords, progress: bool = False) -> tuple[Gallery, Array]:
+    """Encode all images, lot by lot, so that a bad one costs only its own lot a second attempt.
+
+    Returns:
+        the gallery without images that cannot be opened, and [images, D] unit vectors of the others.
+
+    Raises:
+        DataError: none of them can be opened, or one cannot and ``bad`` does not skip.
+    """
     from tqdm import tqdm
 
     kept: list[int] = []
@@ -225,7 +231,7 @@ def _encode(model: MMBert, gallery: Gallery, bad: BadRecords, progress: bool) ->
         positions, rows = encode_usable_images(model, gallery.images[lot], gallery.image_origin[lot], bad)
         kept.extend(start + position for position in positions)
         vectors.append(rows)
-    return kept, np.concatenate(vectors)
+    return _keep(gallery, kept), np.concatenate(vectors)
 
 
 def _keep(gallery: Gallery, kept: list[int]) -> Gallery:

@@ -12,8 +12,8 @@ import numpy as np
 
 from mmbert import __version__, html
 from mmbert.errors import DataError, ImageError, UsageError
-from mmbert.evaluation import ranks
 from mmbert.evaluation.gallery import Gallery
+from mmbert.evaluation.matrix import retrieval_matrix
 from mmbert.evaluation.ranks import Array
 from mmbert.evaluation.report import COLUMNS, as_shown
 from mmbert.evaluation.retrieval import Retrieval
@@ -82,24 +82,11 @@ def language_matrix(model: Any, gallery: Gallery) -> tuple[list[str], Array]:
         gallery: its captions are compared by their vectors, without the images.
 
     Returns:
-        L languages, and [L, L] fractions, asked in rows, found in columns; the diagonal and pairs without an answer are
-        NaN.
+        L languages, and [L, L] fractions, asked in rows, found in columns (see ``mmbert.evaluation.matrix``).
     """
-    distinct, place = gallery.distinct_texts
-    vectors = model.encode_text(distinct)
-    languages = list(gallery.languages)
-    found = np.full((len(languages), len(languages)), np.nan)
-    for row, asked in enumerate(languages):
-        asking = gallery.languages[asked]
-        for column, answered in enumerate(languages):
-            if row == column:
-                continue
-            answering = gallery.languages[answered]
-            scores = vectors[place[asking]] @ vectors[place[answering]].T
-            figures = ranks.figures(ranks.ranks(scores, gallery.text_group[asking], gallery.text_group[answering]))
-            if figures is not None:
-                found[row, column] = figures["R@1"]
-    return languages, found
+    distinct, _ = gallery.distinct_texts
+    found = retrieval_matrix(gallery, model.encode_text(distinct))
+    return found.names, found.figures["R@1"]
 
 
 def principal_plane(vectors: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 
 from mmbert.data.packing import Example, collate
+from mmbert.data.records import RegionBox
 from mmbert.errors import UsageError
 from mmbert.vision.images import ImageSource, load_image
 
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
+    from mmbert.data.images import BoxedImage, OpenedImage
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -65,11 +68,18 @@ class AttentionMaps:
         return picked.mean(axis=(0, 1))
 
 
-def attention_maps(model: MMBert, image: ImageSource, caption: str) -> AttentionMaps:
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+def attention_maps(model: MMBert, image: ImageSource, caption: str, boxes: Sequence[Box] = ()) -> AttentionMaps:
     """Read ``image`` and ``caption`` together and keep every layer's attention.
 
+    Args:
+        boxes: x1, y1, x2, y2 in pixels, for models that look into boxes instead of dividing images themselves.
+
     Raises:
-        UsageError: the caption is empty, or the model has no vision encoder.
+        UsageError: the caption is empty, or the model has no vision encoder, or divides images itself.
+        DataError: a box is none.
         ImageError: the image cannot be opened.
     """
     if not caption.strip():
@@ -83,7 +93,7 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str) -> Attention
         caption, truncation=True, max_length=processor.max_text_tokens, return_offsets_mapping=True
     )
     opened = OpenedImage(load_image(image, keep_alpha=True), "explained")
-    example = Example(np.asarray(encoded["input_ids"], dtype=np.int64), image=opened)
+    example = Example(np.asarray(encoded["input_ids"], dtype=np.int64), image=_boxed(model, opened, boxes))
     batch = collate([example], processor.images).to(model.device)
     with torch.inference_mode():
         output = model.model(batch, output_attentions=True)
@@ -93,15 +103,26 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str) -> Attention
     tokens, regions = len(example.token_ids), len(batch.sequences[0].region_rows)
     units, spans = _units(encoded, caption)
     assert batch.regions is not None
-    boxes = batch.regions.boxes.cpu().numpy() / np.tile(np.array(opened.image.size, dtype=np.float32), 2)
+    looked_into = batch.regions.boxes.cpu().numpy() / np.tile(np.array(opened.image.size, dtype=np.float32), 2)
     return AttentionMaps(
         caption,
         tuple(caption[start:end].strip() for start, end in spans),
         tuple(spans),
-        boxes.clip(0, 1),
+        looked_into.clip(0, 1),
         _gathered(raw, units, tokens, regions),
         match,
     )
+
+
+def _boxed(model: MMBert, image: OpenedImage, boxes: Sequence[Box]) -> OpenedImage | BoxedImage:
+    """The image with the boxes that the model is to look into."""
+    if not boxes:
+        return image
+    if model.processor.vision is None or not model.processor.vision.takes_boxes:
+        raise UsageError("this model divides images into regions itself", hint="leave the boxes out")
+    from mmbert.data.images import BoxedImage
+
+    return BoxedImage.of(image, [RegionBox(box) for box in boxes])
 
 
 def _units(encoded: Any, caption: str) -> tuple[list[list[int]], list[tuple[int, int]]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mmbert.errors import ConfigError, DataError
@@ -30,46 +30,80 @@ def writing_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {match[1]: number for match, number in sorted(found, key=lambda f: f[1]) if match}
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_piece_length: int = 16) -> PreTrainedTokenizerFast:
-    """Train a unigram tokenizer (Kudo, 2018) with ``[CLS] … [SEP]`` around a sequence.
+KINDS = ("unigram", "bpe", "wordpiece")
+"""Kinds of tokenizer that can be trained."""
 
-    Text is NFKC-normalised and keeps case and accents. Characters never seen become ``[UNK]``.
+
+def train_tokenizer(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    max_piece_length: int = 16,
+    kind: str = "unigram",
+    special: Sequence[str] = (),
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer with ``[CLS] … [SEP]`` around a sequence.
+
+    Text is NFKC-normalised (word pieces: cleaned as BERT's) and keeps case and accents. Characters never seen become
+    ``[UNK]``.
 
     Args:
         texts: the corpus, one text after the other.
         vocab_size: entries, special tokens included. Small corpora give fewer.
-        max_piece_length: longest piece in characters.
+        max_piece_length: longest piece in characters (of unigrams and of BPE).
+        kind: ``unigram`` (Kudo, 2018), ``bpe`` (Sennrich et al., 2016) or ``wordpiece`` (as BERT's).
+        special: further tokens that are never cut; their ids are the last.
 
     Raises:
         DataError: the corpus holds no text.
-        ConfigError: ``vocab_size`` is too small for the corpus's characters.
+        ConfigError: no such kind, or ``vocab_size`` is too small for the corpus's characters.
     """
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        unk_token=UNK,
-        max_piece_length=max_piece_length,
-        shrinking_factor=0.75,
-        n_sub_iterations=2,
-        show_progress=False,
-    )
+    if kind not in KINDS:
+        raise ConfigError(f"no tokenizer of kind {kind!r}", hint=f"known: {', '.join(KINDS)}")
+    special = [token for token in dict.fromkeys(special) if token not in SPECIAL_TOKENS]
+    learned = vocab_size - len(special)
+    if learned <= len(SPECIAL_TOKENS):
+        raise ConfigError(f"cannot train a tokenizer of {vocab_size} entries", hint="allow more")
+    tokenizer, trainer = _untrained(kind, learned, max_piece_length)
     try:
         tokenizer.train_from_iterator(_non_empty(texts), trainer)
     except DataError:
         raise
     except Exception as error:  # the library has no kinds of its own
         raise ConfigError(f"cannot train a tokenizer of {vocab_size} entries: {error}", hint="allow more") from error
-    tokenizer.model = _in_canonical_order(tokenizer)
+    if kind == "unigram":
+        tokenizer.model = _in_canonical_order(tokenizer)
+    elif tokenizer.get_vocab_size() > learned:
+        raise ConfigError(
+            f"cannot train a tokenizer of {vocab_size} entries: the texts have more characters", hint="allow more"
+        )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     cls, sep = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS} $A {SEP}", pair=f"{CLS} $A {SEP} $B {SEP}", special_tokens=[(CLS, cls), (SEP, sep)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNK, cls_token=CLS, sep_token=SEP, mask_token=MASK
+    )
+
+
+def _untrained(kind: str, vocab_size: int, max_piece_length: int) -> tuple[Tokenizer, Any]:
+    """A tokenizer of this kind, and what trains it."""
+    common: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": list(SPECIAL_TOKENS), "show_progress": False}
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        return tokenizer, trainers.WordPieceTrainer(**common)
+    tokenizer = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE(unk_token=UNK))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    if kind == "bpe":
+        return tokenizer, trainers.BpeTrainer(max_token_length=max_piece_length, **common)
+    return tokenizer, trainers.UnigramTrainer(
+        unk_token=UNK, max_piece_length=max_piece_length, shrinking_factor=0.75, n_sub_iterations=2, **common
     )
 
 

@@ -21,13 +21,16 @@ from mmbert.data.mixture import Component
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.region_input import RecordsWithRegions, RegionInput
 from mmbert.data.sources import open_data, parse_data
+from mmbert.data.text_files import texts_of_sources
 from mmbert.errors import ConfigError, DataError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.plugins import load, nearest
 from mmbert.tasks.base import group_number
+from mmbert.text.coverage import sampled
 from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.alignment import align_texts, regress_regions, start_as_mean_of_words, whiten_regions
+from mmbert.training.corpora import component_data, evaluation_data, run_data
 from mmbert.training.initialisation import InitReport, Parts
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
 from mmbert.training.vocabulary import extend_vocabulary
@@ -86,9 +89,7 @@ def open_sources(
     opened: dict[str, Source] = {}
     sources = {}
     for name, component in recipe.components.items():
-        data = component.data if component.data is not None else recipe.data
-        if data is None:
-            raise ConfigError(f"components.{name} needs data", hint="give --data FOLDER, or data=... in the recipe")
+        data = component_data(recipe, name, component)
         key = repr(data)
         if key not in opened:
             source = _open_train(data, bad) if component.data is None else open_data(data, report=bad)
@@ -165,14 +166,6 @@ class _Part:
         return self.whole[self.kept[index]]
 
 
-def evaluation_data(recipe: Recipe) -> str | dict[str, Any] | None:
-    """Where a run measures: as the recipe says, else the split ``validation`` of the run's own data, if it has one."""
-    if recipe.evaluation.data is not None or recipe.data is None:
-        return recipe.evaluation.data
-    own = parse_data(recipe.data) if isinstance(recipe.data, str) else recipe.data
-    return {**own, "split": "validation"}
-
-
 def evaluation_records(
     recipe: Recipe, report: BadRecords | None = None, images: RegionInput | None = None
 ) -> list[Record]:
@@ -183,7 +176,7 @@ def evaluation_records(
     """
     report = report if report is not None else BadRecords()
     own = recipe.evaluation.data is None
-    data = recipe.data if own else recipe.evaluation.data
+    data = run_data(recipe) if own else evaluation_data(recipe)
     if data is None:
         return []
     bad = BadRecords(skip=report.skip)
@@ -351,7 +344,11 @@ def _tokenizer(recipe: ModelRecipe, sources: dict[str, Source], parts: Parts | N
     if recipe.tokenizer.path is not None:
         found = open_tokenizer(recipe.tokenizer.path)
     elif parts is None:
-        found = train_tokenizer(corpus_texts(sources), vocab_size=recipe.tokenizer.vocab_size)
+        wanted = recipe.tokenizer
+        texts = corpus_texts(sources)
+        if wanted.temperature > 1:
+            texts = sampled(texts_of_sources(sources.values()), temperature=wanted.temperature)
+        found = train_tokenizer(texts, vocab_size=wanted.vocab_size, kind=wanted.kind)
     elif parts.tokenizer is not None:
         found = parts.tokenizer
     else:

@@ -24,6 +24,8 @@ class TokenizerRecipe(Section):
     Attributes:
         path: folder or hub id; else that of ``model.init``, else one is trained on the sources' texts.
         vocab_size: entries of a trained one.
+        kind: of a trained one.
+        temperature: of a trained one: a language of n texts counts as n^(1/T), so that small ones are not drowned.
         lower_case: lower-case and strip accents, as VL-BERT did even with cased vocabularies (word pieces only).
         add_special: tokens that are never cut, such as ``[STOP]``; their rows start at random.
         add_pieces: entries for new languages: a list, or a file with one a line (continued pieces begin with ``##``
@@ -32,6 +34,8 @@ class TokenizerRecipe(Section):
 
     path: str | None = None
     vocab_size: int = Field(default=16000, ge=300)
+    kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
+    temperature: float = Field(default=1.0, ge=1)
     lower_case: bool = False
     add_special: list[str] = Field(default_factory=list)
     add_pieces: list[str] | str = Field(default_factory=list)
@@ -143,7 +147,8 @@ class ComponentRecipe(Section):
 
     Attributes:
         data: options of the source (``source: starter``, ``split: train`` ...) or a string as on the command line;
-            None takes the run's ``data``.
+            None takes the run's ``data``. Options without ``source`` change the run's; ``{root}`` in a path is the
+            run's ``data.root``.
         task: name of the task.
         options: the task's options.
         objectives: objective name to its options (``weight`` among them).
@@ -163,7 +168,7 @@ class EvaluationRecipe(Section):
     """What decides which checkpoint is best.
 
     Attributes:
-        data: where to measure; None measures nothing.
+        data: where to measure, written as a component's; None takes the split ``validation`` of the run's ``data``.
         measure: what is measured: a module of ``mmbert.evaluation.measures``, such as ``retrieval`` or ``translation``.
         options: its options.
         mode: of retrieval (an option of it): embed, match or rerank.
@@ -200,8 +205,11 @@ class Recipe(Section):
         steps: optimiser steps; or
         epochs: passes over the longest component, and
         min_steps: at least so many steps.
+        published: the configuration of VL-BERT or MM-BERT that the recipe stands for. It belongs to the one file:
+            recipes that extend it do not have it, nor does the resolved recipe of a run.
         data: the run's own data, for components that name none. Has it a split ``train``, only that is trained on; has
             it a split ``validation``, that decides which checkpoint is best (where ``evaluation`` names no data).
+            ``data.root`` says where a corpus that is named lies (see ``mmbert.training.corpora``).
         components: the mixture by name.
         features: a region store, or several of one encoder, in which images are looked up instead of being opened;
             see docs/features.md.
@@ -221,6 +229,7 @@ class Recipe(Section):
     name: str
     description: str = ""
     license: str | None = None
+    published: str | None = Field(default=None, exclude=True)
     seed: int = 1
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
@@ -269,9 +278,18 @@ class Recipe(Section):
         return self.optimizer.model_copy(update={"lr": rate})
 
 
+def recipe_files() -> dict[str, Path]:
+    """The recipes that ship with the package, by name: ours first, then those in folders (``published``).
+
+    Files whose names begin with ``_`` are parts that recipes extend.
+    """
+    found = sorted(RECIPES.rglob("*.yaml"), key=lambda path: (path.parent != RECIPES, path.parent, path.stem))
+    return {path.stem: path for path in found if not path.stem.startswith("_")}
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
-    return sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.startswith("_"))
+    return list(recipe_files())
 
 
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -338,15 +356,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The content of a shipped recipe, of a file beside the recipe that extends it, or of a file."""
-    beside = [Path(seen[-1]).parent / name_or_path] if seen else []
-    places = [RECIPES / f"{name_or_path}.yaml", *beside, Path(name_or_path)]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        close = nearest(name_or_path, recipe_names())
-        raise ConfigError(
-            f"no recipe {name_or_path!r}",
-            hint=f"did you mean {close!r}?" if close else f"shipped: {', '.join(recipe_names())}",
-        )
+    path = _find(name_or_path, Path(seen[-1]).parent if seen else None)
     if str(path) in seen:
         raise ConfigError(f"extends itself: {' -> '.join((*seen, str(path)))}", where=str(path))
     try:
@@ -357,8 +367,26 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
     if not isinstance(content, dict):
         raise ConfigError("a recipe is a mapping of keys to values", where=str(path))
-    parent = content.pop("extends", None)
-    return content if parent is None else _merge(_read(str(parent), (*seen, str(path))), content)
+    parents = content.pop("extends", None) or []
+    base: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        base = _merge(base, _read(str(parent), (*seen, str(path))))
+    base.pop("published", None)
+    return _merge(base, content)
+
+
+def _find(name_or_path: str, beside: Path | None) -> Path:
+    """The file of a recipe."""
+    shipped = recipe_files()
+    near = [beside / f"{name_or_path}.yaml", beside / name_or_path] if beside is not None else []
+    places = [*([shipped[name_or_path]] if name_or_path in shipped else []), *near, Path(name_or_path)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        close = nearest(name_or_path, shipped)
+        ours = ", ".join(name for name, place in shipped.items() if place.parent == RECIPES)
+        hint = f"did you mean {close!r}?" if close else f"shipped: {ours}, and those of mmbert train --list"
+        raise ConfigError(f"no recipe {name_or_path!r}", hint=hint)
+    return path
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -368,9 +396,9 @@ def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = value
         if isinstance(old, dict) and isinstance(value, Mapping):
-            # Options of another kind of thing (vision encoder, head) mean nothing to the new one.
-            same_kind = value.get("kind", old.get("kind")) == old.get("kind")
-            merged[key] = _merge(old, value) if same_kind else value
+            # Options of another kind of thing (vision encoder, head, corpus) mean nothing to the new one.
+            same = all(value.get(what, old.get(what)) == old.get(what) for what in ("kind", "source"))
+            merged[key] = _merge(old, value) if same else value
     return merged
 
 

@@ -31,7 +31,6 @@ from mmbert.training.alignment import group_means
 from mmbert.training.build import (
     build_components,
     build_model,
-    evaluation_data,
     evaluation_records,
     group_numbers,
     grouped_records,
@@ -52,6 +51,7 @@ from mmbert.training.checkpoints import (
     written_aside,
 )
 from mmbert.training.class_knowledge import class_distributions
+from mmbert.training.corpora import evaluation_data
 from mmbert.training.heads import with_task_heads
 from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged

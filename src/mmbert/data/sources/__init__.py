@@ -20,9 +20,12 @@ from mmbert import plugins
 from mmbert.data.records import BadRecords, Source
 from mmbert.errors import ConfigError
 
-_FORMATS = ("folder", "legacy", "text", "prepared")  # formats rather than corpora: their names alone open nothing
+_FORMATS = ("folder", "legacy", "text", "prepared", "joined")
+"""Formats rather than corpora: their names alone open nothing."""
 _READY = ("starter",)  # comes with the package; every other corpus is named with the folder it lies in
 _STORE = "corpus.json"
+ROOT = "{root}"
+"""In an option that is a path: the folder that ``root`` says."""
 
 
 def parse_data(spec: str) -> dict[str, Any]:
@@ -62,15 +65,21 @@ def _mapping(spec: str) -> dict[str, Any]:
         raise ConfigError(f"data {spec} is not valid YAML", hint="as in {source: mlt, root: FOLDER}") from error
 
 
+def is_store(folder: str | Path) -> bool:
+    """Whether ``mmbert data prepare`` made this folder."""
+    return (Path(folder).expanduser() / _STORE).is_file()
+
+
 def _kind(folder: str) -> str:
-    return "prepared" if (Path(folder).expanduser() / _STORE).is_file() else "folder"
+    return "prepared" if is_store(folder) else "folder"
 
 
 def open_data(spec: str | Mapping[str, Any], *, report: BadRecords | None = None, **overrides: Any) -> Source:
     """Open a corpus.
 
     Args:
-        spec: as for ``parse_data``, or its options with ``source`` among them.
+        spec: as for ``parse_data``, or its options with ``source`` among them; ``{root}`` at the start of a path is
+            the option ``root``.
         report: decides about bad records and collects them; without it they are errors.
         overrides: options that win over those in ``spec``; None means "not given".
 
@@ -81,12 +90,26 @@ def open_data(spec: str | Mapping[str, Any], *, report: BadRecords | None = None
     options = parse_data(spec) if isinstance(spec, str) else dict(spec)
     options.update({key: value for key, value in overrides.items() if value is not None})
     name = options.pop("source", None)
+    root, given = options.get("root"), options
+    if root is not None:
+        options = placed(options, str(root))
     if name is None:
         raise ConfigError(
             f"data {options} names no source", hint=f"add source: one of {', '.join(plugins.names(__name__))}"
         )
     module = plugins.load(__name__, name)
+    if options != given and "root" not in module.Options.model_fields:  # it was only for the paths
+        options.pop("root")
     return cast(Source, module.open_source(check_options(name, module, options), report=report))
+
+
+def placed(value: Any, root: str) -> Any:
+    """``value`` with ``root`` for ``{root}`` at the start of every text in it (in lists and mappings, too)."""
+    if isinstance(value, str) and (value == ROOT or value.startswith(f"{ROOT}/")):
+        return root + value.removeprefix(ROOT)
+    if isinstance(value, Mapping):
+        return {key: placed(part, root) for key, part in value.items()}
+    return [placed(part, root) for part in value] if isinstance(value, list) else value
 
 
 def check_options(name: str, module: ModuleType, options: Mapping[str, Any]) -> BaseModel:
