@@ -289,16 +289,24 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         return self.decoder.embeddings.words.weight if own else self.get_input_embeddings().weight  # type: ignore[union-attr]
 
     def token_loss(
-        self, states: Tensor, labels: Tensor, weights: Tensor, *, train_table: bool = True, rows: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the cross entropies of :meth:`token_logits` to [M] ``labels``, and how many rows are right.
+        self,
+        states: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        *,
+        train_table: bool = True,
+        rows: int | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted sum of the cross entropies of :meth:`token_logits` to [M] ``labels``, how many rows are right, and
+        the sum without smoothing.
 
         The logits are never there all at once; see :func:`~mmbert.model.vocabulary_loss.vocabulary_loss`.
         """
         head, table = self._head("token_head"), self.get_output_table()
         assert isinstance(head, MaskedTokenHead)
         table = table if train_table else table.detach()
-        return vocabulary_loss(head.transform(states), table, head.bias, labels, weights, rows)
+        return vocabulary_loss(head.transform(states), table, head.bias, labels, weights, rows, smoothing)
 
     def region_logits(self, states: Tensor) -> Tensor:
         """[M, H] states of regions to [M, C] class logits."""

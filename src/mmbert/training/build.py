@@ -386,7 +386,7 @@ def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MM
     except ValidationError as error:
         raise validation_error(error, module.Options, f"components.{name}.options") from error
     task = module.build(options, processor, tuple(recipe.objectives))
-    return Component(name, source, task, recipe.tokens, recipe.records, seed)
+    return Component(name, source, task, recipe.tokens, recipe.records, seed, recipe.alike)
 
 
 def objective_options(recipe: Recipe) -> dict[str, dict[str, Any]]:
