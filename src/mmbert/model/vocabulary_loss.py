@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmbert.model.linear import ROWS
+
 CHUNK_NUMBERS = 4_000_000
-"""Logits per chunk, at most: 16 MB in fp32, whose memory is used again for the next; larger tensors come fresh from the
-system at each step."""
+"""Logits per chunk, at most: 16 MB in fp32, which caches hold; blocks much larger come page by page from the system, anew at
+each step."""
 
 
 def vocabulary_loss(
@@ -33,7 +35,7 @@ def vocabulary_loss(
         states: [M, H].
         table, bias: [K, H] and [K].
         labels: [M].
-        weights: [M] of each row in the sum.
+        weights: [M] of each row in the sum; what has none is not counted among the right ones either.
         rows: per chunk; None: as many as :data:`CHUNK_NUMBERS` allows.
         smoothing: share of each label that goes to all K words alike (Szegedy et al., 2016).
 
@@ -42,8 +44,7 @@ def vocabulary_loss(
         first has a gradient.
     """
     if rows is None:
-        chunks = max(1, -(-len(states) // max(16, CHUNK_NUMBERS // len(table))))
-        rows = max(1, -(-len(states) // chunks))
+        rows = max(ROWS, CHUNK_NUMBERS // len(table) // ROWS * ROWS)
     if not torch.is_grad_enabled():
         return _forward(states, table, bias, labels, weights, rows, smoothing, (False, False, False))[:3]
     found: tuple[Tensor, Tensor, Tensor] = _Loss.apply(states, table, bias, labels, weights, rows, smoothing)  # type: ignore[no-untyped-call]
@@ -81,7 +82,7 @@ def _forward(
         logits = F.linear(own, table, bias).to(exact)
         slopes = torch.log_softmax(logits, dim=1)
         chosen = slopes.gather(1, label[:, None]).squeeze(1)
-        right += (chosen == slopes.amax(1)).sum()
+        right += ((chosen == slopes.amax(1)) & (weight > 0)).sum()
         total -= (chosen * weight).sum()
         if smoothing:
             normaliser = logits.gather(1, label[:, None]).squeeze(1) - chosen

@@ -51,7 +51,6 @@ from mmbert.training.checkpoints import (
 )
 from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged
-from mmbert.training.memory import keep_freed_memory
 from mmbert.training.module import TrainingModule
 from mmbert.training.monitoring import tensorboard
 from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
@@ -100,7 +99,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         MMBertError: anything wrong with recipe, data, model or the run itself.
     """
     out = Path(out)
-    keep_freed_memory()
     checkpoint = _checkpoint(out, recipe) if resume else None
     model = _with_first_stage(recipe.model, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
