@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         return self.dropout(self.norm(summed))
 
     def memory(self, states: Tensor) -> list[Tensor]:
-        """[M, H] states of sequences to [M, 2 * H] keys and values per layer (and perhaps rows that nobody asks for)."""
+        """[M, H] states of sequences to [M, 2 * H] keys and values per layer, with some rows more that nobody reads."""
         states = with_rows(states, missing_rows(states))
         return [layer.cross_keys_values(states) for layer in self.layers]  # type: ignore[operator]
 

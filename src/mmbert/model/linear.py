@@ -14,8 +14,8 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.
 
 
 ROWS = 64
-"""oneDNN makes a program for each size of matrix that it meets in bf16, which takes as long as the product itself. Packed
-batches have another number of rows each, so rows are added up to a multiple of this."""
+"""oneDNN makes a program for each size of matrix that it meets in bf16, which takes as long as the product itself.
+Packed batches have another number of rows each, so rows are added up to a multiple of this."""
 
 
 def missing_rows(values: Tensor) -> int:

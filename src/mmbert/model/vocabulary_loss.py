@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from mmbert.model.linear import ROWS
 
 CHUNK_NUMBERS = 4_000_000
-"""Logits per chunk, at most: 16 MB in fp32, which caches hold; blocks much larger come page by page from the system, anew at
-each step."""
+"""Logits per chunk, at most: 16 MB in fp32, which caches hold."""
 
 
 def vocabulary_loss(
