@@ -57,9 +57,9 @@ class Reading:
 
 
 def component(
-    costs: list[int], tokens: int, records: int | None = None, seed: int = 0, name: str = "main"
+    costs: list[int], tokens: int, records: int | None = None, seed: int = 0, name: str = "main", alike: int = 1
 ) -> Component:
-    return Component(name, Numbers(len(costs)), Reading(costs), tokens, records, seed)
+    return Component(name, Numbers(len(costs)), Reading(costs), tokens, records, seed, alike)
 
 
 def epochs(made: Component, count: int) -> list[list[int]]:
@@ -78,13 +78,38 @@ COSTS = st.lists(st.integers(0, 12), min_size=1, max_size=40).filter(any)
 
 
 @settings(max_examples=100, deadline=None)
-@given(costs=COSTS, tokens=st.integers(1, 40), records=st.none() | st.integers(1, 6), seed=st.integers(0, 99))
+@given(
+    costs=COSTS,
+    tokens=st.integers(1, 40),
+    records=st.none() | st.integers(1, 6),
+    seed=st.integers(0, 99),
+    alike=st.sampled_from([1, 2, 5]),
+)
 def test_each_epoch_takes_every_usable_record_exactly_once(
-    costs: list[int], tokens: int, records: int | None, seed: int
+    costs: list[int], tokens: int, records: int | None, seed: int, alike: int
 ) -> None:
     usable = [i for i, c in enumerate(costs) if c]
-    for taken in epochs(component(costs, tokens, records, seed), 3):
+    made = component(costs, tokens, records, seed, alike=alike)
+    for taken in epochs(made, 3):
         assert sorted(taken) == usable
+    for batch in (made.batch(n) for n in range(5)):
+        assert len(batch) == 1 or sum(costs[i] for i in batch) <= tokens
+
+
+def test_batches_are_dealt_out_by_length_and_come_in_any_order() -> None:
+    costs = np.random.default_rng(0).integers(1, 60, 400).tolist()
+
+    def lengths(alike: int) -> tuple[float, list[float]]:
+        made = component(costs, 300, alike=alike)
+        batches = [[costs[i] for i in made.batch(n)] for n in range(made.batches_per_epoch)]
+        return float(np.mean([np.ptp(b) for b in batches])), [float(np.mean(b)) for b in batches]
+
+    (mixed, _), (near, means) = lengths(1), lengths(10)
+    assert near < 0.25 * mixed
+    assert means != sorted(means)
+    made = component(costs, 300, alike=10)
+    first, second = ([made.batch(e * made.batches_per_epoch + n).tolist() for n in range(5)] for e in (0, 1))
+    assert first != second
 
 
 @settings(max_examples=100, deadline=None)

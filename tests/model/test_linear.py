@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from tiny import tiny_network
+from torch import Tensor, nn
 
+from mmbert.data.packing import Example, Label, collate
 from mmbert.model import linear as module
-from mmbert.model.linear import Linear, linear
+from mmbert.model.linear import ROWS, Linear, linear
+from mmbert.training.module import TrainingModule
 
 torch.set_num_threads(1)
 
@@ -64,3 +68,50 @@ def test_an_export_contains_pytorchs_own_operator() -> None:
     with torch.no_grad():
         program = torch.export.export(Linear(5, 7).eval(), (torch.randn(3, 5),))
     assert "mkldnn" not in str(program.graph)
+
+
+def written_step(layers: int, seed: int) -> tuple[TrainingModule, list[Example]]:
+    """A network that writes, and examples whose lengths the seed decides."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for _ in range(9):
+        read, written = (rng.integers(3, 60, int(rng.integers(2, 9))) for _ in range(2))
+        label = Label("lm", "written", np.arange(len(written)), rng.integers(3, 60, len(written)))
+        examples.append(Example(read, labels={"main/lm": label}, written=written))
+    network = tiny_network(1, num_decoder_layers=layers, with_pooler=False, match_outputs=0)
+    return TrainingModule(network, {"main/lm": {}}), examples
+
+
+@pytest.mark.parametrize("layers", [0, 2], ids=["the trunk writes", "a decoder writes"])
+def test_low_precision_products_have_sizes_that_come_again(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is added for that changes neither the loss nor a gradient."""
+    module_, examples = written_step(layers, 0)
+    sizes: set[int] = set()
+    pytorchs = nn.functional.linear
+
+    def noted(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        sizes.add(len(values))
+        return pytorchs(values, weight, bias)
+
+    def gradients() -> dict[str, Tensor]:
+        module_.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = module_(collate(examples))["loss"]
+        loss.backward()
+        return {"loss": loss.detach()} | {n: p.grad for n, p in module_.named_parameters() if p.grad is not None}
+
+    monkeypatch.setattr(nn.functional, "linear", noted)
+    padded = gradients()
+    assert {size for size in sizes if size % ROWS} <= {2}  # the vectors of text without image, and of nothing
+    monkeypatch.setattr(module, "ROWS", 1)
+    for name, value in gradients().items():
+        torch.testing.assert_close(padded[name], value, atol=0.02 * float(value.abs().max()), rtol=0.02)
+
+
+@pytest.mark.parametrize("layers", [0, 2], ids=["the trunk writes", "a decoder writes"])
+def test_low_precision_training_is_near_the_exact_one(layers: int) -> None:
+    module_, examples = written_step(layers, 1)
+    exact = module_(collate(examples))["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = module_(collate(examples))["loss"]
+    assert rough.item() == pytest.approx(exact.item(), rel=0.02)

@@ -18,21 +18,23 @@ def problem(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [*values, torch.randint(11, (7,), generator=generator), torch.rand(7, generator=generator, dtype=dtype)]
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100, None])
 @pytest.mark.parametrize("train_table", [True, False])
-def test_it_is_the_plain_loss_with_its_gradients(rows: int | None, train_table: bool) -> None:
+def test_it_is_the_plain_loss_with_its_gradients(rows: int | None, train_table: bool, smoothing: float) -> None:
     found = []
     for chunked in (True, False):
         states, table, bias, labels, weights = problem()
         used = table if train_table else table.detach()
         if chunked:
-            total, right = vocabulary_loss(states, used, bias, labels, weights, rows)
+            total, right, plain = vocabulary_loss(states, used, bias, labels, weights, rows, smoothing)
         else:
             logits = F.linear(states, used, bias)
-            total = (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
+            losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+            total, plain = (losses * weights).sum(), (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
             right = (logits.argmax(1) == labels).sum()
         (3 * total).backward()
-        found.append((total.detach(), right.double(), states.grad, bias.grad, table.grad))
+        found.append((total.detach(), plain.detach(), right.double(), states.grad, bias.grad, table.grad))
     for ours, theirs in zip(*found, strict=True):
         assert (ours is None) == (theirs is None)
         if ours is not None:
@@ -41,7 +43,7 @@ def test_it_is_the_plain_loss_with_its_gradients(rows: int | None, train_table: 
 
 def test_no_rows_are_no_loss() -> None:
     states, table, bias, labels, weights = problem()
-    total, right = vocabulary_loss(states[:0], table, bias, labels[:0], weights[:0])
+    total, right, _ = vocabulary_loss(states[:0], table, bias, labels[:0], weights[:0])
     total.backward()
     assert total.item() == right.item() == 0
     assert not table.grad.any()
@@ -71,3 +73,11 @@ def test_the_logits_of_all_rows_are_never_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(F, "linear", lambda *a: sizes.append(linear(*a).shape[0]) or linear(*a))
     vocabulary_loss(*problem(), rows=2)[0].backward()
     assert sizes == [2, 2, 2, 1]
+
+
+def test_rows_without_weight_count_for_nothing() -> None:
+    states, table, bias, labels, weights = problem()
+    more = [torch.cat([states, states[:3]]), table, bias, torch.cat([labels, labels[:3]])]
+    found = vocabulary_loss(*more, torch.cat([weights, weights.new_zeros(3)]), smoothing=0.1)
+    for ours, theirs in zip(found, vocabulary_loss(states, table, bias, labels, weights, smoothing=0.1), strict=True):
+        torch.testing.assert_close(ours, theirs)

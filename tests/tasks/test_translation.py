@@ -55,6 +55,18 @@ def test_a_sentence_is_continued_by_its_translation(writer: MMBertProcessor) -> 
     assert example.image is None
 
 
+def test_one_language_may_be_in_every_pair(writer: MMBertProcessor) -> None:
+    """All directions through English; French is read, but has no token to be written."""
+    ids = writer.tokenizer.get_vocab()
+    known = {code: {tuple(writer.ids(text).tolist()) for text in texts} for code, texts in CAPTIONS.items()}
+    found = set()
+    for seed in range(40):
+        (example,) = made(writer, seed=seed, through="en")
+        read = next(code for code, texts in known.items() if tuple(example.token_ids.tolist()) in texts)
+        found.add((read, next(code for code in CAPTIONS if ids.get(f"[2{code}]") == example.written[0])))
+    assert found == {("en", "de"), ("de", "en"), ("fr", "en")}
+
+
 def test_labels_stand_where_the_text_is_written(writer: MMBertProcessor) -> None:
     """Behind all sequences of the batch, in their order; a sequence that is not continued has none."""
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from mmbert.vision.encoders.base import VisionEncoder
 
 KEPT_LENGTHS = 500_000
 """Texts whose lengths are remembered: planning batches asks for the same ones again for each part of a mixture."""
+KEPT_IDS = 250_000
+"""Texts whose ids are remembered, some 200 bytes each: training reads the same ones in each epoch."""
 
 
 class MMBertProcessor:
@@ -41,6 +43,7 @@ class MMBertProcessor:
         self.heads: dict[str, Any] = dict(config.heads or {})
         self.vision = vision
         self._lengths: dict[str, int] = {}
+        self._ids: dict[tuple[str, ...], np.ndarray] = {}
         self.images: ImageInput | None = None if vision is None else PixelInput(vision, cache_bytes=0)
 
     @classmethod
@@ -117,14 +120,24 @@ class MMBertProcessor:
 
     def ids(self, *texts: str) -> np.ndarray:
         """``[CLS] text [SEP]`` (or ``[CLS] a [SEP] b [SEP]``) as ids, cut to ``max_text_tokens``."""
-        return np.asarray(self.encode(*texts)["input_ids"], dtype=np.int64)
+        return self._kept(("ids", *texts), lambda: self.encode(*texts)["input_ids"])
 
     def written_ids(self, text: str) -> np.ndarray:
         """Word pieces of a text that is written, without special tokens, with room for the two that go around it."""
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, truncation=True, max_length=max(1, self.max_text_tokens - 2)
+        most = max(1, self.max_text_tokens - 2)
+        return self._kept(
+            ("written", text),
+            lambda: self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=most)["input_ids"],
         )
-        return np.asarray(encoded["input_ids"], dtype=np.int64)
+
+    def _kept(self, key: tuple[str, ...], encode: Callable[[], Sequence[int]]) -> np.ndarray:
+        """A copy of the ids of texts that were asked for before (training asks once per epoch), or new ones."""
+        found = self._ids.get(key)
+        if found is None:
+            if len(self._ids) >= KEPT_IDS:
+                self._ids.clear()
+            found = self._ids[key] = np.asarray(encode(), dtype=np.int32)
+        return found.astype(np.int64)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Word pieces of each text, special tokens not counted, none beyond ``max_text_tokens``."""

@@ -42,6 +42,8 @@ class Component:
         task: makes examples.
         tokens: positions per batch.
         max_records: records per batch, at most.
+        alike: records for so many batches are drawn, and dealt out by cost, so that those of a batch are about as long;
+            1 leaves them as drawn. Short groups of equal length are what makes attention slow on a CPU.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Component:
     tokens: int
     max_records: int | None = None
     seed: int = 0
+    alike: int = 1
     _usable: np.ndarray = field(init=False, repr=False)
     _costs: np.ndarray = field(init=False, repr=False)
     _epoch_ends: list[int] = field(default_factory=list, init=False, repr=False)
@@ -83,9 +86,16 @@ class Component:
     def _plan(self, epoch: int) -> list[np.ndarray]:
         """All batches of one epoch: each usable record once, in an order of that epoch, cut by the token budget."""
         if epoch not in self._plans:
-            order = np.random.default_rng([self.seed, _number(self.name), epoch]).permutation(self._usable)
+            rng = np.random.default_rng([self.seed, _number(self.name), epoch])
+            order = rng.permutation(self._usable)
+            if self.alike > 1:
+                pools = _cut(order, self._costs[order], self.alike * self.tokens, None)
+                order = np.concatenate([pool[np.argsort(self._costs[pool], kind="stable")] for pool in pools])
+            plan = _cut(order, self._costs[order], self.tokens, self.max_records)
+            if self.alike > 1:
+                plan = [plan[i] for i in rng.permutation(len(plan))]
             self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
-            self._plans[epoch] = _cut(order, self._costs[order], self.tokens, self.max_records)
+            self._plans[epoch] = plan
         return self._plans[epoch]
 
 

@@ -83,21 +83,60 @@ def cut_plan(plan: AttentionPlan, limit: int) -> Iterator[tuple[int, int, Attent
         size += length
 
 
+SHORT = 64
+"""Up to this length attention on a CPU is done in single precision although the linear layers are in bf16: its products
+are small and of ever new sizes, for each of which oneDNN would make a program."""
+
+
+def better_exact(values: Tensor, longest: int) -> bool:
+    """Whether attention over ``longest`` positions is left out of a low-precision pass (see :data:`SHORT`)."""
+    return values.device.type == "cpu" and torch.is_autocast_enabled("cpu") and longest <= SHORT
+
+
 def grouped_attention(
     qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float = 0.0, keep_weights: list[Tensor] | None = None
 ) -> Tensor:
-    """Attention by groups of equal length; qkv is [P, 3 * H], the result [P, H]."""
+    """Attention by groups of equal length.
+
+    Args:
+        qkv: [P, 3 * H]; rows behind the plan's positions belong to no sequence.
+        plan: the groups.
+        heads: number of heads.
+        dropout_rate: of the weights.
+        keep_weights: receives them, see :class:`PackedSelfAttention`.
+
+    Returns:
+        [P, H].
+    """
+    if better_exact(qkv, plan.longest):
+        with torch.autocast("cpu", enabled=False):
+            return _grouped(qkv.float(), plan, heads, dropout_rate, keep_weights, fused=keep_weights is None)
+    return _grouped(qkv, plan, heads, dropout_rate, keep_weights, fused=False)
+
+
+def _grouped(
+    qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float, keep_weights: list[Tensor] | None, *, fused: bool
+) -> Tensor:
     head_size = qkv.shape[1] // (3 * heads)
     outputs = []
+    sizes = [c * n for c, n in plan.groups]
+    extra = len(qkv) - sum(sizes)
     # One split, not a slice per group: the gradient of each slice would be as large as the whole batch.
-    for rows, (count, length) in zip(qkv.split([c * n for c, n in plan.groups]), plan.groups, strict=True):
+    *all_rows, rest = qkv.split([*sizes, extra])
+    for rows, (count, length) in zip(all_rows, plan.groups, strict=True):
         parts = rows.view(count, length, 3, heads, head_size).permute(2, 0, 3, 1, 4)
+        if fused and not dropout_rate:
+            mixed = nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+            outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
+            continue
         query, key, value = parts.reshape(3, count * heads, length, head_size).unbind(0)
         weights = torch.softmax(torch.bmm(query * head_size**-0.5, key.transpose(1, 2)), dim=-1)
         if keep_weights is not None:
             keep_weights.extend(weights.detach().view(count, heads, length, length))
         mixed = torch.bmm(dropout(weights, dropout_rate).to(value.dtype), value)
         outputs.append(mixed.view(count, heads, length, head_size).transpose(1, 2).reshape(count * length, -1))
+    if extra:
+        outputs.append(rest[:, : heads * head_size])
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

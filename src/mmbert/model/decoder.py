@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 from mmbert.model.embeddings import Embeddings
-from mmbert.model.linear import Linear
+from mmbert.model.linear import Linear, missing_rows, with_rows
 from mmbert.model.packed import PackedBatch
 from mmbert.model.writing import PackedView, View
 
@@ -89,7 +89,8 @@ class Decoder(nn.Module):
         return self.dropout(self.norm(summed))
 
     def memory(self, states: Tensor) -> list[Tensor]:
-        """[M, H] states of sequences to [M, 2 * H] keys and values per layer."""
+        """[M, H] states of sequences to [M, 2 * H] keys and values per layer, with some rows more that nobody reads."""
+        states = with_rows(states, missing_rows(states))
         return [layer.cross_keys_values(states) for layer in self.layers]  # type: ignore[operator]
 
     def forward(
@@ -111,7 +112,7 @@ class Decoder(nn.Module):
         embedded = self.tables(shared)(written, region_vectors)
         view = packed_view(batch, self.memory(states), None)
         hidden = self.add_positions(embedded, written.position_ids).index_select(0, view.order)
-        return self.run(hidden, view).index_select(0, view.inverse)
+        return self.run(with_rows(hidden, missing_rows(hidden)), view).index_select(0, view.inverse)
 
     def run(self, hidden: Tensor, view: View) -> Tensor:
         """All layers on [T, H], in the view's order."""

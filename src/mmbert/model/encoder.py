@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN, GELUActivation
 from mmbert.model.attention import AttentionPlan, PackedSelfAttention, cut_plan, plan_attention
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
-from mmbert.model.linear import Linear
+from mmbert.model.linear import ROWS, Linear, missing_rows, with_rows
 from mmbert.model.writing import View
 
 NUMBERS_PER_THREAD = 1 << 20
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         if kept is not None:
             kept.rows = plan.inverse
         if torch.is_grad_enabled() or observed or hidden.device.type != "cpu":
-            hidden = self._run(hidden, plan, rows, all_states, attentions, kept)
+            hidden = self._run_in_whole_blocks(hidden, plan, rows, all_states, attentions, kept)
         else:
             hidden = self._run_by_parts(hidden, plan, rows)
         if all_states is not None:
@@ -145,6 +145,24 @@ class Encoder(nn.Module):
         if attentions is not None:
             attentions[:] = [self._batch_order(kept, lengths) for kept in attentions]
         return hidden if rows is not None else self._restore(hidden, plan)
+
+    def _run_in_whole_blocks(
+        self,
+        hidden: Tensor,
+        plan: AttentionPlan,
+        rows: Tensor | None,
+        all_states: list[Tensor] | None,
+        attentions: list[list[Tensor]] | None,
+        kept: KeptKeys | None,
+    ) -> Tensor:
+        """:meth:`_run` on as many positions as matrix products like (see :func:`missing_rows`), unless observed."""
+        extra = missing_rows(hidden) if all_states is None and attentions is None else 0
+        if not extra:
+            return self._run(hidden, plan, rows, all_states, attentions, kept)
+        count = len(hidden) if rows is None else len(rows)
+        if rows is not None:
+            rows = with_rows(rows, -count % ROWS)
+        return self._run(with_rows(hidden, extra), plan, rows, kept_keys=kept)[:count]
 
     def _run(
         self,

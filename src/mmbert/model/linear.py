@@ -13,6 +13,23 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.
 """The operator that torch.compile puts in the place of a linear layer; it has no gradient."""
 
 
+ROWS = 64
+"""oneDNN makes a program for each size of matrix that it meets in bf16, which takes as long as the product itself.
+Packed batches have another number of rows each, so rows are added up to a multiple of this."""
+
+
+def missing_rows(values: Tensor) -> int:
+    """Rows to add to [P, H] before low-precision products on a CPU, so that their sizes come again."""
+    if values.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return 0
+    return -len(values) % ROWS
+
+
+def with_rows(values: Tensor, count: int) -> Tensor:
+    """[P, ...] and ``count`` copies of the first row."""
+    return torch.cat([values, values[:1].expand(count, *values.shape[1:])]) if count and len(values) else values
+
+
 def _onednn_fits(values: Tensor, weight: Tensor) -> bool:
     return (
         not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())

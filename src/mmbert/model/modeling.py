@@ -16,6 +16,7 @@ from mmbert.model.decoder import Decoder, join_states, packed_view
 from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
 from mmbert.model.encoder import Encoder, KeptKeys
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
+from mmbert.model.linear import missing_rows, with_rows
 from mmbert.model.packed import PackedBatch, RegionTable, without_regions
 from mmbert.model.vocabulary_loss import vocabulary_loss
 from mmbert.plugins import load, names
@@ -229,7 +230,7 @@ class MMBertModel(MMBertPreTrainedModel):
         written = replace(batch.continuation, regions=batch.regions)
         view = packed_view(batch, kept.layers, kept.rows)
         hidden = self.embeddings(written, region_vectors).index_select(0, view.order)
-        return self.encoder.write(hidden, view).index_select(0, view.inverse)
+        return self.encoder.write(with_rows(hidden, missing_rows(hidden)), view).index_select(0, view.inverse)
 
 
 class MMBertForPreTraining(MMBertPreTrainedModel):
@@ -289,16 +290,28 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         return self.decoder.embeddings.words.weight if own else self.get_input_embeddings().weight  # type: ignore[union-attr]
 
     def token_loss(
-        self, states: Tensor, labels: Tensor, weights: Tensor, *, train_table: bool = True, rows: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the cross entropies of :meth:`token_logits` to [M] ``labels``, and how many rows are right.
+        self,
+        states: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        *,
+        train_table: bool = True,
+        rows: int | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted sum of the cross entropies of :meth:`token_logits` to [M] ``labels``, how many rows are right, and
+        the sum without smoothing.
 
         The logits are never there all at once; see :func:`~mmbert.model.vocabulary_loss.vocabulary_loss`.
         """
         head, table = self._head("token_head"), self.get_output_table()
         assert isinstance(head, MaskedTokenHead)
         table = table if train_table else table.detach()
-        return vocabulary_loss(head.transform(states), table, head.bias, labels, weights, rows)
+        extra = missing_rows(states)
+        if extra:
+            states, labels = with_rows(states, extra), with_rows(labels, extra)
+            weights = torch.cat([weights, weights.new_zeros(extra)])
+        return vocabulary_loss(head.transform(states), table, head.bias, labels, weights, rows, smoothing)
 
     def region_logits(self, states: Tensor) -> Tensor:
         """[M, H] states of regions to [M, C] class logits."""

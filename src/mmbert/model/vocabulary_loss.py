@@ -13,79 +13,115 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_NUMBERS = 20_000_000
-"""Logits per chunk, at most: 80 MB in fp32."""
+from mmbert.model.linear import ROWS
+
+CHUNK_NUMBERS = 4_000_000
+"""Logits per chunk, at most: 16 MB in fp32, which caches hold."""
 
 
 def vocabulary_loss(
-    states: Tensor, table: Tensor, bias: Tensor, labels: Tensor, weights: Tensor, rows: int | None = None
-) -> tuple[Tensor, Tensor]:
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    rows: int | None = None,
+    smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of the cross entropies of ``states @ table.T + bias``, and how many rows are right.
 
     Args:
         states: [M, H].
         table, bias: [K, H] and [K].
         labels: [M].
-        weights: [M] of each row in the sum.
+        weights: [M] of each row in the sum; what has none is not counted among the right ones either.
         rows: per chunk; None: as many as :data:`CHUNK_NUMBERS` allows.
+        smoothing: share of each label that goes to all K words alike (Szegedy et al., 2016).
 
     Returns:
-        two scalars; only the first has a gradient.
+        three scalars: the loss, the number of right rows, the weighted cross entropies without smoothing. Only the
+        first has a gradient.
     """
     if rows is None:
-        chunks = max(1, -(-len(states) // max(16, CHUNK_NUMBERS // len(table))))
-        rows = max(1, -(-len(states) // chunks))
+        rows = max(ROWS, CHUNK_NUMBERS // len(table) // ROWS * ROWS)
     if not torch.is_grad_enabled():
-        return _forward(states, table, bias, labels, weights, rows, (False, False, False))[:2]
-    total, right = _Loss.apply(states, table, bias, labels, weights, rows)  # type: ignore[no-untyped-call]
-    return total, right
+        return _forward(states, table, bias, labels, weights, rows, smoothing, (False, False, False))[:3]
+    found: tuple[Tensor, Tensor, Tensor] = _Loss.apply(states, table, bias, labels, weights, rows, smoothing)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _forward(
-    states: Tensor, table: Tensor, bias: Tensor, labels: Tensor, weights: Tensor, rows: int, wanted: tuple[bool, ...]
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Loss, right rows, and the gradients of states, table and bias where they are ``wanted``."""
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    rows: int,
+    smoothing: float,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    """Loss, right rows, unsmoothed loss, and the gradients of states, table and bias where they are ``wanted``.
+
+    With L the log softmax, y the label and s the smoothing, a row's loss is ``-(1 - s) L_y - s mean(L)``, and its slope
+    along logit k is ``exp(L_k) - (1 - s) [k = y] - s / K``.
+    """
     exact = torch.promote_types(states.dtype, torch.float32)
     gradients = [torch.zeros_like(t) if w else None for t, w in zip((states, table, bias), wanted, strict=True)]
     of_states, of_table, of_bias = gradients
+    middle, middle_bias = table.mean(0), bias.mean()  # whose product with a state is the mean of its logits
     if torch.is_autocast_enabled(states.device.type):
         low = torch.get_autocast_dtype(states.device.type)
         states, table, bias = states.to(low), table.to(low), bias.to(low)  # once, not for every chunk
     total = torch.zeros((), dtype=exact, device=states.device)
+    spread = torch.zeros_like(total)
     right = torch.zeros((), device=states.device)
     for start in range(0, len(states), rows):
         part = slice(start, start + rows)
         own, label, weight = states[part], labels[part], weights[part].to(exact)
-        logits = F.linear(own, table, bias)
-        right += (logits.argmax(1) == label).sum()
-        slopes = torch.log_softmax(logits.to(exact), dim=1)
-        total -= (slopes.gather(1, label[:, None]).squeeze(1) * weight).sum()
+        logits = F.linear(own, table, bias).to(exact)
+        slopes = torch.log_softmax(logits, dim=1)
+        chosen = slopes.gather(1, label[:, None]).squeeze(1)
+        right += ((chosen == slopes.amax(1)) & (weight > 0)).sum()
+        total -= (chosen * weight).sum()
+        if smoothing:
+            normaliser = logits.gather(1, label[:, None]).squeeze(1) - chosen
+            spread -= ((own.to(exact) @ middle.to(exact) + middle_bias - normaliser) * weight).sum()
         if not any(wanted):
             continue
         slopes.exp_()
-        slopes[torch.arange(len(label), device=label.device), label] -= 1
-        slopes *= weight[:, None]
+        slopes[torch.arange(len(label), device=label.device), label] -= 1 - smoothing
         if of_bias is not None:
-            of_bias += slopes.sum(0)
+            of_bias += weight @ slopes - smoothing / len(table) * weight.sum()
         slopes = slopes.to(table.dtype)
         if of_states is not None:
-            of_states[part] = slopes @ table
-        if of_table is not None and of_table.dtype == slopes.dtype:
-            of_table.addmm_(slopes.T, own)
-        elif of_table is not None:
-            of_table += slopes.T @ own
-    return total, right, gradients
+            of_states[part] = (slopes @ table - smoothing * middle) * weight[:, None]
+        if of_table is not None:
+            weighted = own * weight[:, None].to(own.dtype)
+            if of_table.dtype == slopes.dtype:
+                of_table.addmm_(slopes.T, weighted)
+            else:
+                of_table += slopes.T @ weighted
+            if smoothing:
+                of_table -= smoothing / len(table) * weighted.to(of_table.dtype).sum(0)
+    return (1 - smoothing) * total + smoothing * spread, right, total, gradients
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, table: Tensor, bias: Tensor, labels: Tensor, weights: Tensor, rows: int
-    ) -> tuple[Tensor, Tensor]:
-        total, right, gradients = _forward(states, table, bias, labels, weights, rows, ctx.needs_input_grad[:3])
-        ctx.gradients = gradients
-        ctx.mark_non_differentiable(right)
-        return total, right
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        rows: int,
+        smoothing: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wanted = ctx.needs_input_grad[:3]
+        total, right, plain, ctx.gradients = _forward(states, table, bias, labels, weights, rows, smoothing, wanted)
+        ctx.mark_non_differentiable(right, plain)
+        return total, right, plain
 
     @staticmethod
     def backward(ctx: Any, *flowing: Tensor) -> tuple[Tensor | None, ...]:
@@ -95,4 +131,4 @@ class _Loss(torch.autograd.Function):
         for gradient in gradients:
             if gradient is not None:
                 gradient.mul_(flowing[0].to(gradient.dtype))  # in place: the table's is as large as the table
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)

@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import Cache
 
+from mmbert.model.attention import better_exact
 from mmbert.model.dropout import dropout
 
 Part = tuple[Tensor, Tensor, Tensor | None]
@@ -57,6 +59,12 @@ def joint_attention(query: Tensor, parts: Sequence[Part], rate: float = 0.0) -> 
         w @ value for w, (_, value, _) in zip(weights.split([p[0].shape[2] for p in parts], -1), parts, strict=True)
     ]
     return mixed[0] if len(mixed) == 1 else mixed[0] + mixed[1]
+
+
+def fused_attention(query: Tensor, parts: Sequence[Part], rate: float = 0.0) -> Tensor:
+    """:func:`joint_attention` to one part, by PyTorch's kernel."""
+    ((key, value, bias),) = parts
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=rate)
 
 
 def causal_bias(new: int, before: int, like: Tensor) -> Tensor | None:
@@ -125,13 +133,25 @@ class PackedView:
         self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
     ) -> Tensor:
         """See :class:`View`."""
+        seen = self.memory[number].index_select(0, self.index) if memory else None
+        longest = max(length + width for _, length, width in self.groups)
+        if not better_exact(query, longest):
+            return self._attend(query, own, seen, heads, rate, fused=False)
+        with torch.autocast("cpu", enabled=False):
+            own = own if own is None else own.float()
+            return self._attend(query.float(), own, seen if seen is None else seen.float(), heads, rate, fused=True)
+
+    def _attend(
+        self, query: Tensor, own: Tensor | None, memory: Tensor | None, heads: int, rate: float, *, fused: bool
+    ) -> Tensor:
+        """With what is looked up in the memory; rows behind the texts belong to none."""
         sizes = [count * length for count, length, _ in self.groups]
-        queries = query.split(sizes)
-        owns = own.split(sizes) if own is not None else None
+        extra = len(query) - sum(sizes)
+        *queries, rest = query.split([*sizes, extra])
+        owns = own.split([*sizes, extra])[:-1] if own is not None else None
         memories = None
-        if memory:
-            widths = [count * width for count, _, width in self.groups]
-            memories = self.memory[number].index_select(0, self.index).split(widths)
+        if memory is not None:
+            memories = memory.split([count * width for count, _, width in self.groups])
         outputs = []
         for i, (count, length, _) in enumerate(self.groups):
             parts: list[Part] = []
@@ -143,9 +163,10 @@ class PackedView:
                 parts.append((*_keys_values(memories[i], count, heads), bias))
             if owns is not None:
                 parts.append((*_keys_values(owns[i], count, heads), causal_bias(length, 0, query)))
-            mixed = joint_attention(_heads(queries[i], count, heads), parts, rate)
+            mix = fused_attention if fused and len(parts) == 1 and not rate else joint_attention
+            mixed = mix(_heads(queries[i], count, heads), parts, rate)
             outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
-        return torch.cat(outputs)
+        return torch.cat([*outputs, rest] if extra else outputs)
 
 
 class WritingCache(Cache):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch.nn import functional as F
 
 from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
@@ -24,16 +23,14 @@ class Options(BaseModel):
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
-    """Smoothed cross entropy over the vocabulary at [M] written positions only.
+    """Smoothed cross entropy over the vocabulary at [M] written positions only, in chunks of them.
 
     Metrics: ``accuracy``, and ``nll``, the cross entropy without smoothing.
     """
-    logits = step.model.token_logits(step.states(target.positions), train_table=options.train_table).float()
-    count = torch.tensor(float(len(target.labels)), device=logits.device)
-    total = F.cross_entropy(logits, target.labels, reduction="sum", label_smoothing=options.label_smoothing)
-    term = LossTerm(total, count)
-    with torch.no_grad():
-        right = logits.argmax(-1) == target.labels
-        nll = F.cross_entropy(logits, target.labels, reduction="sum") if options.label_smoothing else total.detach()
-    term.metrics = {"accuracy": (right.sum().float(), count), "nll": (nll, count)}
-    return term
+    states = step.states(target.positions)
+    ones = torch.ones(len(target.labels), device=states.device)
+    total, right, nll = step.model.token_loss(
+        states, target.labels, ones, train_table=options.train_table, smoothing=options.label_smoothing
+    )
+    count = ones.sum()
+    return LossTerm(total, count, {"accuracy": (right, count), "nll": (nll.detach(), count)})

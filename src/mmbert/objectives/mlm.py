@@ -37,6 +37,6 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     """Cross entropy over the vocabulary at [M] labelled positions only, in chunks of them."""
     states = step.states(target.positions)
     weights, count = place_weights(step, target.positions, options.per_sequence)
-    total, right = step.model.token_loss(states, target.labels, weights, train_table=options.train_table)
+    total, right, _ = step.model.token_loss(states, target.labels, weights, train_table=options.train_table)
     places = torch.tensor(float(len(target.labels)), device=total.device)
     return LossTerm(total, count, {"accuracy": (right, places)})

@@ -29,6 +29,7 @@ class Options(BaseModel):
     Attributes:
         sources: languages that are read; None: all.
         targets: languages that are written; None: all.
+        through: one of the two languages of each pair is this; None: any may be read for any.
         images: read the record's image too, if it has one.
         prefixes: of ``mlm``: so many prefixes are drawn from each text; None: all of them.
         caption_rate: chance that the text of a record with an image is not read, so that the image is captioned.
@@ -37,6 +38,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
     sources: list[str] | None = None
     targets: list[str] | None = None
+    through: str | None = None
     images: bool = True
     prefixes: int | None = Field(default=None, ge=1)
     caption_rate: float = Field(default=0.0, ge=0, le=1)
@@ -116,7 +118,7 @@ class TranslationTask(Task):
         for target in choose_languages(record, self.options.targets):
             if not self.masked and target not in self.languages:
                 continue
-            sources = [code for code in readable if code != target]
+            sources = [code for code in readable if code != target and self.options.through in (None, code, target)]
             if sources or self._image(record):
                 yield target, sources
 

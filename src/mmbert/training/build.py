@@ -406,7 +406,7 @@ def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MM
             hint=f"did you mean {close!r}?" if close else f"it has: {', '.join(module.OBJECTIVES)}",
         )
     task = module.build(task_options(name, recipe), processor, tuple(recipe.objectives))
-    return Component(name, source, task, recipe.tokens, recipe.records, seed)
+    return Component(name, source, task, recipe.tokens, recipe.records, seed, recipe.alike)
 
 
 def task_options(name: str, recipe: ComponentRecipe) -> Any:

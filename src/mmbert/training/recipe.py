@@ -154,6 +154,7 @@ class ComponentRecipe(Section):
         objectives: objective name to its options (``weight`` among them).
         tokens: positions per step and process.
         records: records per step and process, at most.
+        alike: batches that are drawn together and dealt out by length; see :class:`~mmbert.data.mixture.Component`.
     """
 
     data: str | dict[str, Any] | None = None
@@ -162,6 +163,7 @@ class ComponentRecipe(Section):
     objectives: dict[str, dict[str, Any]]
     tokens: int = Field(default=4096, ge=1)
     records: int | None = Field(default=None, ge=1)
+    alike: int = Field(default=1, ge=1)
 
 
 class EvaluationRecipe(Section):
