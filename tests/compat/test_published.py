@@ -15,6 +15,7 @@ import pytest
 import torch
 from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
 from PIL import Image
+from published import FILE, NAMES, ROWS, recipe_of, settings_of, written
 from starts import small_bert
 
 from mmbert.cli.main import run
@@ -28,11 +29,6 @@ from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import train
 
 torch.set_num_threads(1)
-FILE = Path(__file__).parents[3] / "shared" / "spec" / "published-settings.json"
-COMMON = "_common (unless a row says otherwise)"
-ROWS: dict[str, dict[str, Any]] = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
-NAMES = sorted(name for name in ROWS if name != COMMON)
-
 MT, MLT, RETRIEVAL = (f"MM-BERT/{task}/base_prec_16x16G_fp16_" for task in ("MT", "MLT", "retrieval"))
 WAITING = {
     "the task attention-maps": ["VL-BERT/pretrain/vis_attention_maps_coco"],
@@ -71,35 +67,6 @@ RUNNING = [name for name in NAMES if name not in {*MISSING, *CHOICES, *QUESTIONS
 pytestmark = pytest.mark.skipif(not ROWS, reason=f"no {FILE.name} in a folder shared/spec beside the repository")
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """A row with what most share, as a nested YAML file has it."""
-    row = ROWS[name]
-    flat = {k: v for k, v in ROWS[COMMON].items() if k not in row.get("_absent", ())} | row
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        if key != "_absent":
-            *sections, last = key.split(".")
-            place = nested
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[last] = value
-    data = nested["DATASET"]
-    if "0" in data:
-        nested["DATASET"] = [data[number] for number in sorted(data)]
-    return nested
-
-
-def written(name: str, folder: Path) -> Path:
-    return write_yaml(folder / f"{name.replace('/', '-')}.yaml", settings_of(name))
-
-
-def recipe_of(name: str, folder: Path, overrides: list[str] | None = None) -> Recipe:
-    """The recipe that the command makes of a configuration."""
-    out = folder / "recipe.yaml"
-    assert run(["convert", str(written(name, folder)), "--to", "recipe", "--out", str(out)]) == 0
-    return load_recipe(str(out), overrides or [])
-
-
 # -- all of them are known ---------------------------------------------------------------------------------------------
 
 
@@ -118,7 +85,8 @@ def test_those_that_wait_are_refused_with_the_reason(reason: str, name: str, tmp
 
 def test_no_configuration_waits_for_a_task_that_is_there(tmp_path: Path) -> None:
     """A new task has to be the task of some published configuration: fill in its line in ``FAMILIES``."""
-    used = {c.task for name in [*RUNNING, *CHOICES, *QUESTIONS] for c in recipe_of(name, _fresh(tmp_path)).components.values()}
+    known = [*RUNNING, *CHOICES, *QUESTIONS]
+    used = {c.task for name in known for c in recipe_of(name, _fresh(tmp_path)).components.values()}
     assert used == set(names("mmbert.tasks"))
     waiting = {f"the task {name}" for name, family in FAMILIES.items() if family.recipe is None}
     assert waiting == set(WAITING)

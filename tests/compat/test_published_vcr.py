@@ -12,6 +12,7 @@ import pytest
 import torch
 from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
 from starts import small_bert
+from test_published import CHOICES, ROWS, recipe_of, settings_of
 from vl_corpora import make_vcr
 
 from mmbert.cli.main import run
@@ -19,7 +20,6 @@ from mmbert.compat.recipes import recipe_from_yaml
 from mmbert.errors import ConfigError
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import train
-from test_published import CHOICES, ROWS, recipe_of, settings_of
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not ROWS, reason="no published-settings.json beside the repository")

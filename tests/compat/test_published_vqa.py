@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
+from published import NAMES, ROWS, recipe_of, settings_of
 from starts import small_bert
 from stores import make_store
 from vl_corpora import make_vqa_v2
@@ -21,12 +22,12 @@ from mmbert.data.sources import open_data
 from mmbert.training.recipe import load_recipe
 from mmbert.training.run import train
 from mmbert.vision.regions import Regions
-from test_published import QUESTIONS, ROWS, recipe_of, settings_of
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not ROWS, reason="no published-settings.json beside the repository")
 TINY = Sizes(layers=1, features=64)
 ANSWERS = ["ball", "dog", "red"]
+QUESTIONS = [name for name in NAMES if name.startswith("VL-BERT/vqa/")]
 
 
 def test_there_are_two() -> None:
