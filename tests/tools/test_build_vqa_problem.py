@@ -1,4 +1,4 @@
-"""The question answering problem: official files whose answers are what the pictures show, and pairs kept for testing."""
+"""The question answering problem: answers are what the pictures show, and some pairs are kept for testing."""
 
 from __future__ import annotations
 
