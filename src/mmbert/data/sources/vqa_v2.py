@@ -150,6 +150,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
             )
         of_coco = {row.image_id: row for row in rows}
         rows += _visual_genome(options.visual_genome, of_coco, report)
+    make: Callable[[QuestionRow], Record]
     make = QuestionRow.record if options.boxes is None else _with_boxes(options.boxes, splits, report)
     return RowSource(f"vqa_v2:{options.split}", (), some(rows, report, str(options.root)), make, options.regions_by)
 
