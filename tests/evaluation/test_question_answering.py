@@ -167,7 +167,7 @@ def test_it_is_learned_from_official_files(world: Path, tmp_path: Path, capsys: 
     sizes = {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "visual_size": 32,
         "coordinate_frequencies": 4, "with_pooler": False, "hidden_dropout_prob": 0.0, "num_region_classes": 0,
-        "attention_probs_dropout_prob": 0.0, "max_text_tokens": 16, "visual_scale_text_init": 0.3,
+        "attention_probs_dropout_prob": 0.0, "max_text_tokens": 32, "visual_scale_text_init": 0.3,
         "visual_scale_object_init": 0.3,
     }  # fmt: skip
     words = tmp_path / "words"

@@ -39,9 +39,9 @@ def bert() -> MMBert:
 @pytest.fixture
 def service(folder: Path, out: Path, bert: MMBert) -> Service:
     build_index(ColourModel(), folder, out)
-    index = SearchIndex.open(out, ColourModel())
-    index.model = bert
-    return Service(index)
+    service = Service(SearchIndex.open(out, ColourModel()))
+    service.model = bert  # type: ignore[assignment]
+    return service
 
 
 @pytest.fixture

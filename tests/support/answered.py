@@ -31,7 +31,7 @@ def answering_model(vision: dict[str, Any] | None = None, *, labels: list[str] |
     config = MMBertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         visual_size=16, region_feature_size=96, coordinate_frequencies=2, num_region_classes=0, embedding_size=8,
-        visual_scale_text_init=1.0, visual_scale_object_init=1.0, vision=vision or LOOKING, max_text_tokens=24,
+        visual_scale_text_init=1.0, visual_scale_object_init=1.0, vision=vision or LOOKING, max_text_tokens=64,
         heads={"answer": {"kind": "two_layer", "hidden_size": 8, "outputs": len(known) or 6, "labels": known}},
     )  # fmt: skip
     with torch.random.fork_rng():

@@ -65,11 +65,11 @@ def test_a_long_question_loses_its_last_pieces_and_never_the_place_of_the_answer
     asked = record(tmp_path, "red", question="what is left of the red square " * 20)
     example = only(task(bert).examples(asked, np.random.default_rng(0)))
     tokenizer: Any = bert.processor.tokenizer
-    assert len(example.token_ids) == 24
+    assert len(example.token_ids) == 64
     assert example.token_ids[-3:].tolist() == [
         tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id,
     ]  # fmt: skip
-    assert task(bert).cost(asked) == 24 + 3 + 1
+    assert task(bert).cost(asked) == 64 + 3 + 1
 
 
 def test_answers_are_right_to_the_degree_that_people_gave_them(bert: MMBert, tmp_path: Path) -> None:
