@@ -101,11 +101,19 @@ def _rng() -> np.random.Generator:
 
 
 def test_costs_are_what_examples_take(bert: MMBert, tmp_path: Path) -> None:
-    for options in ({}, {"images": False}, {"flip": 1.0}):
+    for options in ({}, {"images": False}):
         asking = task(bert, **options)
         example = only(asking.examples(record(tmp_path, "red"), _rng()))
-        batch = collate([example], bert.processor.images)
-        assert asking.cost(record(tmp_path, "red")) == batch.num_positions
+        assert asking.cost(record(tmp_path, "red")) == collate([example], bert.processor.images).num_positions
+    for side in ("left", "right"):  # which take different numbers of pieces
+        asked = record(tmp_path, "red", question=f"what is {side}?")
+        taken = [
+            collate(task(bert, flip=flip).examples(asked, _rng()), bert.processor.images).num_positions
+            for flip in (0.0, 1.0)
+        ]
+        assert task(bert, flip=1.0).cost(asked) == max(taken)
+        assert taken[0] != taken[1]
+    example = only(task(bert).examples(record(tmp_path, "red"), _rng()))
     assert example.image is not None
     assert only(task(bert, images=False).examples(record(tmp_path, "red"), _rng())).image is None
     assert task(bert).cost(record(tmp_path)) == 0, "nobody said what is right"

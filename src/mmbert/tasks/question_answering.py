@@ -93,8 +93,10 @@ class QuestionAnsweringTask(Task):
     def cost(self, record: Record) -> int:
         if not record.annotation.get("question") or not record.annotation.get("answers"):
             return 0
-        (question,) = self.processor.lengths([record.annotation["question"]])
-        text = min(self.processor.max_text_tokens, self.processor.sequence_length(question) + 2)
+        question = str(record.annotation["question"])
+        asked = [question, swap_sides(question)] if self.options.flip else [question]
+        longest = max(self.processor.lengths(asked))
+        text = min(self.processor.max_text_tokens, self.processor.sequence_length(longest) + 2)
         return text + self.processor.region_count(self._image(record)) + 1
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
