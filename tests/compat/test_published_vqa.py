@@ -24,6 +24,7 @@ from mmbert.training.run import train
 from mmbert.vision.regions import Regions
 
 torch.set_num_threads(1)
+QUESTIONS = [name for name in NAMES if name.startswith("VL-BERT/vqa/")]
 pytestmark = pytest.mark.skipif(not ROWS, reason="no published-settings.json beside the repository")
 TINY = Sizes(layers=1, features=64)
 ANSWERS = ["ball", "dog", "red"]

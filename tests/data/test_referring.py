@@ -63,6 +63,19 @@ def test_detections_instead_of_objects(root: Path) -> None:
         open_data(options, detections=other)
 
 
+def test_detections_and_objects(root: Path) -> None:
+    options = {"source": "refcoco_plus", "root": root, "split": "val", "candidates": "detections+objects"}
+    (record,) = records(open_data(options))
+    assert [b.box for b in record.boxes] == [(1, 3, 12, 23), (30, 5, 50, 25), (2, 3, 12, 23), (20.5, 3, 50.5, 43)]
+    target = record.annotation["target"]
+    assert target == 3
+    assert list(record.boxes[target].box) == record.annotation["box"]
+    write_json(root / "none.json", [])
+    (without,) = records(open_data(options, detections=root / "none.json"))
+    assert [b.box for b in without.boxes] == [(2, 3, 12, 23), (20.5, 3, 50.5, 43)]
+    assert without.annotation["target"] == 1
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize(
     ("name", "folder", "by", "split"),

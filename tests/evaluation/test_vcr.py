@@ -118,7 +118,9 @@ def test_choices_are_those_of_each_sequence_by_itself(corpus: Path, model: Path)
     wanted = []
     with torch.no_grad():
         for record, answer in asked:
-            parts = [bert.model(collate([e], bert.processor.images)).pooled for e in chooser.task.choices(record, answer)]
+            parts = [
+                bert.model(collate([e], bert.processor.images)).pooled for e in chooser.task.choices(record, answer)
+            ]
             wanted.append(bert.model.head_logits("choice", torch.cat(parts))[:, 0].softmax(0).numpy())
     np.testing.assert_allclose(probabilities, np.stack(wanted), rtol=1e-4, atol=1e-6)
     assert probabilities.std(1).min() > 1e-6
@@ -194,4 +196,3 @@ def test_the_measure_of_a_run(corpus: Path, model: Path) -> None:
     head, _, row = measure.table({"questions": 4, "Q2A": 0.75, "QA2R": 0.5, "Q2AR": 0.25})
     assert head == "| questions | Q→A | QA→R | Q→AR |"
     assert row == "| 4 | 75.0 | 50.0 | 25.0 |"
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,3 +161,20 @@ def test_the_product_is_of_the_first_token_and_the_first_region() -> None:
 def test_other_poolings_are_refused() -> None:
     with pytest.raises(Exception, match="first or product"):
         tiny_network(5, pooling="mean")
+
+
+def test_a_product_head_reads_the_first_state_of_each_sequence_too() -> None:
+    """Against the formula: the elementwise product of two unit vectors, times sqrt(H), through a linear layer."""
+    model = tiny_network(heads={"grounding": {"kind": "product", "outputs": 1}})
+    head: Any = model.heads["grounding"]
+    rng = torch.Generator().manual_seed(0)
+    states, firsts = (torch.randn(3, 16, generator=rng) for _ in range(2))
+    for row in range(3):
+        text = head.text.weight @ firsts[row] + head.text.bias
+        image = head.image.weight @ states[row] + head.image.bias
+        product = text / text.norm() * (image / image.norm()) * 4
+        expected = head.predictor.weight @ product + head.predictor.bias
+        found = model.head_logits("grounding", states, firsts)[row]
+        assert torch.allclose(found, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="reads the first state of each sequence as well"):
+        model.head_logits("grounding", states)

@@ -34,6 +34,7 @@ from mmbert.vision.views import VIEWS, view_all
 
 if TYPE_CHECKING:
     from mmbert.api.answering import Answer
+    from mmbert.api.grounding import Grounding
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SHIPPED = {"starter": ASSETS / "starter" / "model"}
@@ -339,6 +340,26 @@ class MMBert:
         from mmbert.api.answering import answer
 
         return answer(self, image, question, boxes, k)
+
+    def ground(self, image: ImageSource, expression: str, boxes: Any = None) -> Grounding:
+        """Find what an expression means in an image.
+
+        Args:
+            image: path, PIL image, array, encoded bytes or ``file://`` URL.
+            expression: such as "the man in red".
+            boxes: [n, 4] candidates x1, y1, x2, y2 in pixels; None: windows over the image for models that look into
+                given boxes, else the regions that the model makes by itself.
+
+        Returns:
+            the candidates with their scores, and which is the best.
+
+        Raises:
+            UsageError: the model has not learned that (recipe ``grounding``), or cannot look into given boxes.
+            ImageError: the image is missing or damaged. DataError: these are no boxes.
+        """
+        from mmbert.api.grounding import ground
+
+        return ground(self, image, expression, boxes)
 
     def region_vectors(self, images: Sequence[ImageSource]) -> list[KeptRegions]:
         """The embedded regions of images, to be matched with texts later without opening the images again.

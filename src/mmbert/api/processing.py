@@ -96,6 +96,21 @@ class MMBertProcessor:
         """
         return 0 if image is None or self.images is None else self.images.count(image)
 
+    def boxes_of(self, image: AnyImage, size: tuple[int, int]) -> np.ndarray:
+        """[n, 4] boxes of the regions that this image takes, the whole image first, in pixels.
+
+        Args:
+            image: as :meth:`image_of` gives it; it is not opened.
+            size: its width and height.
+
+        Raises:
+            UsageError: the model has no images.
+            DataError: regions come from a store, and it does not have the image's.
+        """
+        if self.images is None:
+            raise UsageError("this model has no vision encoder, so it cannot read images")
+        return self.images.boxes(image, size)
+
     def encode(self, *texts: str) -> Any:
         """The tokenizer's own answer for one text or a pair, cut to ``max_text_tokens``."""
         return self.tokenizer(*texts, truncation=True, max_length=self.max_text_tokens)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from mmbert.evaluation.vcr import Chooser, Step
 
 DataOption = Annotated[
-    str, typer.Option("--data", "-d", help="A store made by `mmbert data prepare vcr`, with the split behind it: STORE:val.")
+    str,
+    typer.Option(
+        "--data", "-d", help="A store made by `mmbert data prepare vcr`, with the split behind it: STORE:val."
+    ),
 ]
 AnswersOption = Annotated[
     str | None, typer.Option("--q2a", help="Model that chooses answers: a folder or a hub id.", show_default=False)
@@ -128,7 +131,10 @@ def _open(data: str, skip_bad: bool) -> tuple[list[Record], BadRecords]:
     records = [source[i] for i in range(len(source))]
     wrong = next((record for record in records if "answer_choices" not in record.annotation), None)
     if wrong is not None:
-        raise UsageError(f"{data} has no questions with choices", hint="`mmbert data prepare vcr` makes a store of the official files")
+        raise UsageError(
+            f"{data} has no questions with choices",
+            hint="`mmbert data prepare vcr` makes a store of the official files",
+        )
     return records, bad
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
 from mmbert.cli._vqa import evaluate_vqa
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmbert.evaluation.ranks import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.command()(grounding)
 
 
 @app.callback()

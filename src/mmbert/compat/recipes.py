@@ -35,8 +35,8 @@ RUNNING = (
 )  # fmt: skip
 """Starts of settings about how, not what, an original ran, and of those that its network does not read."""
 USED_TRAINING = (
-    "BATCH_IMAGES END_EPOCH OPTIMIZER MOMENTUM CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE LR_STEP LR_FACTOR WARMUP WARMUP_METHOD "
-    "WARMUP_FACTOR WARMUP_STEPS WD FP16"
+    "BATCH_IMAGES END_EPOCH OPTIMIZER MOMENTUM CLIP_GRAD_NORM GRAD_ACCUMULATE_STEPS LR LR_SCHEDULE LR_STEP LR_FACTOR "
+    "WARMUP WARMUP_METHOD WARMUP_FACTOR WARMUP_STEPS WD FP16"
 ).split()
 USED = (
     *(f"TRAIN.{name}" for name in USED_TRAINING),
@@ -78,12 +78,14 @@ class Family:
         components: the changes of its components.
         variant: end of the recipe's name, where there are several.
         used: starts of settings that only these recipes follow.
+        evaluation: the changes of its evaluation.
     """
 
     recipe: str | None = None
     components: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
     variant: Callable[[LegacySettings], str] = lambda _: ""
     used: tuple[str, ...] = ()
+    evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
 
 
 def recipe_from_yaml(path: str | Path) -> RecipeDraft:
@@ -112,6 +114,8 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             "accumulation": int(_training(settings, "GRAD_ACCUMULATE_STEPS", 1)),
             "precision": "auto" if _training(settings, "FP16", False) else "fp32",
         }
+        evaluation = family.evaluation(settings)
+        content |= {"evaluation": evaluation} if evaluation else {}
         with_pairs = any("itm_hard" in component.get("objectives", {}) for component in components.values())
         if name == "matching" or with_pairs:  # the contrast there only finds the pairs
             content["model"]["config"]["embedding_size"] = 16
@@ -214,6 +218,29 @@ def _translation(settings: LegacySettings) -> dict[str, Any]:
     return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
 
 
+CANDIDATES = {"gt": "objects", "proposal": "detections", "proposal+gt": "detections+objects"}
+"""VL-BERT's TRAIN_BOXES and VAL_BOXES."""
+
+
+def _expressions(settings: LegacySettings) -> dict[str, Any]:
+    """RefCOCO+'s training expressions; images and expressions are flipped at random."""
+    objectives = {"grounding": {"weight": 1.0}}
+    options = {"flip": float(_training(settings, "FLIP_PROB", 0.0))}
+    size = _size(sum(_batches(settings)))
+    data = _refcoco(settings, "TRAIN")
+    return {"expressions": {"data": data, "options": options, "objectives": objectives, **size}}
+
+
+def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
+    """Where RefCOCO+ lies, and which boxes are to choose from."""
+    data = settings.datasets[0]
+    split, boxes = data.get(f"{part}_IMAGE_SET", part.lower()), data.get(f"{part}_BOXES", "gt")
+    if boxes not in CANDIDATES:
+        raise ConfigError(f"DATASET.{part}_BOXES {boxes!r} is not supported", hint=f"known: {', '.join(CANDIDATES)}")
+    root = data["DATASET_PATH"]
+    return {"source": "refcoco_plus", "root": root, "split": split, "candidates": CANDIDATES[boxes]}
+
+
 def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     """One step of VCR. A record of theirs is a question with its four choices, as ours is."""
     data, network = settings.datasets[0], settings.values["NETWORK"]
@@ -225,7 +252,7 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     options = {
         "step": steps[data["TASK"]],
         "objects": "mentioned" if data.get("ONLY_USE_RELEVANT_DETS") else "all",
-        "flip": 0.0 if network.get("IMAGE_FEAT_PRECOMPUTED") else float(_training(settings, "FLIP_PROB", 0.0)),
+        "flip": float(_training(settings, "FLIP_PROB", 0.0)),
         "max_text": int(data.get("SEQ_LEN", 64)),
         "image": not network.get("BLIND"),
         "grounding": not network.get("NO_GROUNDING"),
@@ -276,7 +303,15 @@ FAMILIES = {
         lambda settings: "-rationale" if settings.datasets[0].get("TASK") == "QA2R" else "",
         ("DATASET.TASK", "DATASET.ONLY_USE", "TRAIN.FLIP_PROB"),
     ),
-    "referring-expressions": Family(),
+    "referring-expressions": Family(
+        "referring-expressions",
+        _expressions,
+        used=(
+            *("DATASET." + name for name in ("DATASET_PATH", "LABEL_INDEX", "TRAIN_IMAGE_SET", "TRAIN_BOXES", "VAL_")),
+            "TRAIN.FLIP_PROB",
+        ),
+        evaluation=lambda settings: {"data": _refcoco(settings, "VAL")},
+    ),
     "attention-maps": Family(),
 }
 """What the originals' configurations are about. A new task fills its line in."""

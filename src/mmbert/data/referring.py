@@ -4,7 +4,7 @@
 detections of MAttNet are candidates found without them. Records come out, one for each expression.
 
 ``boxes``: the candidates. ``annotation``: ``expression`` (as models get it), ``raw`` (as it was typed), ``box`` (the
-true one), ``target`` (its number among ``boxes``; None where these are detections), ``sent_id``, ``ref_id``,
+true one), ``target`` (its number among ``boxes``; None where these are detections alone), ``sent_id``, ``ref_id``,
 ``ann_id``, ``image_id``.
 """
 
@@ -41,12 +41,12 @@ WHERE = "https://github.com/lichengunc/refer"
 class ReferringOptions(ImageOptions):
     """Options of referring expressions, beside those of ``ImageOptions``.
 
-    ``candidates``: which boxes the true one is to be found among: the image's ``objects``, or ``detections`` (of
-    MAttNet; ``detections`` names the file where it is elsewhere).
+    ``candidates``: which boxes the true one is to be found among: the image's ``objects``, ``detections`` (of
+    MAttNet; the option ``detections`` names the file where it is elsewhere), or ``detections+objects``, all of both.
     """
 
     split: str = "train"
-    candidates: Literal["objects", "detections"] = "objects"
+    candidates: Literal["objects", "detections", "detections+objects"] = "objects"
     detections: Path | None = None
 
     @field_validator("detections")
@@ -173,11 +173,13 @@ def open_expressions(
     refs = [f"{b}refs({by}).{end}" for b in below for end in ("p", "json")]
     path, instances = need_all(options.root, card, [refs, [f"{b}instances.json" for b in below]])
     objects = Objects(instances, report)
-    candidates = objects.boxes
-    if options.candidates == "detections":
+    candidates, detected = objects.boxes, dict[int, list[RegionBox]]()
+    if options.candidates != "objects":
         places = (f"detections/{folder}_{by}/{DETECTIONS}", f"{folder}/proposal/{DETECTIONS}", DETECTIONS)
         found = options.detections or need(options.root, card, *places)
-        candidates = objects.detections(found, report)
+        candidates = detected = objects.detections(found, report)
+    if options.candidates == "detections+objects":
+        candidates = {image_id: detected.get(image_id, []) + own for image_id, own in objects.boxes.items()}
     images = Images(options, card, COCO_FOLDERS)
     rows: list[ExpressionRow] = []
     taken: set[int] = set()
@@ -201,7 +203,7 @@ def open_expressions(
             "expression": row.expression,
             "raw": row.raw,
             "box": list(true.box),
-            "target": number if options.candidates == "objects" else None,
+            "target": None if options.candidates == "detections" else len(detected.get(image_id, ())) + number,
             "sent_id": row.sent_id,
             "ref_id": row.ref_id,
             "ann_id": row.ann_id,

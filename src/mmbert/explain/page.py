@@ -71,10 +71,7 @@ def explain_picture(
     Args:
         font: a TrueType font for the labels; without it words beyond Latin letters are numbered.
     """
-    try:
-        lettering = ImageFont.load_default(18) if font is None else ImageFont.truetype(font, 18)
-    except OSError as error:
-        raise UsageError(f"not a font: {font}", hint="give a .ttf or .otf file") from error
+    lettering = load_font(font, 18)
     tiles = [(image.convert("RGB"), "")]
     for number, (word, row) in enumerate(zip(maps.words, maps.word_to_region(layer, head), strict=True), 1):
         drawable = font is not None or word.isascii()
@@ -88,6 +85,18 @@ def explain_picture(
         sheet.paste(ImageOps.pad(tile, (SIDE, SIDE), color="white"), (left, top))
         pen.text((left + 2, top + SIDE + 4), label, fill="black", font=lettering)
     return sheet
+
+
+def load_font(font: Any, size: int) -> Any:
+    """A TrueType font in a size in pixels; None: the one at hand, which knows Latin letters.
+
+    Raises:
+        UsageError: not a font.
+    """
+    try:
+        return ImageFont.load_default(size) if font is None else ImageFont.truetype(font, size)
+    except OSError as error:
+        raise UsageError(f"not a font: {font}", hint="give a .ttf or .otf file") from error
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:

@@ -169,10 +169,32 @@ class TransformHead(nn.Module):
         return self.predictor(self.dropout(self.norm(self.activation(self.dense(states)))))
 
 
+class ProductHead(ProductPooler):
+    """Linear on the product of a region's state with the first state of its sequence, as :class:`ProductPooler` has it.
+
+    A region is told from others by how far it agrees with the text, from the first step on; it can start as the pooler
+    and the match head of a model that has learned which texts and images belong together.
+    """
+
+    reads_first = True
+    """``forward`` wants the first states, too."""
+
+    def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__(config)
+        self.dropout = Dropout(dropout)
+        self.predictor = nn.Linear(config.hidden_size, outputs)
+
+    def forward(self, states: Tensor, first_states: Tensor) -> Tensor:
+        """[M, H] states and the [M, H] first states of their sequences to [M, outputs]."""
+        product = super().forward(first_states, states)
+        return self.predictor(self.dropout(product.to(self.predictor.weight.dtype)))
+
+
 HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
     "linear": LinearHead,
     "two_layer": TwoLayerHead,
     "transform": TransformHead,
+    "product": ProductHead,
 }
 """What ``kind`` may be in the options of a named head."""
 MEANINGS = ("labels", "lexicon", "answers", "neighbours")

@@ -320,13 +320,24 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         """[B, H] pooled vectors to [B, 1] or [B, 2] outputs of the match head as it is."""
         return self._head("match_head")(pooled)
 
-    def head_logits(self, name: str, states: Tensor) -> Tensor:
-        """[M, H] states to the [M, outputs] of the head that the configuration calls ``name``."""
+    def head_logits(self, name: str, states: Tensor, first_states: Tensor | None = None) -> Tensor:
+        """[M, H] states to the [M, outputs] of the head that the configuration calls ``name``.
+
+        Args:
+            name: of the head.
+            states: that it reads.
+            first_states: [M, H] of the first token of each state's sequence, for heads that read these too.
+        """
         if name not in self.heads:
             raise ValueError(
                 f"this model has no head {name!r}; its configuration names: {', '.join(self.heads) or '-'}"
             )
-        return self.heads[name](states)
+        head = self.heads[name]
+        if not getattr(head, "reads_first", False):
+            return head(states)
+        if first_states is None:
+            raise ValueError(f"head {name!r} reads the first state of each sequence as well")
+        return head(states, first_states)
 
     def _head(self, name: str) -> nn.Module:
         head = getattr(self, name)

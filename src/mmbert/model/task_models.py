@@ -88,11 +88,10 @@ class MMBertForQuestionAnswering(_TaskModel):
 class MMBertForReferringExpressions(_TaskModel):
     """Which region does an expression mean? ``logits`` [M], one per region; a sigmoid gives the probability."""
 
-    def places(self, batch: PackedBatch) -> Tensor | None:
-        return region_places(batch)
-
-    def logits(self, states: Tensor) -> Tensor:
-        return self.head_logits("grounding", states).squeeze(1)
+    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        if positions is not None:
+            return super().forward(batch, positions=positions, **kwargs)
+        return ground_regions(self, batch, **kwargs)
 
     @torch.no_grad()
     def best_regions(self, output: MMBertTaskOutput, batch: PackedBatch) -> list[int]:
@@ -130,6 +129,18 @@ class MMBertForTranslation(_TaskModel):
 
     def logits(self, states: Tensor) -> Tensor:
         return self.token_logits(states)
+
+
+def ground_regions(model: MMBertForPreTraining, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+    """Logits [M] that each region of a batch is meant, by the head ``grounding``; ``kwargs`` as of the trunk."""
+    places = region_places(batch)
+    read, rows = torch.cat([batch.starts, places]).unique(return_inverse=True)
+    output = MMBertForPreTraining.forward(model, batch, positions=read, **kwargs)
+    assert output.last_hidden_state is not None
+    firsts, regions = output.last_hidden_state.index_select(0, rows).split([batch.num_sequences, len(places)])
+    counts = torch.tensor([len(spec.region_rows) for spec in batch.sequences], device=batch.device)
+    logits = model.head_logits("grounding", regions, firsts.repeat_interleave(counts, 0)).squeeze(1)
+    return MMBertTaskOutput(**{**output, "last_hidden_state": regions}, logits=logits, places=places)
 
 
 def mask_places(batch: PackedBatch, mask_token_id: int | None) -> Tensor:

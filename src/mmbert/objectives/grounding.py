@@ -21,7 +21,9 @@ class Options(BaseModel):
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Binary cross entropy of the logit of each of the [M] regions to ``target.labels`` [M]."""
-    logits = exact(step.model.head_logits("grounding", step.states(target.positions)).squeeze(1))
+    sequences = torch.searchsorted(step.batch.cu_seqlens.long(), target.positions, right=True) - 1
+    states, firsts = step.states(target.positions), step.first_states(sequences)
+    logits = exact(step.model.head_logits("grounding", states, firsts).squeeze(1))
     wanted = target.labels.to(logits.dtype)
     total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     count = torch.tensor(float(len(wanted)), device=total.device)

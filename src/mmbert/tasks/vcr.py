@@ -42,7 +42,7 @@ class Options(BaseModel):
         objects: ``all`` of the image, in the corpus's order, or only those ``mentioned``, in the order in which the
             question, the answers and (in the second step) the rationales name them first.
         masks: objects count within their outlines only, where the vision encoder looks into boxes.
-        flip: chance that a training image is mirrored.
+        flip: chance that a training image is mirrored (texts stay as they are, as in VL-BERT).
         max_text: word pieces of question and choice together, at most: the longer of the two loses its end.
         image: off: blind, the text alone.
         grounding: off: words are tied to the whole image, whatever they stand for.
@@ -115,7 +115,7 @@ class VcrTask(Task):
         right = record.annotation[f"{self.options.step}_label"]
         seen = self._seen(record, int(rng.integers(len(NAMES))))
         if self.options.flip and rng.random() < self.options.flip:
-            seen = replace(seen, image=_mirrored(seen.image, record))
+            seen = replace(seen, image=None if seen.image is None else BoxedImage.mirrored(seen.image))
         given = record.annotation["answer_label"] if self.options.step == "rationale" else None
         examples = self._sequences(record, seen, given)
         question = np.array([group_number(f"{record.id}|{self.options.step}")])
@@ -242,19 +242,6 @@ def shorten(question: list[Piece], given: list[Piece], choices: Sequence[list[Pi
                 question.pop()
             else:
                 given.pop()
-
-
-def _mirrored(image: AnyImage | None, record: Record) -> AnyImage | None:
-    """The image flipped left to right.
-
-    Raises:
-        ConfigError: its regions are stored, so that they stay as they are.
-    """
-    if image is None:
-        return None
-    if not isinstance(image, BoxedImage) or record.size is None:
-        raise ConfigError("stored regions cannot be flipped", hint="leave flip out")
-    return image.mirror(record.size[0])
 
 
 def build(options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> VcrTask:

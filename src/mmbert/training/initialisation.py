@@ -43,6 +43,12 @@ VISION = (
     "trunk.embeddings.segments.",
 )
 """What mode ``hybrid`` takes."""
+LAYERS = {
+    "token_head": ("token_head", ("dense", "norm")),
+    "region_head": ("region_head", ("dense",)),
+    "pooler": ("trunk.pooler", ("text", "image", "dense")),
+}
+"""What ``transform`` may be in ``model.init.heads``: the part that has these layers, and their names."""
 VISION_SIZES = (
     "visual_size visual_ln region_feature_size num_region_classes region_mask_feature object_mask_word_embedding "
     "text_only_visual text_only_visual_size max_position_embeddings type_vocab_size vision"
@@ -206,13 +212,12 @@ class Parts:
         head = {key: value for key, value in model.state_dict().items() if key.startswith(f"heads.{name}.")}
         filled: set[str] = set()
         if start.transform is not None:
-            wanted = [k for k in head if k.split(".")[2] == "dense"]
-            if start.transform == "token_head":  # the other one has no norm
-                wanted += [k for k in head if k.split(".")[2] == "norm"]
+            origin, layers = LAYERS[start.transform]
+            wanted = [k for k in head if k.split(".")[2] in layers]
             if not wanted:
-                raise ConfigError(f"model.init.heads.{name}: a head of this kind has no dense layer to start")
+                raise ConfigError(f"model.init.heads.{name}: a head of this kind has no {layers[0]} layer to start")
             for key in wanted:
-                source = key.replace(f"heads.{name}", start.transform)
+                source = key.replace(f"heads.{name}", origin)
                 part = self._find(source)
                 _put(head[key], source, part)
                 used[part.origin].update(part.names[source])

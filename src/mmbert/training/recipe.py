@@ -41,13 +41,13 @@ class HeadStart(Section):
     """Where a named head starts, from what ``model.init`` loads.
 
     Attributes:
-        transform: its dense layer (and norm) start as that of this pre-training head.
+        transform: its layers before the output start as those of this pre-training head, or of the pooler.
         match: its output starts as the match head's log odds (of a two-output head: row 1 - row 0).
         words: a file with one answer a line; output row i starts as the mean of answer i's word pieces. True: the
             head's own labels.
     """
 
-    transform: Literal["token_head", "region_head"] | None = None
+    transform: Literal["token_head", "region_head", "pooler"] | None = None
     match: bool = False
     words: Literal[True] | str | None = None
 

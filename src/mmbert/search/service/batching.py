@@ -75,6 +75,16 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="mmbert-batches", daemon=True)
         self._thread.start()
 
+    def add(self, kind: str, run: Run) -> None:
+        """Let items of one more kind be submitted.
+
+        Raises:
+            ValueError: there is such a kind already.
+        """
+        if kind in self._runs:
+            raise ValueError(f"items of kind {kind!r} are computed already")
+        self._runs[kind] = run
+
     @property
     def waiting(self) -> int:
         """Jobs in the queue."""

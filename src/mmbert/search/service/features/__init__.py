@@ -3,6 +3,7 @@
 A feature is a module with
 
 - ``missing(model)``: why this model cannot do it, or None when it can;
-- ``add(app, service)``: adds its routes below ``/v1``;
+- ``add(app, service)``: adds its routes below ``/v1``, and with ``service.batcher.add`` what computes requests of its
+  kind together;
 - ``PATHS``: these routes as (method, path), so that a model without the feature answers them with 501 and the reason.
 """
