@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +106,10 @@ def test_ablations_and_the_regulariser_are_carried_over(tmp_path: Path) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, a text encoder, and an end-to-end checkpoint to start from."""
     folder = tmp_path_factory.mktemp("world")
+    (folder / "vcr").mkdir()
     make_vcr(folder / "vcr")
     small_bert(folder / "bert")
-    write_checkpoint(folder / "start.model", random_state(pretraining_shapes(replace(TINY), match=0)))
+    write_checkpoint(folder / "start.model", random_state(pretraining_shapes(TINY, match=0)))
     return folder
 
 
