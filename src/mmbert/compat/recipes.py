@@ -246,7 +246,7 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     return {"choices": {"options": options, "objectives": objectives, **size}}
 
 
-RATIONALES = {"options": {"steps": ["rationale"]}, "metric": "QA2R"}
+RATIONALES: dict[str, Any] = {"options": {"steps": ["rationale"]}, "metric": "QA2R"}
 
 
 def _regulariser(settings: LegacySettings) -> str | None:
