@@ -79,7 +79,6 @@ class Family:
         variant: another recipe, for settings that call for it.
         evaluation: the changes of what decides which checkpoint is best.
         used: starts of settings that only these recipes follow.
-        evaluation: the changes of its evaluation.
     """
 
     recipe: str | None = None
@@ -87,7 +86,6 @@ class Family:
     variant: Callable[[LegacySettings], str | None] = lambda _: None
     evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
     used: tuple[str, ...] = ()
-    evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
 
 
 def recipe_from_yaml(path: str | Path) -> RecipeDraft:
