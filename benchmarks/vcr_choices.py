@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from _common import VOCABULARY, arguments, base_config, in_turn, peer_config, report
+from _common import arguments, base_config, in_turn, peer_config, report
 from PIL import Image
 from torch import Tensor, nn
 from transformers import VisualBertModel
@@ -35,6 +35,8 @@ from mmbert.vision.regions import GivenBoxes
 IMAGES, CHOICES = 2, 4
 WIDTH, HEIGHT = 1920, 800
 """A film still."""
+WORDS = 2000
+"""Rows of the word tables, on both sides: nothing is predicted from them, and more would only fill memory."""
 
 
 def questions(rng: np.random.Generator) -> list[Example]:
@@ -46,9 +48,9 @@ def questions(rng: np.random.Generator) -> list[Example]:
         corners = np.sort(rng.random((objects, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32)
         boxes = corners * np.array([WIDTH - 1, HEIGHT - 1] * 2, dtype=np.float32)
         shown = BoxedImage(OpenedImage(noise.resize((WIDTH, HEIGHT)), f"still {number}"), GivenBoxes(boxes))
-        question = rng.integers(1000, VOCABULARY, int(rng.integers(6, 16)))
+        question = rng.integers(1000, WORDS, int(rng.integers(6, 16)))
         for _ in range(CHOICES):
-            choice = rng.integers(1000, VOCABULARY, int(rng.integers(3, 24)))
+            choice = rng.integers(1000, WORDS, int(rng.integers(3, 24)))
             ids = np.concatenate([[101], question, [102], choice, [102]]).astype(np.int64)
             ties = np.where(rng.random(len(ids)) < 0.15, rng.integers(0, objects + 1, len(ids)), 0)
             found.append(Example(ids, np.repeat([0, 1], [len(question) + 2, len(choice) + 1]), shown, ties))
@@ -72,7 +74,9 @@ class Padded(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bert = VisualBertModel(peer_config())
+        config = peer_config()
+        config.vocab_size = WORDS
+        self.bert = VisualBertModel(config)
         self.choice = nn.Linear(self.bert.config.hidden_size, 1)
 
     def forward(self, batch: PackedBatch, features: Tensor) -> Tensor:
@@ -99,6 +103,7 @@ def measure(layers: int, short_side: int, rounds: int) -> None:
     torch.manual_seed(0)
     vision = {"kind": "resnet", "layers": layers, "short_side": short_side, "long_side": 2 * short_side}
     config = base_config(vision=vision, heads={"choice": {"kind": "linear", "outputs": 1}})
+    config.vocab_size, config.with_mlm_head, config.num_region_classes = WORDS, False, 0
     ours, peer = MMBertForMultipleChoice(config).eval(), Padded().eval()
     encoder = ours.trunk.vision
     assert isinstance(encoder, VisionEncoder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from originals import WORDS, Sizes, pretraining_shapes, random_state, write_checkpoint, write_yaml
 from published import NAMES, ROWS, recipe_of, settings_of
 from starts import small_bert
@@ -56,7 +56,7 @@ def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) 
         "max_text": 64, "image": True, "grounding": True, "choice_first": False, "question": True,
     }  # fmt: skip
     weights = {objective: options["weight"] for objective, options in component.objectives.items()}
-    assert weights == {"choice": 1.0, "region_class": 1.0, "feature_class": 0.0}
+    assert weights == {"choice": 1.0, "region_class": 1.0}
     assert component.objectives["choice"]["sigmoid"]
     assert component.records == training["BATCH_IMAGES"]
     optimizer = recipe.effective_optimizer(4)
@@ -93,23 +93,28 @@ def test_ablations_and_the_regulariser_are_carried_over(tmp_path: Path) -> None:
     settings["NETWORK"] |= {"BLIND": True, "NO_GROUNDING": True, "ANSWER_FIRST": True, "CNN_LOSS_TOP": False}
     settings["NETWORK"]["PARTIAL_PRETRAIN_PREFIX_CHANGES"] = []  # there is no head on final states to start
     settings["DATASET"] |= {"ONLY_USE_RELEVANT_DETS": True, "QA2R_NOQ": True, "SEQ_LEN": 80}
-    component = recipe_from_yaml(write_yaml(tmp_path / "c.yaml", settings)).content["components"]["choices"]
+    content = recipe_from_yaml(write_yaml(tmp_path / "c.yaml", settings)).content
+    component = content["components"]["choices"]
     assert component["options"] == {
         "step": "rationale", "objects": "mentioned", "flip": 0.5, "max_text": 80, "image": False, "grounding": False,
         "choice_first": True, "question": False,
     }  # fmt: skip
-    assert (component["objectives"]["region_class"], component["objectives"]["feature_class"]) == (
-        {"weight": 0.0}, {"weight": 1.0},
-    )  # fmt: skip
+    assert component["objectives"] == {"choice": {"sigmoid": True, "weight": 1.0}, "feature_class": {"weight": 1.0}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"))
+    assert set(recipe.components["choices"].objectives) == {"choice", "feature_class"}
+    assert set(recipe.model.config["heads"]) == {"choice", "feature_class"}
+    assert recipe.evaluation.metric == "QA2R"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, a text encoder, and an end-to-end checkpoint to start from."""
     folder = tmp_path_factory.mktemp("world")
+    (folder / "vcr").mkdir()
     make_vcr(folder / "vcr")
     small_bert(folder / "bert")
-    write_checkpoint(folder / "start.model", random_state(pretraining_shapes(replace(TINY), match=0)))
+    write_checkpoint(folder / "start.model", random_state(pretraining_shapes(TINY, match=0)))
     return folder
 
 

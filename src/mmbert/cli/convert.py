@@ -34,6 +34,10 @@ def convert(
     heads: Annotated[
         int | None, typer.Option("--heads", help="Attention heads, without a YAML file. Default: 64 wide each.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="What the outputs of the task's head are (answers, words): a file, one a line."),
+    ] = None,
     to: Annotated[
         str, typer.Option("--to", help="'mmbert'; 'vlbert' to write a checkpoint of the originals; 'recipe'.")
     ] = "mmbert",
@@ -49,13 +53,13 @@ def convert(
     Examples:
 
       mmbert convert vl-bert-base-prec.model --config base_prec.yaml --out vl-bert-base
-      mmbert convert vqa.model --task vqa --tokenizer bert-base-uncased --out vqa
+      mmbert convert vqa.model --task vqa --tokenizer bert-base-uncased --labels answers_vqa.txt --out vqa
       mmbert convert vl-bert-base --to vlbert --out vl-bert-base.model
       mmbert convert base_prec.yaml --to recipe --out base-prec.yaml
     """
     if to not in ("mmbert", "vlbert", "recipe"):
         raise UsageError(f"cannot convert to {to!r}", hint="--to is mmbert, vlbert or recipe")
-    given = {"--config": config, "--task": task, "--tokenizer": tokenizer, "--heads": heads}
+    given = {"--config": config, "--task": task, "--tokenizer": tokenizer, "--heads": heads, "--labels": labels}
     useless = [name for name, value in given.items() if value is not None]
     useless += ["--allow-partial"] if allow_partial else []
     if to != "mmbert" and useless:
@@ -80,6 +84,7 @@ def convert(
             tokenizer=tokenizer,
             allow_partial=allow_partial,
             settings=settings,
+            labels=labels,
         )
     if as_json:
         print_json(vars(report))

@@ -25,6 +25,7 @@ from mmbert.compat.checkpoints import Checkpoint, canonical_name, first_name, re
 from mmbert.compat.configs import NETWORKS, NetworkPlan, plan_from_tensors, plan_from_yaml
 from mmbert.compat.keys import Rule, find, rules_for, their_tensors
 from mmbert.compat.vocabularies import load_tokenizer
+from mmbert.data.answers import read_answers
 from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
 from mmbert.model import conditional_generation, modeling, task_models
 from mmbert.model.configuration import MMBertConfig
@@ -77,6 +78,7 @@ def convert(
     tokenizer: str | Path | None = None,
     allow_partial: bool = False,
     settings: Mapping[str, Any] | None = None,
+    labels: str | Path | None = None,
 ) -> ConversionReport:
     """Turn a ``.model`` file into one of our model folders.
 
@@ -88,6 +90,8 @@ def convert(
         tokenizer: folder with ``vocab.txt`` (or a whole tokenizer), or a hub id; else what ``config`` names.
         allow_partial: missing and leftover tensors are reported instead of being an error.
         settings: without ``config``: what shapes do not say, such as ``num_attention_heads``.
+        labels: a file that says what the outputs of the task's head are (answers, target words), one a line; without
+            it the model gives numbers only.
 
     Raises:
         CheckpointError: the file is damaged, or does not fit the configuration.
@@ -103,6 +107,8 @@ def convert(
     else:
         assert task is not None
         plan = _located(lambda: plan_from_tensors(read.shapes, str(task), settings), checkpoint)
+    if labels is not None:
+        plan.config.heads = _labelled(plan.config.heads or {}, Path(labels))
     beside = Path(config).parent if config is not None else None
     vocabulary = load_tokenizer(tokenizer or plan.tokenizer, beside)
     plan.config.mask_token_id = vocabulary.mask_token_id
@@ -124,6 +130,16 @@ def convert(
         if unread:
             save_file(unread, folder / UNREAD)
     return report
+
+
+def _labelled(heads: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The heads, of which that with as many outputs as the file has lines knows what they mean."""
+    labels = read_answers(path)
+    fitting = [name for name, head in heads.items() if head.get("outputs") == len(labels)]
+    if not fitting:
+        there = ", ".join(f"{name} has {head.get('outputs')}" for name, head in heads.items()) or "there is none"
+        raise ConfigError(f"{len(labels)} labels, but no head with so many outputs ({there})", where=str(path))
+    return {**heads, fitting[0]: {**heads[fitting[0]], "labels": labels}}
 
 
 def _unread(plan: NetworkPlan, name: str) -> bool:

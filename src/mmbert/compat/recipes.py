@@ -110,17 +110,17 @@ class Family:
     Attributes:
         recipe: its name; None where the task is not built.
         components: the changes of its components.
-        variant: end of the recipe's name, where there are several.
+        variant: another recipe, for settings that call for it.
+        evaluation: the changes of what decides which checkpoint is best.
         used: starts of settings that only these recipes follow.
-        evaluation: the changes of its evaluation.
         instead: the command for configurations that train nothing, which are no recipes.
     """
 
     recipe: str | None = None
     components: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
-    variant: Callable[[LegacySettings], str] = lambda _: ""
-    used: tuple[str, ...] = ()
+    variant: Callable[[LegacySettings], str | None] = lambda _: None
     evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
+    used: tuple[str, ...] = ()
     instead: str | None = None
 
 
@@ -142,7 +142,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         config = plan_from_yaml(path, {}).config
         components = family.components(settings)
         content = {
-            "extends": family.recipe + family.variant(settings),
+            "extends": family.variant(settings) or family.recipe,
             "name": Path(path).stem,
             "seed": int(settings.values.get("RNG_SEED", 12345)),
             "epochs": _training(settings, "END_EPOCH"),
@@ -337,13 +337,24 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     }
     weight = float(network.get("ANS_LOSS_WEIGHT", 1.0))
     objectives: dict[str, Any] = {"choice": {"sigmoid": bool(settings.network("CLASSIFIER_SIGMOID")), "weight": weight}}
-    regularised = bool(settings.network("ENABLE_CNN_REG_LOSS"))
-    for name, here in (("region_class", True), ("feature_class", False)):
-        used = regularised and bool(settings.network("CNN_LOSS_TOP")) is here
-        objectives[name] = {"weight": float(network.get("CNN_LOSS_WEIGHT", 1.0)) if used else 0.0}
+    regulariser = _regulariser(settings)
+    if regulariser is not None:
+        objectives[regulariser] = {"weight": float(network.get("CNN_LOSS_WEIGHT", 1.0))}
     records = sum(_batches(settings))
     size = {"records": records, "tokens": 4 * records * POSITIONS}
     return {"choices": {"options": options, "objectives": objectives, **size}}
+
+
+RATIONALES: dict[str, Any] = {"options": {"steps": ["rationale"]}, "metric": "QA2R"}
+
+
+def _regulariser(settings: LegacySettings) -> str | None:
+    """The objective that keeps VCR's network looking at its objects, of those whose head the network has."""
+    if not settings.network("ENABLE_CNN_REG_LOSS"):
+        return None
+    if settings.network("CNN_LOSS_TOP"):
+        return "region_class"
+    return None if settings.network("IMAGE_FEAT_PRECOMPUTED") else "feature_class"
 
 
 def _questions(settings: LegacySettings) -> dict[str, Any]:
@@ -389,8 +400,9 @@ FAMILIES = {
     "commonsense-reasoning": Family(
         "vcr",
         _commonsense,
-        lambda settings: "-rationale" if settings.datasets[0].get("TASK") == "QA2R" else "",
-        ("DATASET.TASK", "DATASET.ONLY_USE", "TRAIN.FLIP_PROB"),
+        variant=lambda settings: None if _regulariser(settings) == "region_class" else "_vcr",
+        evaluation=lambda settings: RATIONALES if settings.datasets[0].get("TASK") == "QA2R" else {},
+        used=("DATASET.TASK", "DATASET.ONLY_USE", "TRAIN.FLIP_PROB"),
     ),
     "referring-expressions": Family(
         "referring-expressions",

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from mmbert.api.front_door import MMBert
+from mmbert.api.front_door import MMBert, find_model
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import Record
 from mmbert.data.sources.vcr import CHOICES
@@ -114,16 +114,28 @@ class Chooser:
             yield examples
 
 
-def trained_options(folder: str | None, step: Step) -> dict[str, Any]:
-    """How the model in a folder was trained to read questions in a step: as the recipe beside it says.
+def trained_options(name: str | None, step: Step) -> dict[str, Any]:
+    """How a model was trained to read questions in a step: as the recipe beside it says.
 
     Of several parts of a mixture that of the same step counts; a part of the other step says all but what belongs to
     that step alone. Without a recipe: nothing, which are the defaults.
+
+    Args:
+        name: folder or hub id of the model; None: it was loaded from nowhere.
+        step: of VCR.
+
+    Raises:
+        ConfigError: the recipe is damaged.
     """
-    path = None if folder is None else Path(folder) / "recipe.yaml"
-    recipe = yaml.safe_load(path.read_text("utf-8")) if path is not None and path.is_file() else {}
-    parts = [part for part in (recipe.get("components") or {}).values() if part.get("task") == "vcr"]
-    found: list[dict[str, Any]] = [part.get("options") or {} for part in parts]
+    if name is None:
+        return {}
+    path = (Path(name) if Path(name).is_dir() else find_model(name)) / "recipe.yaml"
+    try:
+        recipe = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+        parts = [part for part in (recipe.get("components") or {}).values() if part.get("task") == "vcr"]
+        found: list[dict[str, Any]] = [dict(part.get("options") or {}) for part in parts]
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError("not a recipe", where=str(path), hint="say how questions are read with --option") from error
     for options in found:
         if options.get("step", STEPS[0]) == step:
             return options

@@ -13,7 +13,7 @@ from mmbert.explain.page import load_font
 LONGEST, SHORTEST = 1280, 512
 """Bounds of the picture's longer side: larger images are made smaller, smaller ones larger."""
 BEST, OTHER, INK, PAPER = (255, 138, 0), (84, 110, 122), (33, 33, 33), (255, 255, 255)
-DIMMED = 0.55
+DIMMED = 0.62
 """Brightness outside of the best box."""
 SMOOTH = 3
 """Boxes and labels are drawn so many times larger and made smaller, so that edges are smooth."""
@@ -39,7 +39,7 @@ def grounding_picture(
         raise UsageError(f"no letters for {expression!r} at hand", hint="give a font that has them: --font FILE.ttf")
     scale = min(max(max(image.size), SHORTEST), LONGEST) / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    unit = max(1, round(max(width, height) / 400))  # thickness of a line
+    unit = max(2, round(max(width, height) / 400))  # thickness of a line
     picture = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     best, *others = found.order(top)
     x1, y1, x2, y2 = _corners(found.boxes[best] * scale, width, height)

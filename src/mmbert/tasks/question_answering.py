@@ -17,7 +17,7 @@ from mmbert.api.answering import HEAD, answer_place, question_example
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.answers import MIN_OCCURRENCES, answer_vocabulary, read_answers, soft_scores
 from mmbert.data.images import AnyImage, BoxedImage
-from mmbert.data.packing import Label
+from mmbert.data.packing import Example, Label
 from mmbert.data.records import Record, Source
 from mmbert.errors import ConfigError, DataError
 from mmbert.tasks.base import Task
@@ -93,11 +93,13 @@ class QuestionAnsweringTask(Task):
     def cost(self, record: Record) -> int:
         if not record.annotation.get("question") or not record.annotation.get("answers"):
             return 0
-        (question,) = self.processor.lengths([record.annotation["question"]])
-        text = min(self.processor.max_text_tokens, self.processor.sequence_length(question) + 2)
+        question = str(record.annotation["question"])
+        asked = [question, swap_sides(question)] if self.options.flip else [question]
+        longest = max(self.processor.lengths(asked))
+        text = min(self.processor.max_text_tokens, self.processor.sequence_length(longest) + 2)
         return text + self.processor.region_count(self._image(record)) + 1
 
-    def examples(self, record: Record, rng: np.random.Generator) -> list[Any]:
+    def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         question, answers = str(record.annotation["question"]), list(record.annotation["answers"])
         image = self._image(record)
         if self.options.flip and image is not None and rng.random() < self.options.flip:

@@ -98,18 +98,18 @@ class VcrTask(Task):
     def longest(self, record: Record) -> int:
         """Positions of the longest sequence, at most."""
         note = record.annotation
-        choices = max(self._pieces_of(choice) for choice in note[f"{self.options.step}_choices"])
-        text = choices + self._pieces_of(note["question"])
-        if self.options.step == "rationale":
-            text += max(map(self._pieces_of, note["answer_choices"]))
+        called = max(self.processor.lengths([*NAMES, "and", *{box.name for box in record.boxes}]))
+        parts = [note[f"{self.options.step}_choices"], [note["question"]]]
+        parts += [note["answer_choices"]] if self.options.step == "rationale" else []
+        text = sum(max(self._pieces_of(tokens, called) for tokens in part) for part in parts)
         regions = 0 if not self.options.image or record.image is None else 1 + len(self._used(record))
         return min(text, self.options.max_text) + 3 + regions + 1
 
-    def _pieces_of(self, tokens: Sequence[Any]) -> int:
-        """Word pieces of a text, at most: an object may get any of the names."""
+    def _pieces_of(self, tokens: Sequence[Any], called: int) -> int:
+        """Word pieces of a text, at most, where what an object is called has at most ``called``."""
         words = [word for word in tokens if isinstance(word, str)]
-        tags = sum(2 * len(tag) for tag in tokens if not isinstance(tag, str))
-        return sum(self.processor.lengths(words)) + tags * max(self.processor.lengths(NAMES))
+        tags = sum(2 * len(tag) - 1 for tag in tokens if not isinstance(tag, str))  # with "and" between them
+        return sum(self.processor.lengths(words)) + tags * called
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         right = record.annotation[f"{self.options.step}_label"]

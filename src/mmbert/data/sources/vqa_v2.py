@@ -58,8 +58,9 @@ class Options(ImageOptions):
     """Options of VQA v2; see ``ImageOptions``. ``train+val`` is what test results are reported with.
 
     ``visual_genome``: folder with Visual Genome's ``question_answers.json`` and ``image_data.json``; its questions
-    about the COCO images of the chosen splits are added. ``boxes``: COCO's ``instances_train2014.json`` … in a folder,
-    or one such file; records then have the boxes of the objects, which some vision encoders look into.
+    about the COCO images of the chosen splits are added. ``boxes``: COCO's ``instances_train2014.json`` … in a folder
+    (there are none of test images), or one such file; records then have the boxes of the objects, which some vision
+    encoders look into.
     """
 
     split: str = "train"
@@ -149,6 +150,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
             )
         of_coco = {row.image_id: row for row in rows}
         rows += _visual_genome(options.visual_genome, of_coco, report)
+    make: Callable[[QuestionRow], Record]
     make = QuestionRow.record if options.boxes is None else _with_boxes(options.boxes, splits, report)
     return RowSource(f"vqa_v2:{options.split}", (), some(rows, report, str(options.root)), make, options.regions_by)
 
@@ -157,7 +159,7 @@ def _with_boxes(place: Path, splits: Sequence[str], report: BadRecords) -> Calla
     """Makes records with the boxes of their images."""
     paths = [place]
     if place.is_dir():
-        names = dict.fromkeys(f"instances_{YEARS[split]}.json" for split in splits)
+        names = dict.fromkeys(f"instances_{YEARS[split]}.json" for split in splits if split in ANSWERED)
         card = CorpusCard("COCO's objects", "https://cocodataset.org/#download", "CC BY 4.0", "", files=tuple(names))
         paths = [need(place, card, name, f"annotations/{name}") for name in names]
     objects = [Objects(path, report) for path in paths]

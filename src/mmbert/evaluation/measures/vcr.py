@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record
 from mmbert.evaluation.measures import Measured
-from mmbert.evaluation.vcr import Chooser, Step, evaluate_vcr
+from mmbert.evaluation.vcr import STEPS, Chooser, Step, evaluate_vcr
 
 FIGURES = {"Q2A": "Q→A", "QA2R": "QA→R", "Q2AR": "Q→AR"}
 
@@ -32,8 +32,8 @@ class Options(BaseModel):
 
 def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measured:
     """Q2A, QA2R and Q2AR, as far as the steps go."""
-    choosers = {f"{step}s": Chooser.of(model, step, options.task) for step in options.steps}
-    report = evaluate_vcr(list(records)[: options.limit], **choosers)
+    answers, rationales = (Chooser.of(model, step, options.task) if step in options.steps else None for step in STEPS)
+    report = evaluate_vcr(list(records)[: options.limit], answers=answers, rationales=rationales)
     return Measured(report, {name: report[name] for name in FIGURES if name in report})
 
 
