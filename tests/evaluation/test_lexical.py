@@ -85,7 +85,9 @@ def test_what_is_given_is_chosen_by_all_its_forms_together() -> None:
     result = evaluate_lexical(known, records, as_given=True)
     for number, choice in enumerate(result.choices):
         ids = known.processor.ids("hat", SENTENCES[number])
-        hut, mütze, schnee = known.model.head_logits("lexical", known.model(pack([SequenceSpec(ids)])).pooled)[0, :3].exp().tolist()
+        hut, mütze, schnee = (
+            known.model.head_logits("lexical", known.model(pack([SequenceSpec(ids)])).pooled)[0, :3].exp().tolist()
+        )
         totals = {"hut": hut, "mütze": mütze + schnee / 2, "kappe": schnee / 2}
         assert choice.chosen["without_image"] == max(totals, key=lambda text: totals[text])
         assert choice.chosen["majority"] == "hut"

@@ -119,7 +119,7 @@ def test_segments_say_which_word_is_meant_and_what_stands_around_it() -> None:
     pieces = task.processor.tokenizer.convert_ids_to_tokens(example.token_ids.tolist())
     said = dict(zip(np.asarray(example.segments).tolist(), pieces, strict=True))
     assert "".join(p for p, s in zip(pieces, example.segments, strict=True) if s == 1) == "▁hats"  # type: ignore[call-overload]
-    assert said[3] == "▁two"[-len(said[3]):]  # the piece before it; nothing stands two places before it
+    assert said[3] == "▁two"[-len(said[3]) :]  # the piece before it; nothing stands two places before it
     assert 5 not in said or said[5] in "▁two"
     behind = pieces[max(i for i, s in enumerate(example.segments) if s == 1) + 1 :][:2]  # type: ignore[arg-type]
     assert [said[4], said[6]] == behind

@@ -94,7 +94,10 @@ def test_a_head_with_other_words_starts_anew_on_a_loaded_model(
         "optimizer={lr: 1.0e-9}",
     ]  # fmt: skip
     result = train(load_recipe("lexical-translation-small", settings), tmp_path / "run")
-    before, after = MMBert.from_pretrained(learned.model, device="cpu"), MMBert.from_pretrained(result.model, device="cpu")
+    before, after = (
+        MMBert.from_pretrained(learned.model, device="cpu"),
+        MMBert.from_pretrained(result.model, device="cpu"),
+    )
     assert after.config.heads["lexical"]["labels"] == ["ufer", "geldhaus", "siegel", "robbe", "meer"]  # type: ignore[index]
     assert after.model.heads["lexical"].predictor.weight.shape[0] == 5
     words = "trunk.embeddings.words.weight"

@@ -162,9 +162,7 @@ def evaluate_lexical(
     ]
     if not items:
         raise DataError("no record gives a word and its translations", hint="`mmbert data list mlt` says what it needs")
-    among = [
-        np.ones(len(target.words), dtype=bool) if whole_list else target.candidates(item) for item, _ in items
-    ]
+    among = [np.ones(len(target.words), dtype=bool) if whole_list else target.candidates(item) for item, _ in items]
     every = target.lexicon.all_given() if as_given else set(target.numbers)
     choices = []
     for (item, _), mask in zip(items, among, strict=True):
