@@ -83,8 +83,20 @@ CORPORA: dict[str, dict[str, Any]] = {
         ],
     },
     "parallel_text": {"source": "wmt14"},
+    "translation_multi30k": _PICTURED | {"task": 1},
+    "translation_IAPR": {"source": "iapr_tc12"},
+    "translation_Europarl": {"source": "europarl"},
+    "distance_multi30k_vision_only": _PICTURED | {"task": 1},
+    "distance_translation_multi30k": _MULTI30K | {"task": 1},
+    "distance_translation_multi30k_with_vision": _PICTURED | {"task": 1},
+    "vqa": {"source": "vqa_v2", "split": "train+val"},
+    "vcr": {"source": "vcr"},
     "coco_captions": {"source": "coco_captions"},
 }
+PLACES = {"WMT14": "parallel_text", "europarl": "translation_Europarl"}
+"""DATASET_PATH that says more than DATASET."""
+LEXICAL = {"source": "mlt", "form": "mmbert", "language": "de", "images": f"{ROOT}/flickr30k-images"}
+"""Of lexical translation, whose DATASET is called multi30k as well."""
 """DATASET to our source and its options. Another one is another line; without one the recipe names no data."""
 MIXED = "_mixed"
 """End of the names of corpora that are read in both languages, whatever LANGUAGES_USED says."""
@@ -195,8 +207,10 @@ def built() -> list[str]:
 
 def _data(settings: LegacySettings) -> dict[str, Any]:
     """The run's own data, where its corpus is known: the first one, beside which there may be running text."""
+    if settings.values["NETWORK"].get("WITH_MLT_LOSS"):
+        return {"data": LEXICAL}
     data = settings.datasets[0] if settings.datasets else {}
-    name = "parallel_text" if data.get("DATASET_PATH") == "WMT14" else str(data.get("DATASET"))
+    name = PLACES.get(str(data.get("DATASET_PATH")), str(data.get("DATASET")))
     return {"data": CORPORA[name]} if name in CORPORA else {}
 
 
