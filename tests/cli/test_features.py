@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from colours import save_folder
+from PIL import Image
 from stores import old_image, old_json, write_zip
 
 from mmbert import MMBert

@@ -63,6 +63,17 @@ def test_anything_else_is_a_folder_with_an_optional_split(tmp_path: Path, monkey
     assert parse_data(f"{tmp_path}/photos:x") == {"source": "folder", "root": f"{tmp_path}/photos", "split": "x"}
 
 
+def test_options_stand_between_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_data("{source: mlt, root: a b, split: test_2016}") == {
+        "source": "mlt", "root": "a b", "split": "test_2016",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        parse_data("{source: [}")
+    Path("{folder}").mkdir()
+    assert parse_data("{folder}") == {"source": "folder", "root": "{folder}"}
+
+
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         open_data({"source": "starter", "langauges": ["en"]})

@@ -70,7 +70,7 @@ def test_the_command_reports_both_and_each_word(
     assert run([*command, "--json", "--report", str(tmp_path / "words.csv")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["with_image"], found["items"], found["unseen"]["items"]) == (1.0, 12, 0)
-    rows = list(csv.DictReader((tmp_path / "words.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "words.csv").read_text("utf-8").splitlines()))
     assert {row["word"]: (row["items"], row["with_image"], row["majority"]) for row in rows} == {
         "bank": ("6", "1.0", "0.5"), "seal": ("6", "1.0", "0.5"),
     }  # fmt: skip

@@ -81,7 +81,7 @@ def mlt(
 
       mmbert evaluate mlt --model runs/lexical-translation-small/best --data mlt-de:test_2016
       mmbert evaluate mlt --model runs/mlt/best --data mlt-de:test_2018 --no-image --report words.csv
-      mmbert evaluate mlt --model converted --data mlt-de:test_2016 --whole-list --words MLT_vocab.txt --train mlt-de:train
+      mmbert evaluate mlt --model converted --data mlt-de:test_2016 --words MLT_vocab.txt --train mlt-de:train
     """
     from mmbert.data.records import BadRecords
     from mmbert.data.sources import open_data

@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,8 +133,9 @@ class Lexicon:
         """Those of all words, in the order of the alphabet."""
         return sorted({text for words in self.counts.values() for found in words.values() for text in found})
 
-    def all_given(self) -> set[str]:
-        """What records give, for any word."""
+    @cached_property
+    def given(self) -> set[str]:
+        """What records give, for any word; of a lexicon that is complete."""
         forms = (found for words in self.counts.values() for of_word in words.values() for found in of_word.values())
         return {text for given in forms for text in given}
 

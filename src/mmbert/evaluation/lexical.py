@@ -163,15 +163,7 @@ def evaluate_lexical(
     if not items:
         raise DataError("no record gives a word and its translations", hint="`mmbert data list mlt` says what it needs")
     among = [np.ones(len(target.words), dtype=bool) if whole_list else target.candidates(item) for item, _ in items]
-    every = target.lexicon.all_given() if as_given else set(target.numbers)
-    choices = []
-    for (item, _), mask in zip(items, among, strict=True):
-        right = frozenset(text.lower() for text in item.right(answers))
-        known = target.lexicon.translations_of(item)
-        words = {target.words[number].lower() for number in np.flatnonzero(mask)}
-        options = {text for word in words for text in known.get(word, (word,))} if as_given else words
-        seen = bool(known) or not target.lexicon.counts
-        choices.append(Choice(item, right, seen, not right.isdisjoint(every), not right.isdisjoint(options)))
+    choices = [_choice(target, item, mask, answers, as_given) for (item, _), mask in zip(items, among, strict=True)]
     seeing = images and model.processor.images is not None and all(image is not None for _, image in items)
     ways = (WITH_IMAGE, WITHOUT_IMAGE, MAJORITY) if seeing else (WITHOUT_IMAGE, MAJORITY)
     for way in ways[:-1]:
@@ -182,6 +174,18 @@ def evaluate_lexical(
     for choice in choices:
         choice.chosen[MAJORITY] = target.lexicon.majority(choice.item, "given" if as_given else "occurring")
     return LexicalResult(choices, ways if target.lexicon.counts else ways[:-1])
+
+
+def _choice(target: TargetWords, item: LexicalItem, among: np.ndarray, answers: Answers, as_given: bool) -> Choice:
+    """An item before anything is chosen; ``among`` [outputs] says which target words may be."""
+    right = frozenset(text.lower() for text in item.right(answers))
+    known = target.lexicon.translations_of(item)
+    words = {target.words[number].lower() for number in np.flatnonzero(among)}
+    options = {text for word in words for text in known.get(word, (word,))} if as_given else words
+    seen = bool(known) or not target.lexicon.counts
+    every = target.lexicon.given if as_given else target.numbers
+    in_list = any(text in every for text in right)
+    return Choice(item, right, seen=seen, in_list=in_list, reachable=not right.isdisjoint(options))
 
 
 def _best(target: TargetWords, item: LexicalItem, logits: np.ndarray, as_given: bool) -> str:

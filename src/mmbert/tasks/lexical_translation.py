@@ -7,6 +7,7 @@ list of target words (Lala and Specia, 2018; MM-BERT).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ HEAD = "lexical"
 MARKED, FIRST_NEIGHBOUR = 1, 3
 """Segments of the word's own pieces in the sentence, and from which on those of the pieces around it have (2 is that of
 regions): the nearest before it, the nearest behind it, the next before it and so on."""
+
+
+KEPT_TEXTS = 200_000
+"""Sequences that a task keeps."""
 
 
 class Options(BaseModel):
@@ -112,14 +117,20 @@ def sequence(
     processor: MMBertProcessor, item: LexicalItem, *, neighbours: int | None = None, image: AnyImage | None = None
 ) -> Example:
     """``[CLS] word [SEP] sentence [SEP]`` and the image's regions, with segments as ``Options.neighbours`` says."""
-    encoded = processor.encode(item.word, item.sentence)
+    return Example(*_text(processor, item.word, item.sentence, neighbours), image)
+
+
+def _text(
+    processor: MMBertProcessor, word: str, sentence: str, neighbours: int | None
+) -> tuple[np.ndarray, np.ndarray | int]:
+    """[n] ids and segments."""
+    encoded = processor.encode(word, sentence)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-    span = find_form(item.word, item.sentence, compounds=True) if neighbours is not None else None
-    segments: np.ndarray | int = 0
-    if span is not None and neighbours is not None:
-        pieces = {encoded.char_to_token(place, sequence_index=1) for place in range(*span)} - {None}
-        segments = _segments(encoded.sequence_ids(), sorted(pieces), neighbours)
-    return Example(ids, segments, image)
+    span = find_form(word, sentence, compounds=True) if neighbours is not None else None
+    if span is None or neighbours is None:
+        return ids, 0
+    pieces = {encoded.char_to_token(place, sequence_index=1) for place in range(*span)} - {None}
+    return ids, _segments(encoded.sequence_ids(), sorted(pieces), neighbours)
 
 
 def _segments(parts: Sequence[int | None], marked: Sequence[int], neighbours: int) -> np.ndarray:
@@ -146,6 +157,8 @@ class LexicalTranslationTask(Task):
         self.options = options
         self.processor = processor
         self.target = TargetWords(processor.heads.get(HEAD) or {})
+        # Planning batches asks for a sequence's length, so that each is made then, and kept for all epochs.
+        self._text = lru_cache(KEPT_TEXTS)(lambda word, sentence: _text(processor, word, sentence, options.neighbours))
         needed = 0 if options.neighbours is None else FIRST_NEIGHBOUR + 2 * options.neighbours
         if needed > processor.segments:
             raise ConfigError(
@@ -157,17 +170,14 @@ class LexicalTranslationTask(Task):
         items = [item for item in _items(record, self.options) if self.target.right(item, self.options.answers)]
         if not items:
             return 0
-        words, sentences = (
-            max(self.processor.lengths([getattr(item, part) for item in items])) for part in ("word", "sentence")
-        )
-        regions = self.processor.region_count(self._image(record))
-        return self.processor.sequence_length(words, sentences) + regions + 1
+        longest = max(len(self._text(item.word, item.sentence)[0]) for item in items)
+        return longest + self.processor.region_count(self._image(record)) + 1
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         answers = self.options.answers
         items = [item for item in _items(record, self.options) if self.target.right(item, answers)]
         item = items[int(rng.integers(len(items)))]
-        example = sequence(self.processor, item, neighbours=self.options.neighbours, image=self._image(record))
+        example = Example(*self._text(item.word, item.sentence), self._image(record))
         right = self.target.right(item, answers)
         value = np.array([right[int(rng.integers(len(right)))]])
         among = {"among": self.target.candidates(item)[None]}
