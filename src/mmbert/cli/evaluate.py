@@ -25,8 +25,6 @@ from mmbert.cli.common import (
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmbert.api.front_door import MMBert
-    from mmbert.data.records import BadRecords, Record
     from mmbert.evaluation.ranks import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -97,7 +95,11 @@ def retrieval(
     bert = load_model(model, device)
     records = [source[i] for i in range(len(source))]
     if features:
-        records = look_up(features, bert, records, bad)
+        from mmbert.data.region_input import RecordsWithRegions, RegionInput
+
+        images = RegionInput(features, classes=False)
+        bert.use_regions(images)
+        records = list(RecordsWithRegions(records, images, bad))
     result = Retrieval(
         bert,
         records,
@@ -166,20 +168,17 @@ def mt(
       mmbert evaluate mt --model runs/translation/best --data parallel-text:test --from en --to de
       mmbert evaluate mt --model runs/captions/best --data my-photos:test --to fr --out captions.jsonl
     """
+    from mmbert.cli._records import read_records
     from mmbert.data.records import BadRecords
     from mmbert.data.sources import open_data
     from mmbert.evaluation.translation import evaluate_translation, write_texts
 
     where = None if out is None else output_path(out)
     bad = BadRecords(skip=skip_bad)
-    opened = open_data(data, report=bad)
-    records = [opened[i] for i in range(len(opened))]
-    bert = load_model(model, device)
-    if features:
-        records = look_up(features, bert, records, bad)
+    opened, bert = open_data(data, report=bad), load_model(model, device)
     result = evaluate_translation(
         bert,
-        records,
+        read_records(opened, bert, features, bad),
         source=source,
         target=to,
         images=images,
@@ -199,15 +198,6 @@ def mt(
     for name in ("BLEU", "chrF"):
         print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)
-
-
-def look_up(features: list[str], bert: MMBert, records: list[Record], bad: BadRecords) -> list[Record]:
-    """Let the model read stored regions, and keep the records whose image has some."""
-    from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-    images = RegionInput(features, classes=False)
-    bert.use_regions(images)
-    return list(RecordsWithRegions(records, images, bad))
 
 
 def split_languages(given: str | None) -> list[str] | None:
