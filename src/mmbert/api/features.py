@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from mmbert.api.front_door import SHIPPED, find_model, load_model
 from mmbert.data.records import BadRecords
 from mmbert.data.sources import open_data
 from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
-from mmbert.model.modeling import ENCODERS
+from mmbert.model.modeling import ENCODERS, build_vision
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
 from mmbert.vision.store_build import SHARD_IMAGES, BuildReport, StoreBuilder
@@ -116,7 +116,8 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     Args:
         description: ``grid:tf_efficientnet_lite0,image_size=224`` (a kind of encoder; a word without ``=`` is its
             ``backbone``; ``weights=FILE`` or ``weights=package:NAME`` loads a checkpoint), or a model by name, folder
-            or hub id, whose vision encoder is taken, with options that are to differ (``starter,image_size=160``).
+            or hub id, whose vision encoder is taken, with other options where some stand behind it
+            (``starter,image_size=160``).
         device: where it computes; a GPU if there is one.
 
     Raises:
@@ -130,26 +131,27 @@ def open_encoder(description: str, device: str | None = None) -> RegionExtractor
     elif colon and description not in SHIPPED and not Path(description).exists():
         plugins.load(ENCODERS, kind)  # says what there is
     else:
-        name, _, changed = description.partition(",") if not Path(description).exists() else (description, "", "")
-        encoder = _of_model(name, _options(changed))
+        name, comma, changes = description.partition(",")
+        whole = not comma or Path(description).exists()
+        encoder = _of_model(description) if whole else _of_model(name, _options(changes))
     return encoder.to(chosen).eval()
 
 
-def _of_model(name: str, changed: dict[str, Any]) -> RegionExtractor:
-    """The vision encoder of a model; with other options one like it, of the same weights."""
-    vision = load_model(find_model(name), torch.float32).trunk.vision
+def _of_model(name: str, changes: Mapping[str, Any] | None = None) -> RegionExtractor:
+    model = load_model(find_model(name), torch.float32)
+    vision = model.trunk.vision
     if vision is None:
         raise UsageError(f"the model {name} has no vision encoder", hint="name an encoder: grid:BACKBONE,weights=FILE")
-    if not changed:
+    if not changes:
         return vision
-    encoder = _build(vision.kind, {**vision.options, **changed})
+    changed = build_vision({**(model.config.vision or {}), **changes})
     try:
-        encoder.load_state_dict(vision.state_dict())
+        changed.load_state_dict(vision.state_dict())
     except RuntimeError as error:
         raise ConfigError(
-            f"the weights of {name} do not fit an encoder with {changed}", hint="only options that leave them alone"
+            "the model's weights do not fit an encoder with these options", where=f"{name}: {', '.join(changes)}"
         ) from error
-    return encoder
+    return changed
 
 
 def _build(kind: str, options: dict[str, Any]) -> RegionExtractor:
