@@ -1,8 +1,16 @@
-"""A contact sheet: pictures with their captions below them."""
+"""A contact sheet: pictures with their captions below them.
+
+    python tools/scenes/sheet.py DATA OUT.png [FONT.ttf]
+
+shows eight test pictures of what ``build_scenes.py`` wrote, with their English, German and vague captions.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -53,3 +61,28 @@ def _lines(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width:
         else:
             lines[-1] = longer
     return lines
+
+
+def main(data: Path, out: Path, font_file: str | None = None) -> None:
+    """Write the sheet of a folder that ``build_scenes.py`` made."""
+    rows, vague = (
+        {row["file_name"]: row for row in map(json.loads, (data / name / "metadata.jsonl").open(encoding="utf-8"))}
+        for name in ("scenes", "vague")
+    )
+    test = [name for name, row in rows.items() if row["split"] == "test"]
+    kinds = (
+        [name for name in test if name in vague and rows[name]["objects"].count(",") == 1],
+        [name for name in test if rows[name]["objects"].count(",") == 2],
+        [name for name in test if name not in vague],
+    )
+    chosen = [*kinds[0][:3], kinds[2][0], *kinds[1][:3], kinds[2][1]]
+    pictures = []
+    for name in chosen:
+        told = [rows[name]["caption_en"], rows[name]["caption_de"]]
+        told += [vague[name]["caption_en"]] if name in vague else []
+        pictures.append((Image.open(data / "scenes" / name).convert("RGB"), told))
+    contact_sheet(pictures, 4, font_file).quantize(200, dither=Image.Dither.NONE).save(out, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])

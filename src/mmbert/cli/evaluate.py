@@ -235,6 +235,7 @@ def mt(
       mmbert evaluate mt --model runs/translation/best --data parallel-text:test --from en --to de
       mmbert evaluate mt --model runs/captions/best --data my-photos:test --to fr --out captions.jsonl
     """
+    from mmbert.cli._records import read_records
     from mmbert.data.records import BadRecords
     from mmbert.data.sources import open_data
     from mmbert.evaluation.translation import evaluate_translation, write_texts
@@ -243,10 +244,9 @@ def mt(
     bad = BadRecords(skip=skip_bad)
     opened = open_data(data, report=bad)
     bert = load_model(model, device)
-    records = read_records(opened, bert, features, bad)
     result = evaluate_translation(
         bert,
-        records,
+        read_records(opened, bert, features, bad),
         source=source,
         target=to,
         images=images,

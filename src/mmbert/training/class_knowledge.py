@@ -91,7 +91,7 @@ def classified(teacher: Teacher, records: Sequence[Record]) -> dict[int, Tensor]
     Logits are centred over the images first: a class that it sees in every drawing says nothing.
     """
     encoder = open_encoder(f"{teacher.encoder},classes=true").quick()
-    logits = []
+    logits: list[Tensor] = []
     for start in range(0, len(records), 32):
         images = [load_image(record.image) for record in records[start : start + 32] if record.image is not None]
         regions = encoder.extract(images)
