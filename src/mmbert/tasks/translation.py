@@ -1,9 +1,11 @@
 """Translation and captioning: read a text (or nothing) and its image, write a text in another language.
 
-With the objective ``lm`` one record gives one sequence, ``[CLS] source [SEP] regions [END]``, continued by
-``[2de] target``; every next piece is predicted in one pass. The first token names the language, so one model writes any
-of them (Johnson et al., 2017). An empty source makes it a caption. With the objective ``mlm`` it is MM-BERT's "simple
-encoder": one sequence per piece, ``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
+With the objective ``lm`` one record gives one sequence in one of its directions (all of them equally often),
+``[CLS] source [SEP] regions [END]``, continued by ``[2de] target``; every next piece is predicted in one pass. The
+first token names the language, so one model writes any of them (Johnson et al., 2017). An empty source makes it a
+caption.
+With the objective ``mlm`` it is MM-BERT's "simple encoder": one sequence per piece,
+``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
 """
 
 from __future__ import annotations
@@ -86,11 +88,11 @@ class TranslationTask(Task):
         return most
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
-        directions = list(self._directions(record))
-        target, sources = directions[int(rng.integers(len(directions)))]
+        pairs = [(target, read) for target, sources in self._directions(record) for read in sources or [None]]
+        target, read_from = pairs[int(rng.integers(len(pairs)))]
         image = record.image if self._image(record) else None
-        captioned = image is not None and (not sources or rng.random() < self.options.caption_rate)
-        source = "" if captioned else choose(record.captions[choose(sources, rng)], rng)
+        captioned = image is not None and (read_from is None or rng.random() < self.options.caption_rate)
+        source = "" if captioned or read_from is None else choose(record.captions[read_from], rng)
         read = self.processor.image_ids() if captioned else self.processor.ids(source)
         pieces = self.processor.written_ids(choose(record.captions[target], rng))
         if self.masked:
