@@ -125,7 +125,7 @@ def test_the_first_stage_reads_the_data_of_the_run(world: dict[str, Any]) -> Non
     stage = _on_the_same_data(load_recipe("translation-retrieval"), whole)
     assert (stage.data, stage.evaluation.data) == (whole.data, whole.evaluation.data)
     assert stage.evaluation.measure == "translation_retrieval"
-    shipped = load_recipe("starter-embed")
+    shipped = load_recipe("starter")
     assert _on_the_same_data(shipped, whole).evaluation == shipped.evaluation
 
 

@@ -184,7 +184,7 @@ class ProductHead(ProductPooler):
         self.dropout = Dropout(dropout)
         self.predictor = nn.Linear(config.hidden_size, outputs)
 
-    def forward(self, states: Tensor, first_states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, first_states: Tensor) -> Tensor:  # type: ignore[override]
         """[M, H] states and the [M, H] first states of their sequences to [M, outputs]."""
         product = super().forward(first_states, states)
         return self.predictor(self.dropout(product.to(self.predictor.weight.dtype)))

@@ -68,7 +68,8 @@ def _forward(
     exact = torch.promote_types(states.dtype, torch.float32)
     gradients = [torch.zeros_like(t) if w else None for t, w in zip((states, table, bias), wanted, strict=True)]
     of_states, of_table, of_bias = gradients
-    middle, middle_bias = table.mean(0), bias.mean()  # whose product with a state is the mean of its logits
+    # The mean of the table, whose product with a state is the mean of its logits.
+    middle, middle_bias = (table.mean(0), bias.mean()) if smoothing else (table.new_zeros(()), bias.new_zeros(()))
     if torch.is_autocast_enabled(states.device.type):
         low = torch.get_autocast_dtype(states.device.type)
         states, table, bias = states.to(low), table.to(low), bias.to(low)  # once, not for every chunk

@@ -1,9 +1,11 @@
 """Translation and captioning: read a text (or nothing) and its image, write a text in another language.
 
-With the objective ``lm`` one record gives one sequence, ``[CLS] source [SEP] regions [END]``, continued by
-``[2de] target``; every next piece is predicted in one pass. The first token names the language, so one model writes any
-of them (Johnson et al., 2017). An empty source makes it a caption. With the objective ``mlm`` it is MM-BERT's "simple
-encoder": one sequence per piece, ``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
+With the objective ``lm`` one record gives one sequence in one of its directions (all of them equally often),
+``[CLS] source [SEP] regions [END]``, continued by ``[2de] target``; every next piece is predicted in one pass. The
+first token names the language, so one model writes any of them (Johnson et al., 2017). An empty source makes it a
+caption.
+With the objective ``mlm`` it is MM-BERT's "simple encoder": one sequence per piece,
+``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
 """
 
 from __future__ import annotations

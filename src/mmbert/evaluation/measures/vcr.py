@@ -25,7 +25,7 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    steps: list[Step] = Field(default_factory=lambda: ["answer"], min_length=1)
+    steps: list[Step] = Field(default=["answer"], min_length=1)
     task: dict[str, Any] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)
 
