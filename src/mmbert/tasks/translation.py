@@ -88,12 +88,14 @@ class TranslationTask(Task):
         return most
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
-        directions = list(self._directions(record))
-        target, sources = directions[int(rng.integers(len(directions)))]
+        pairs: list[tuple[str, str | None]] = []
+        for code, sources in self._directions(record):
+            pairs += [(code, source) for source in sources] or [(code, None)]
+        target, read_from = pairs[int(rng.integers(len(pairs)))]
         image = self.processor.image_of(record) if self._image(record) else None
-        captioned = image is not None and (not sources or rng.random() < self.options.caption_rate)
-        source = "" if captioned else choose(record.captions[choose(sources, rng)], rng)
-        read = self.processor.image_ids() if captioned else self.processor.ids(source)
+        captioned = image is not None and (read_from is None or rng.random() < self.options.caption_rate)
+        text = "" if captioned or read_from is None else choose(record.captions[read_from], rng)
+        read = self.processor.image_ids() if captioned else self.processor.ids(text)
         pieces = self.processor.written_ids(choose(record.captions[target], rng))
         if self.masked:
             rows = list(self._prefixes(read, pieces))
