@@ -19,8 +19,8 @@ def test_our_recipes_come_first_and_published_ones_do_not_drown_them(
     described = [line for line in lines if line.startswith("retrieval ")]
     assert described[0].endswith("in the languages of your captions.")
     (group,) = (line for line in lines if line.startswith("MM-BERT/retrieval"))
-    assert group.split()[1] == "15"
-    assert len(lines) < 40
+    assert group.split()[1] == "24"
+    assert len(lines) < 60
     assert run(["train", "--list", "mixed-5x"]) == 0
     said = capsys.readouterr().out
     assert "mm-bert-retrieval-mixed-5x-from-task-c" in said

@@ -175,7 +175,7 @@ def test_it_is_learned_from_official_files(world: Path, tmp_path: Path, capsys: 
     overrides = [f"model.config.{key}={value}" for key, value in sizes.items()]
     overrides += ["model.init=null", "model.config.vision=null", f"model.tokenizer.path={words}", "save_dtype=fp32"]
     overrides += ["components.questions.options={flip: 0.5, min_occurrences: 5}", "components.questions.records=32"]
-    overrides += ["steps=250", "epochs=null", "precision=fp32", "optimizer.lr=3e-3", "optimizer.frozen=[]"]
+    overrides += ["steps=600", "epochs=null", "precision=fp32", "optimizer.lr=2e-3", "optimizer.frozen=[]"]
     overrides += [f"features={tmp_path / 'regions'}", f"data={tmp_path / 'store'}:train+val"]
     result = train(load_recipe("question-answering", overrides), tmp_path / "run")
     bert = MMBert.from_pretrained(result.model)

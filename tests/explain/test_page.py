@@ -72,7 +72,7 @@ def test_the_command(
     maps: AttentionMaps, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(attention, "attention_maps", lambda model, image, caption: maps)
+    monkeypatch.setattr(attention, "attention_maps", lambda model, image, caption, boxes: maps)
     monkeypatch.setattr(explain_command, "load_model", lambda name, device=None: SimpleNamespace())
     picture.save(tmp_path / "dog.png")
     asked = ["explain", str(tmp_path / "dog.png"), "x", "--html", str(tmp_path / "a.html")]

@@ -32,7 +32,7 @@ def test_it_writes_the_captions_it_was_taught_in_the_language_that_is_asked_for(
     settings = [
         f"data={tmp_path}",
         "epochs=null",
-        "steps=80",
+        "steps=200",
         "components.captions.options.caption_rate=1.0",
         "components.captions.objectives.lm.label_smoothing=0.0",
         "optimizer.lr=1.0e-3",

@@ -48,10 +48,10 @@ def overrides(world: dict[str, Any], **changes: Any) -> list[str]:
         "max_position_embeddings": 24, "max_text_tokens": 20, "initializer_range": 0.15,
     }  # fmt: skip
     settings: dict[str, Any] = {
-        "steps": 160, "epochs": "null", "precision": "fp32", "log_every": 20, "components.pairs.tokens": 500,
+        "steps": 200, "epochs": "null", "precision": "fp32", "log_every": 20, "components.pairs.tokens": 500,
         "data": json.dumps({"source": "text", "paths": world["train"]}),
         "evaluation.data": json.dumps({"source": "text", "paths": world["test"]}),
-        "evaluation.every": 80, "evaluation.options.limit": 12, "optimizer.lr": 0.01, "optimizer.ema": 0.9,
+        "evaluation.every": 100, "evaluation.options.limit": 12, "optimizer.lr": 0.01, "optimizer.ema": 0.9,
         "model.tokenizer.vocab_size": 300, "components.pairs.options": "{targets: [de]}",
         **{f"model.config.{key}": value for key, value in config.items()},
     }  # fmt: skip

@@ -382,6 +382,8 @@ def _find(name_or_path: str, beside: Path | None) -> Path:
     shipped = recipe_files()
     near = [beside / f"{name_or_path}.yaml", beside / name_or_path] if beside is not None else []
     places = [*([shipped[name_or_path]] if name_or_path in shipped else []), *near, Path(name_or_path)]
+    if beside is not None:  # parts that ship, but are no recipes by themselves
+        places.append(RECIPES / f"{name_or_path}.yaml")
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         close = nearest(name_or_path, shipped)
