@@ -10,6 +10,7 @@ import typer
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
+    FeaturesOption,
     JsonOption,
     SkipBadOption,
     human_count,
@@ -35,10 +36,7 @@ def grounding(
         str | None,
         typer.Option("--candidates", help="With --from: objects, detections, or detections+objects."),
     ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
-    ] = None,
+    features: FeaturesOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write every answer as a JSON line.")] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,

@@ -13,6 +13,7 @@ import typer
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
+    FeaturesOption,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -60,10 +61,7 @@ def mlt(
         str | None,
         typer.Option("--train", help="Training rows of such a model, in which translations are counted."),
     ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
-    ] = None,
+    features: FeaturesOption = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write a row per word: FILE.csv, .json or .md.")
     ] = None,

@@ -11,6 +11,7 @@ from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out
 from mmbert.cli.common import (
     DeviceOption,
+    FeaturesOption,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -31,10 +32,7 @@ def matrix(
     lang: Annotated[str | None, typer.Option("--lang", help="Languages, e.g. de,fr. Default: all there are.")] = None,
     metric: Annotated[str, typer.Option("--metric", help="What is printed: R@1, R@5, R@10 or median_rank.")] = "R@1",
     images: Annotated[bool, typer.Option(help="A row and a column for the images.")] = True,
-    features: Annotated[
-        list[str] | None,
-        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
-    ] = None,
+    features: FeaturesOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with heat maps.")] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,

@@ -10,6 +10,7 @@ import typer
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
+    FeaturesOption,
     JsonOption,
     SkipBadOption,
     human_count,
@@ -44,10 +45,6 @@ TaskOption = Annotated[
         "--option",
         help="Option of the task as NAME=VALUE (objects=mentioned). Default: as the model's recipe.yaml says.",
     ),
-]
-FeaturesOption = Annotated[
-    list[str] | None,
-    typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
 ]
 
 

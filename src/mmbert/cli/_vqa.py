@@ -10,6 +10,7 @@ import typer
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
+    FeaturesOption,
     JsonOption,
     SkipBadOption,
     human_count,
@@ -30,10 +31,6 @@ DataOption = Annotated[
 ]
 AnswererOption = Annotated[
     str, typer.Option("--model", "-m", help="A model that answers questions: a folder or a hub id.", show_default=False)
-]
-FeaturesOption = Annotated[
-    list[str] | None,
-    typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
 ]
 NoImagesOption = Annotated[bool, typer.Option("--no-images", help="Ask without the images (a text-only baseline).")]
 

@@ -21,6 +21,10 @@ ModelOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps. Default: the best there is.")
 ]
+FeaturesOption = Annotated[
+    list[str] | None,
+    typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
+]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used; list them.")]
 
 

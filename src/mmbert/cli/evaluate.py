@@ -17,6 +17,7 @@ from mmbert.cli._vcr import evaluate_vcr
 from mmbert.cli._vqa import evaluate_vqa
 from mmbert.cli.common import (
     DeviceOption,
+    FeaturesOption,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -59,10 +60,7 @@ def retrieval(
         ),
     ] = "embed",
     rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 10,
-    features: Annotated[
-        list[str] | None,
-        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
-    ] = None,
+    features: FeaturesOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the figures and a gallery of answers.")
     ] = None,
@@ -215,10 +213,7 @@ def mt(
     beam: Annotated[int, typer.Option("--beam", min=1, help="Hypotheses kept; 1 is greedy.")] = 4,
     length_penalty: Annotated[float, typer.Option("--length-penalty", help="Greater: longer texts.")] = 1.0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many records.")] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option("--features", help="A region store in which images are looked up instead of being opened."),
-    ] = None,
+    features: FeaturesOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write JSON lines: src, mt and ref, as COMET reads them.")
     ] = None,

@@ -42,8 +42,8 @@ def class_distributions(teacher: Teacher | None, records: Sequence[Record]) -> d
     by_name = named_classes(records)
     found = dict(by_name)
     for group, distribution in by_image.items():
-        share = teacher.names if group in by_name else 0.0
-        found[group] = share * by_name[group] + (1 - share) * distribution if share else distribution
+        named = by_name.get(group)
+        found[group] = distribution if named is None else teacher.names * named + (1 - teacher.names) * distribution
     return found
 
 

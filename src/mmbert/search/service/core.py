@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from anyio import to_thread
+from PIL import Image
 
 from mmbert.errors import ImageError, MMBertError, UsageError
 from mmbert.search.index import Ask, Hit, SearchIndex
 from mmbert.search.service.batching import Batcher
 from mmbert.search.service.metrics import Metrics
+from mmbert.search.service.uploads import decode_image, open_image
 
 Array: TypeAlias = np.ndarray[Any, Any]
 LOOK_EVERY = 10.0
@@ -198,4 +201,20 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*not re-ranked.*", category=UserWarning)
 
 
-__all__ = ["Service", "Settings", "image_bytes", "key_of", "name_of", "plain_columns", "quiet"]
+async def asked_image(service: Service, image: str | None, name: str | None) -> Image.Image:
+    """The image that a request sends, or names of the index.
+
+    Raises:
+        UsageError: it does neither or both, or the index has no such image.
+        ImageError: it cannot be opened, or is too large.
+    """
+    if (image is None) == (name is None):
+        raise UsageError("give either an image or the id of one")
+    pixels = service.settings.max_pixels
+    if image is not None:
+        return await to_thread.run_sync(decode_image, image, pixels)
+    data = await to_thread.run_sync(image_bytes, service.index, str(name))
+    return await to_thread.run_sync(open_image, data, pixels)
+
+
+__all__ = ["Service", "Settings", "asked_image", "image_bytes", "key_of", "name_of", "plain_columns", "quiet"]

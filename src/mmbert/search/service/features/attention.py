@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from anyio import to_thread
 from fastapi import FastAPI
 
-from mmbert.errors import UsageError
-from mmbert.search.service.core import Service, image_bytes
+from mmbert.search.service.core import Service, asked_image
 from mmbert.search.service.schemas import AttentionAnswer, AttentionRequest
-from mmbert.search.service.uploads import decode_image, open_image
 
 PATHS = (("POST", "/v1/attention"),)
 
@@ -26,14 +23,7 @@ def add(app: FastAPI, service: Service) -> None:
     @app.post("/v1/attention", tags=["model"])
     async def attention(asked: AttentionRequest) -> AttentionAnswer:
         """Attention of every layer and head from words to regions, for one image and text."""
-        if (asked.image is None) == (asked.id is None):
-            raise UsageError("give either an image or the id of one")
-        pixels = service.settings.max_pixels
-        if asked.image is not None:
-            image = await to_thread.run_sync(decode_image, asked.image, pixels)
-        else:
-            data = await to_thread.run_sync(image_bytes, service.index, str(asked.id))
-            image = await to_thread.run_sync(open_image, data, pixels)
+        image = await asked_image(service, asked.image, asked.id)
         maps = await service.compute("attention", (image, asked.text))
         count = len(maps.words)
         return AttentionAnswer(

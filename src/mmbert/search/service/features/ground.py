@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from mmbert.api.grounding import Grounder, Grounding, cannot_ground, chosen_of
 from mmbert.errors import MMBertError, UsageError
-from mmbert.search.service.core import Service, image_bytes
+from mmbert.search.service.core import Service, asked_image
 from mmbert.search.service.schemas import Base64, Request, Text
-from mmbert.search.service.uploads import decode_image, open_image
 
 PATHS = (("POST", "/v1/ground"),)
 
@@ -58,16 +56,9 @@ def add(app: FastAPI, service: Service) -> None:
     @app.post("/v1/ground", tags=["model"])
     async def ground(asked: GroundRequest) -> GroundAnswer:
         """Find the part of an image that an expression means."""
-        if (asked.image is None) == (asked.id is None):
-            raise UsageError("give either an image or the id of one")
+        image = await asked_image(service, asked.image, asked.id)
         if not asked.expression.strip():
             raise UsageError("the expression is empty")
-        pixels = service.settings.max_pixels
-        if asked.image is not None:
-            image = await to_thread.run_sync(decode_image, asked.image, pixels)
-        else:
-            data = await to_thread.run_sync(image_bytes, service.index, str(asked.id))
-            image = await to_thread.run_sync(open_image, data, pixels)
         _check(asked.boxes, image.size)
         seen = grounder.candidates(image, asked.boxes)
         found = chosen_of(await service.compute("ground", (seen, asked.expression)), seen)
