@@ -102,7 +102,7 @@ class Answerer:
         examples = [question_example(processor, question, image) for image, question in asked]
         found: list[list[Answer]] = []
         with tqdm(total=len(asked), desc="questions", disable=not progress, unit="question") as bar:
-            for part in _runs(processor, examples, batch_tokens):
+            for part in in_runs(processor, examples, batch_tokens):
                 found += self._answer(part, min(top, len(self.labels)))
                 bar.update(len(part))
         return found
@@ -156,7 +156,7 @@ def answer_place(example: Example) -> int:
     return len(example.token_ids) - 2
 
 
-def _runs(processor: MMBertProcessor, examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
+def in_runs(processor: MMBertProcessor, examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
     """Neighbours with at most ``budget`` positions and ``IMAGES_AT_ONCE`` images to be looked into."""
     run: list[Example] = []
     seen: set[str] = set()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmbert.api.answering import _runs
+from mmbert.api.answering import in_runs
 from mmbert.api.front_door import MMBert, _ref
 from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
@@ -124,7 +124,7 @@ class Grounder:
         examples = [Example(text.token_ids, image=image) for text, (image, _) in zip(texts, asked, strict=True)]
         found: list[Grounding] = []
         with tqdm(total=len(asked), desc="expressions", disable=not progress, unit="expression") as bar:
-            for part in _runs(processor, examples, batch_tokens):
+            for part in in_runs(processor, examples, batch_tokens):
                 found += self._judge(part)
                 bar.update(len(part))
         return found
