@@ -136,8 +136,9 @@ def _picture(out: Path, name: str, split: str, item: Item) -> Iterator[tuple[str
     """Save a picture; give the lines that are about it, each with the file that it belongs to."""
     written = captions(item.said, item.scene.ground)
     item.scene.image.save(out / "scenes" / name, quality=90, method=2)
-    row = {"file_name": name, "split": split}
+    row: dict[str, Any] = {"file_name": name, "split": split}
     objects = ", ".join(dict.fromkeys(o.concept.name for o in item.scene.objects))
+    row["boxes"] = [list(placed.box) for placed in item.scene.objects]
     told = {f"caption_{code}": text for code, text in written.items()}
     yield "scenes/metadata.jsonl", _json(row | told | {"objects": objects, "facts": _json(item.scene.facts())})
     if item.vague is None:

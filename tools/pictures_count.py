@@ -39,7 +39,8 @@ from mmbert.training.run import train
 from scenes.concepts import concept
 
 RECIPES = Path(__file__).parent / "pictures"
-ENCODER = "starter,image_size=160"
+ENCODER = "starter,trainable=false,given_boxes=crop,cells=false"
+"""Regions are the whole picture and the boxes of its things, as a detector would give them: without names."""
 PRETRAINING = {"none": None, "task-a": "scenes", "task-b": "scenes", "task-c": "text"}
 LANGUAGES = ("en", "de")
 

@@ -6,7 +6,7 @@ on, also in the middle of a training. Weights and length penalty are chosen on t
 
     mmbert data prepare multi30k --from multi30k-dataset/data --out stores/multi30k
     python tools/translation_matrix.py --data stores/multi30k --out runs/matrix             # everything: some hours
-    python tools/translation_matrix.py --data stores/multi30k --out runs/matrix --only en-de
+    python tools/translation_matrix.py --data stores/multi30k --out runs/matrix --only en-de --only many
     python tools/translation_matrix.py --data stores/multi30k --out runs/matrix --table     # what is there so far
 """
 
@@ -171,7 +171,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="the prepared store")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the runs: en-de, many, third-en-de ...")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="one of the runs (repeat for more): en-de, many, third-en-de ...",
+    )
     parser.add_argument("--processes", type=int, default=2, help="of a training")
     parser.add_argument("--table", action="store_true", help="print what has been measured, and end")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="win over the recipes' (for a trial)")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmbert.data.records import BadRecords, Record
+from mmbert.data.records import BadRecords, Record, RegionBox
 from mmbert.data.sources import open_data
 from mmbert.errors import DataError, ImageError
 
@@ -323,6 +323,38 @@ def skipped(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 GOOD = {"file_name": "b.jpg", "caption": "a cat"}
+
+
+def test_boxes_from_every_format(photos: Path, write: Callable[[Path, Rows], None]) -> None:
+    write(photos, [{"file_name": "a.png", "boxes": [[0, 1.5, 4, 5], [2, 2, 8, 6]]}, {"file_name": "b.jpg"}])
+    dog, cat = read(photos)
+    assert dog.boxes == (RegionBox((0, 1.5, 4, 5)), RegionBox((2, 2, 8, 6)))
+    assert cat.boxes == ()
+
+
+def test_boxes_may_name_what_is_in_them(photos: Path) -> None:
+    write_jsonl(
+        photos, [{"file_name": "a.png", "boxes": [{"box": [0, 1, 4, 5], "name": "cup"}, {"box": [1, 1, 2, 2]}]}]
+    )
+    assert read(photos)[0].boxes == (RegionBox((0, 1, 4, 5), "cup"), RegionBox((1, 1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("row", "where", "message"),
+    [
+        ({"file_name": "a.png", "boxes": 3}, "metadata.jsonl:1", "column 'boxes' holds a number (3)"),
+        ({"file_name": "a.png", "boxes": "[[1, 2"}, "metadata.jsonl:1", "column 'boxes' holds text"),
+        ({"file_name": "a.png", "boxes": [1, 2, 3, 4]}, "metadata.jsonl:1:boxes[1]", "a number (1) where a box"),
+        ({"file_name": "a.png", "boxes": [[0, 0, 1, 1], [4, 0, 1, 9]]}, "metadata.jsonl:1:boxes[2]", "has no area"),
+        ({"file_name": "a.png", "boxes": [[0, 0, "1", 1]]}, "metadata.jsonl:1:boxes[1]", "text, not a finite number"),
+        ({"text_en": "x", "boxes": [[0, 0, 1, 1]]}, "metadata.jsonl:1", "boxes without an image"),
+    ],
+)
+def test_bad_boxes_are_named(photos: Path, row: dict[str, Any], where: str, message: str) -> None:
+    write_jsonl(photos, [row])
+    error = fault(photos)
+    assert error.where == where
+    assert message in error.message
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,14 @@ def test_the_examples_with_images_are_valid(tmp_path: Path, kind: str, name: str
     assert market.extra == {"year": 2019}
 
 
-def test_the_example_of_parallel_text_is_valid(tmp_path: Path) -> None:
+def test_the_example_with_boxes_is_valid(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "dog.jpg")
     (tmp_path / "metadata.jsonl").write_text(example("json", 1), encoding="utf-8")
+    assert [box.name for box in open_data(str(tmp_path))[0].boxes] == ["", "ball"]
+
+
+def test_the_example_of_parallel_text_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text(example("json", 2), encoding="utf-8")
     source = open_data(str(tmp_path))
     assert source.languages == ("en", "de", "sw")
     assert source[0].image is None

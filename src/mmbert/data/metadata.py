@@ -159,6 +159,8 @@ def _typed(name: str, cells: list[str]) -> Sequence[Any]:
         return cells
     if name == "captions":
         return [_json_or_text(cell, "{") for cell in cells]
+    if name == "boxes":
+        return [_json_or_text(cell, "[", of_texts=False) for cell in cells]
     if name in ("caption", "text") or language_of_column(name, "caption") or language_of_column(name, "text"):
         return [_json_or_text(cell, "[") for cell in cells]
     filled = [cell for cell in cells if cell != ""]
@@ -171,14 +173,14 @@ def _typed(name: str, cells: list[str]) -> Sequence[Any]:
     return cells
 
 
-def _json_or_text(cell: str, opening: str) -> Any:
+def _json_or_text(cell: str, opening: str, *, of_texts: bool = True) -> Any:
     if not cell.lstrip().startswith(opening):
         return cell
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
         return cell  # a caption may well begin with a bracket
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+    if of_texts and isinstance(value, list) and not all(isinstance(item, str) for item in value):
         return cell
     return value
 

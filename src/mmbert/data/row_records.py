@@ -15,7 +15,8 @@ from typing import Any
 
 from mmbert import plugins
 from mmbert.data import metadata
-from mmbert.data.records import UNDETERMINED, ImageRef, Record
+from mmbert.data.box_files import box_of
+from mmbert.data.records import UNDETERMINED, ImageRef, Record, RegionBox
 from mmbert.errors import DataError, ImageError
 
 SPLIT_FOLDERS = ("train", "validation", "test")
@@ -59,6 +60,7 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
         elif role == "extra":
             extra.update(_scalar(column, value, where))
     path = _image_path(root, inside, row.get("file_name"), where)
+    boxes = _boxes(row.get("boxes"), where)
     split = _word(row.get("split"), "split", where) or folder_split(path or posixpath.join(inside, "metadata"))
     if path is None:
         if captions:
@@ -70,6 +72,8 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
         if not texts:
             hint = _meant("file_name", extra) or "a record needs file_name or text_<language code>"
             raise DataError("the record has neither an image nor text", where=where, hint=hint)
+        if boxes:
+            raise DataError("boxes without an image: file_name is missing", where=where, hint="name the image")
         key = _identity(row, where, where, origins)
         return Record(id=key, captions=texts, split=split, extra=extra, origin=where)
     if captioned and not captions:
@@ -79,7 +83,7 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
     key = _identity(row, path, where, origins)
     image = ImageRef(path=str(root / path), key=path)
     group = _word(row.get("group"), "group", where) or path
-    return Record(key, image, captions, texts, split, group=group, extra=extra, origin=where)
+    return Record(key, image, captions, texts, split, group=group, extra=extra, origin=where, boxes=boxes)
 
 
 def _place(column: str) -> int:
@@ -90,7 +94,7 @@ def _place(column: str) -> int:
 @lru_cache(maxsize=4096)
 def _role(column: str) -> tuple[str, str]:
     """What a column is for, and its language: caption, text, known, extra or misspelt."""
-    if column in ("file_name", "id", "split", "group"):
+    if column in ("file_name", "id", "split", "group", "boxes"):
         return "known", ""
     for kind in ("caption", "text"):
         if column == kind or (kind == "caption" and column == "captions"):
@@ -133,6 +137,16 @@ def _sentences(value: Any, column: str, where: str) -> tuple[str, ...]:
             raise DataError(f"column {column!r} holds half a character (a lone surrogate)", where=where)
         found.append(sentence)
     return tuple(found)
+
+
+def _boxes(value: Any, where: str) -> tuple[RegionBox, ...]:
+    """Boxes of the image, in the order that the user gives them; how large it is nobody has looked at yet."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        hint = "write [[x1, y1, x2, y2], ...], in pixels"
+        raise DataError(f"column 'boxes' holds {metadata.kind_of(value)}, not a list of boxes", where=where, hint=hint)
+    return tuple(box_of(item, None, f"{where}:boxes[{number}]") for number, item in enumerate(value, 1))
 
 
 def _scalar(column: str, value: Any, where: str) -> dict[str, Any]:
