@@ -47,7 +47,8 @@ class BagOfEmbeddings:
 
     With ``x = sum_i E[e_i] / |sum_i E[e_i]|`` and ``y`` likewise from a table of the other language, the loss of a
     batch is the mean over n of ``-log softmax_m(s x_n . y_m)[n]`` plus the same with x and y exchanged, with a learned
-    factor s (at most 100). The score is the cosine ``x . y``.
+    factor s (at most 100). The score is the cosine ``x . y``. Vectors start small (standard deviation 0.02): a rare
+    word's would otherwise stay long and random.
 
     Args:
         pairs: sentences and their translations.
@@ -68,6 +69,8 @@ class BagOfEmbeddings:
         torch.manual_seed(seed)
         self.vocabularies = [Vocabulary(texts) for texts in pairs]
         self.tables = [nn.EmbeddingBag(len(v), size, mode="sum", padding_idx=0) for v in self.vocabularies]
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.02)
         log_scale = nn.Parameter(torch.tensor(2.66))
         parameters = [log_scale, *(table.weight for table in self.tables)]
         count = len(pairs[0])
@@ -103,8 +106,9 @@ class ModelOne:
 
     Five rounds of EM from uniform ``t``, with an empty word among the given ones:
     ``t(f | e) <- c(f, e) / sum_f' c(f', e)`` where ``c`` adds up ``t(f_j | e_i) / sum_i' t(f_j | e_i')`` over pairs.
-    The score of a pair is ``log P(f | e) + log P(e | f)`` with
-    ``log P(f | e) = sum_j log max((1 / (I + 1)) sum_i t(f_j | e_i), 1e-6)``, i over the I words of e and the empty one.
+    The score of a pair is ``l(f | e) + l(e | f)`` with
+    ``l(f | e) = (1 / J) sum_j log max((1 / (I + 1)) sum_i t(f_j | e_i), 1e-6)``, i over the I words of e and the empty
+    one, j over the J words of f that training has seen: a sum instead of the mean would favour short candidates.
     """
 
     FLOOR = 1e-6
@@ -138,7 +142,7 @@ class ModelOne:
         return torch.sparse_coo_tensor(torch.stack([row, keys % width]), t, shape).coalesce().to_sparse_csr()
 
     def _logs(self, side: int, given: Sequence[str], made: Sequence[str]) -> Tensor:
-        """[given, made] ``log P(made | given)``; the given sentences are in the language of ``side``."""
+        """[given, made] ``l(made | given)``; the given sentences are in the language of ``side``."""
         numbers, owner = self.vocabularies[side].flat(given)
         known = numbers > 0
         lengths = torch.bincount(owner, minlength=len(given)).float() + 1
@@ -148,11 +152,12 @@ class ModelOne:
         chances = (bags @ self.tables[side]).to_dense() / lengths[:, None]
         logs = chances.clamp(min=self.FLOOR).log()
         numbers, owner = self.vocabularies[1 - side].flat(made)
+        numbers, owner = numbers[numbers > 0], owner[numbers > 0]
         made_bags = _counts(owner, numbers, (len(made), len(self.vocabularies[1 - side])))
-        return (made_bags @ logs.T).T
+        return (made_bags @ logs.T).T / torch.bincount(owner, minlength=len(made)).clamp(min=1)
 
     def scores(self, asking: Sequence[str], answering: Sequence[str], *, reverse: bool = False) -> Scores:
-        """[asking, answering] log probabilities; ``reverse``: the second language asks."""
+        """[asking, answering] mean log probabilities; ``reverse``: the second language asks."""
         found = torch.empty(len(asking), len(answering))
         side = int(reverse)
         for start in range(0, len(answering), 1000):  # a row of chances is as long as the vocabulary
