@@ -191,7 +191,12 @@ def test_a_head_of_another_size_or_without_meaning_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "head", [{"kind": "linear"}, {"kind": "two_layer", "hidden_size": 7}, {"kind": "transform", "norm": True}]
+    "head",
+    [
+        {"kind": "linear"},
+        {"kind": "two_layer", "hidden_size": 7},
+        {"kind": "transform", "norm": True, "exclusive": True},
+    ],
 )
 def test_each_kind_of_classifier_answers_after_it_is_saved(head: dict[str, Any], tmp_path: Path) -> None:
     bert = answering_model()
@@ -205,4 +210,5 @@ def test_each_kind_of_classifier_answers_after_it_is_saved(head: dict[str, Any],
     answers = made.answer(image, "what is left?", k=6, boxes=corners)
     assert loaded.answer(image, "what is left?", k=6, boxes=corners) == answers
     assert sorted(one.text for one in answers) == sorted(LABELS)
+    assert (sum(one.probability for one in answers) == pytest.approx(1, abs=1e-5)) == head.get("exclusive", False)
     assert LOOKING["given_boxes"] == loaded.config.vision["given_boxes"]  # type: ignore[index]

@@ -15,6 +15,7 @@ from mmbert.api.processing import MMBertProcessor
 from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
+from mmbert.model.heads import is_exclusive
 from mmbert.vision.regions import GivenBoxes
 
 HEAD = "answer"
@@ -28,7 +29,7 @@ class Answer:
 
     Attributes:
         text: as the vocabulary has it.
-        probability: that people would give it; those of several answers need not add up to 1.
+        probability: that people would give it; those of all answers add up to 1 only where the head is ``exclusive``.
     """
 
     text: str
@@ -112,7 +113,9 @@ class Answerer:
         batch = collate(examples, self.bert.processor.images).to(self.bert.device)
         places = batch.starts + torch.tensor([answer_place(e) for e in examples], device=batch.device)
         states = self.bert.model(batch, positions=places).last_hidden_state
-        best = self.bert.model.head_logits(HEAD, states).float().sigmoid().cpu().topk(top)
+        logits = self.bert.model.head_logits(HEAD, states).float()
+        likely = logits.softmax(1) if is_exclusive(self.bert.config, HEAD) else logits.sigmoid()
+        best = likely.cpu().topk(top)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [
             [Answer(self.labels[number], round(p, 6)) for p, number in zip(probabilities, numbers, strict=True)]

@@ -197,7 +197,7 @@ HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
     "product": ProductHead,
 }
 """What ``kind`` may be in the options of a named head."""
-MEANINGS = ("labels", "lexicon", "answers", "neighbours")
+MEANINGS = ("labels", "lexicon", "answers", "neighbours", "exclusive")
 """Options that say what a head's outputs mean and how its texts are read; they change nothing of the network."""
 
 
@@ -215,3 +215,8 @@ def build_head(config: MMBertConfig, name: str) -> nn.Module:
         return HEAD_KINDS[kind](config, **options)
     except TypeError as error:
         raise ConfigError(f"head {name!r}: {error}") from error
+
+
+def is_exclusive(config: MMBertConfig, name: str) -> bool:
+    """Whether one output of the head is right and no other (``exclusive``), so that probabilities add up to 1."""
+    return bool((config.heads or {}).get(name, {}).get("exclusive", False))

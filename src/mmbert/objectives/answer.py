@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
+from mmbert.model.heads import is_exclusive
 from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext, exact
 
@@ -20,9 +21,19 @@ class Options(BaseModel):
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
-    """Binary cross entropy to the soft scores ``target.labels`` [M, A], summed over answers, at the [M] places."""
+    """Loss of the soft scores ``target.labels`` [M, A] at the [M] places.
+
+    Binary cross entropy, summed over answers; or, where the head's answers exclude each other (``exclusive``), cross
+    entropy to the scores, made to add up to 1 (Kazemi and Elqursh, 2017: the mean log likelihood of the given answers).
+    A question without a right answer then has no loss.
+    """
     logits = exact(step.model.head_logits("answer", step.states(target.positions)))
-    total = F.binary_cross_entropy_with_logits(logits, target.labels.to(logits.dtype), reduction="sum")
+    wanted = target.labels.to(logits.dtype)
+    if is_exclusive(step.model.config, "answer"):
+        shares = wanted / wanted.sum(1, keepdim=True).clamp(min=torch.finfo(wanted.dtype).tiny)
+        total = F.cross_entropy(logits, shares, reduction="sum")
+    else:
+        total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     count = torch.tensor(float(len(target.labels)), device=total.device)
     scores = target.labels.gather(1, logits.argmax(1, keepdim=True)).sum().float()
     return LossTerm(total, count, {"score": (scores, count)})
