@@ -30,6 +30,7 @@ from mmbert.api.runtimes import NEEDED, need
 from mmbert.api.saving import new_folder
 from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.padded import Graph, ImageGraph, MatchGraph, RegionsGraph, TextGraph
+from mmbert.vision.encoders.grid import fixed_sizes
 
 OPSET = 18
 """Of ONNX; every runtime of the last years reads it."""
@@ -203,7 +204,7 @@ def _write_graph(bert: MMBert, graph: Graph, path: Path) -> None:
     """Trace one graph with all of its named axes dynamic."""
     arguments = tuple(_example(bert, name) for name in graph.axes)
     axes = {name: {i: axis for i, axis in enumerate(names) if axis} for name, names in graph.axes.items()}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), fixed_sizes(), _quiet():
         torch.onnx.export(
             graph,
             arguments,

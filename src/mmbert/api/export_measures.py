@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -129,5 +130,5 @@ def _images(bert: MMBert, records: Sequence[Record]) -> PackedBatch:
         made.append(Regions.with_whole_image(corners, features.astype(np.float32), (400, 400)))
     first, table = regions_table(made)
     ids = bert.processor.image_ids()
-    specs = [SequenceSpec(ids, 0, a, np.arange(a, b)) for a, b in zip(first[:-1], first[1:], strict=True)]
+    specs = [SequenceSpec(ids, 0, a, np.arange(a, b)) for a, b in pairwise(first)]
     return pack(specs, regions=table)

@@ -129,7 +129,7 @@ class ExportedMMBert(MMBert):
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the model that was exported: vectors of both compare, so an index of one can be searched with either."""
+        """That of the model that was exported: their vectors compare, so an index serves both."""
         return self.about.fingerprint
 
     def use_regions(self, images: RegionInput) -> None:
