@@ -29,7 +29,7 @@ class GraphAbout(BaseModel):
         precision: of its matrix products.
         inputs: name of each argument and the names of its axes; "" where the size is fixed.
         parity: greatest distances from PyTorch's results on real inputs.
-        seconds: median time of one pass over the same inputs, by number of threads and by what computed them.
+        seconds: least time of one pass over the same inputs, by number of threads and by what computed them.
         note: why the graph is not in the precision that was asked for.
     """
 

@@ -22,7 +22,7 @@ from mmbert.model.packed import PackedBatch, SequenceSpec, pack, paired
 from mmbert.vision.regions import Regions
 
 SAMPLES = "starter:validation"
-IMAGES, CAPTIONS = 24, 6
+IMAGES, CAPTIONS = 16, 4
 """Images, and captions that each is matched with."""
 ROUNDS = 5
 Make = Callable[[int], MMBert]
@@ -72,23 +72,25 @@ class Probe:
     ) -> dict[str, dict[str, float]]:
         """By graph and model, the least time of a pass with so many threads; other work on the machine only adds to it.
 
-        Every round has each model once, alternately forwards and backwards; the first round does not count.
+        Every round has each model once, alternately forwards and backwards; the first round does not count. With one
+        thread it is the processor's time, which other work hardly touches.
         """
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             models = {"pytorch": bert, **{kind: make(threads) for kind, make in exported.items()}}
-            return {name: self._seconds(models, name) for name in names}
+            clock = time.process_time if threads == 1 else time.perf_counter
+            return {name: self._seconds(models, name, clock) for name in names}
         finally:
             torch.set_num_threads(before)
 
-    def _seconds(self, models: Mapping[str, MMBert], name: str) -> dict[str, float]:
+    def _seconds(self, models: Mapping[str, MMBert], name: str, clock: Callable[[], float]) -> dict[str, float]:
         times: dict[str, list[float]] = {kind: [] for kind in models}
         for number in range(1 + ROUNDS):
             for kind in list(models)[:: 1 if number % 2 else -1]:
-                start = time.perf_counter()
+                start = clock()
                 self.run(models[kind], name)
-                times[kind].append(time.perf_counter() - start)
+                times[kind].append(clock() - start)
         return {kind: round(min(found[1:]), 6) for kind, found in times.items()}
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmbert.api.export_folder import EMBEDDING_HEAD, ExportAbout, read_about
-from mmbert.api.front_door import MMBert, local_rows
+from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
 from mmbert.api.regions import check_regions
 from mmbert.api.runtimes import Array, RunGraph, open_graph, region_arguments, text_arguments
@@ -170,15 +170,14 @@ class ExportedMMBert(MMBert):
 
     def _embed_seen(self, batch: PackedBatch, region_vectors: Tensor) -> Tensor:
         vectors = region_vectors.numpy()
-        found = [self._run("image", region_arguments(*_own_rows(part, vectors))) for part in parts(batch.sequences)]
+        found = [self._run("image", region_arguments(part, vectors)) for part in parts(batch.sequences)]
         return torch.from_numpy(np.concatenate(found))
 
     def _match(self, joint: list[SequenceSpec], vectors: Tensor) -> np.ndarray:
-        found = []
-        for part in parts(joint):
-            local, used = _own_rows(part, vectors.numpy())
-            found.append(self._run("match", text_arguments(local) | region_arguments(local, used)))
-        return np.concatenate(found)
+        table = vectors.numpy()
+        return np.concatenate(
+            [self._run("match", text_arguments(part) | region_arguments(part, table)) for part in parts(joint)]
+        )
 
 
 def parts(specs: Sequence[SequenceSpec], limit: int = POSITIONS) -> Iterator[list[SequenceSpec]]:
@@ -197,12 +196,6 @@ def parts(specs: Sequence[SequenceSpec], limit: int = POSITIONS) -> Iterator[lis
         longest = length
     if part:
         yield part
-
-
-def _own_rows(specs: Sequence[SequenceSpec], vectors: Array) -> tuple[list[SequenceSpec], Array]:
-    """The sequences with the rows of ``vectors`` that they use, and these."""
-    local, rows = local_rows(specs)
-    return local, vectors[rows]
 
 
 def _load_head(folder: Path, config: MMBertConfig) -> EmbeddingHead:

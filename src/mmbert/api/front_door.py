@@ -442,7 +442,13 @@ class MMBert:
 
     def _match(self, joint: list[SequenceSpec], vectors: Tensor) -> np.ndarray:
         """[k] match logits of sequences whose regions are rows of ``vectors``."""
-        local, rows = local_rows(joint)
+        rows, inverse = np.unique(np.concatenate([s.region_rows for s in joint]), return_inverse=True)
+        place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
+        starts = np.cumsum([0, *(len(s.region_rows) for s in joint)])
+        local = [
+            replace(s, text_rows=place[int(np.asarray(s.text_rows))], region_rows=inverse[a:b])
+            for s, a, b in zip(joint, starts[:-1], starts[1:], strict=True)
+        ]
         used = vectors.index_select(0, torch.from_numpy(rows).to(vectors.device))
         nothing = torch.zeros(len(rows), 4)
         batch = pack(local, regions=RegionTable(nothing, nothing[:, :2]), device=self.device)
@@ -464,18 +470,6 @@ class MMBert:
 
     def _find_embedding_head(self) -> EmbeddingHead | None:
         return self.model.embedding_head
-
-
-def local_rows(joint: Sequence[SequenceSpec]) -> tuple[list[SequenceSpec], np.ndarray]:
-    """The same sequences in the rows of a table that has only what they use, and which rows of theirs those are."""
-    rows, inverse = np.unique(np.concatenate([s.region_rows for s in joint]), return_inverse=True)
-    place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
-    starts = np.cumsum([0, *(len(s.region_rows) for s in joint)])
-    local = [
-        replace(s, text_rows=place[int(np.asarray(s.text_rows))], region_rows=inverse[a:b])
-        for s, a, b in zip(joint, starts[:-1], starts[1:], strict=True)
-    ]
-    return local, rows
 
 
 def is_exported(name_or_path: str | Path) -> bool:

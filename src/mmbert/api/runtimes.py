@@ -96,6 +96,7 @@ def text_arguments(specs: Sequence[SequenceSpec]) -> dict[str, Array]:
 
 
 def region_arguments(specs: Sequence[SequenceSpec], vectors: Array) -> dict[str, Array]:
-    """The regions of sequences, which are rows of ``vectors`` [N, V], as graphs take them."""
+    """The regions of sequences, which are rows of ``vectors`` [N, V], as graphs take them: with these rows alone."""
     rows, mask = filled([spec.region_rows for spec in specs])
-    return {"region_vectors": vectors, "region_rows": rows, "region_mask": mask}
+    used, place = np.unique(rows, return_inverse=True)
+    return {"region_vectors": vectors[used], "region_rows": place.reshape(rows.shape), "region_mask": mask}

@@ -293,7 +293,7 @@ class GridEncoder(VisionEncoder):
 
 
 def _pooled(found: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A map [I, C, h, w] brought to the grid by averaging; traced for an exported graph, with fixed windows if it can."""
+    """A map [I, C, h, w] brought to the grid by averaging; while it is traced, by fixed windows where these fit."""
     height, width = int(found.shape[2]), int(found.shape[3])
     if torch.jit.is_tracing() and not (height % grid[0] or width % grid[1]):
         return nn.functional.avg_pool2d(found, (height // grid[0], width // grid[1]))
