@@ -28,7 +28,7 @@ from mmbert.model.heads import EmbeddingHead
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.model.packed import PackedBatch, SequenceSpec
 
-POSITIONS = 2048
+POSITIONS = 512
 """Positions per pass, filled ones counted: what is in between then stays in the cache of a core."""
 
 
