@@ -38,8 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, images and queries")
     parser.add_argument("--languages", default="en,de,zh", help="of the queries for R@1")
-    parser.add_argument("--images", type=int, help="so many of the drawings for R@1; default: all")
-    parser.add_argument("--matched", type=int, default=300, help="queries whose first ten are matched")
+    parser.add_argument("--images", type=int, help="so many of the drawings for R@1; default: all, or 200")
+    parser.add_argument("--matched", type=int, help="queries whose first ten are matched; default: 300, or 40")
     args = parser.parse_args()
     bert = MMBert.from_pretrained("starter", device="cpu")
     source = open_data(SOURCE)
@@ -51,8 +51,9 @@ def main() -> None:
             models[name] = MMBert.from_pretrained(Path(holder) / name)
         print_choice(about)
         speed(models, records, rounds=3 if args.quick else 9)
-        images, matched = (200, 40) if args.quick else (args.images or len(records), args.matched)
-        recall(models, records[:: max(1, len(records) // images)], args.languages.split(","), matched)
+        images, matched = (200, 40) if args.quick else (len(records), 300)
+        step = max(1, len(records) // (args.images or images))
+        recall(models, records[::step], args.languages.split(","), args.matched or matched)
 
 
 def print_choice(about: ExportAbout) -> None:
@@ -69,7 +70,7 @@ def speed(models: dict[str, MMBert], records: Sequence[Any], rounds: int) -> Non
     texts = [list(record.captions.values())[i % 24][0] for i, record in enumerate(shown)]
     many = [captions[0] for record in shown for captions in record.captions.values()]
     pairs = np.stack(np.meshgrid(np.arange(IMAGES), np.arange(IMAGES), indexing="ij"), -1).reshape(-1, 2)
-    kept = bert_regions(models["torch"], images)
+    kept = models["torch"].region_vectors(images)
 
     def compare(figure: str, count: int, run: Callable[[MMBert], Any], names: Sequence[str] = ("int8",)) -> None:
         runs = {name: lambda model=models[name]: run(model) for name in ("torch", *names)}
@@ -81,11 +82,6 @@ def speed(models: dict[str, MMBert], records: Sequence[Any], rounds: int) -> Non
     compare("match_kept", len(pairs), lambda model: model.match_pairs(kept, texts, pairs))
     compare("text", len(many), lambda model: model.encode_text(many))
     compare("images", len(images), lambda model: model.encode_images(images))
-
-
-def bert_regions(bert: MMBert, images: Sequence[Any]) -> list[Any]:
-    """Embedded regions of images, as an index keeps them."""
-    return list(bert.region_vectors(images))
 
 
 def recall(models: dict[str, MMBert], records: Sequence[Any], languages: Sequence[str], matched: int) -> None:

@@ -24,6 +24,7 @@ from mmbert.api import export_measures
 from mmbert.api.export import export_model, exported_in_passing
 from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert, parts
+from mmbert.api.front_door import find_model
 from mmbert.api.runtimes import filled
 from mmbert.errors import CheckpointError, MMBertError, UsageError
 from mmbert.model.modeling import build_vision
@@ -316,6 +317,11 @@ def test_damaged_folders_are_named(folder: Path, tmp_path: Path, what: str, name
     with pytest.raises(CheckpointError) as caught:
         MMBert.from_pretrained(tmp_path / "copy")
     assert named in str(caught.value)
+
+
+def test_it_is_no_model_to_go_on_training_with(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="no weights"):
+        find_model(folder)
 
 
 def test_other_devices_and_dtypes_are_refused(folder: Path) -> None:

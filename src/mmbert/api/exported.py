@@ -22,7 +22,7 @@ from mmbert.api.processing import MMBertProcessor
 from mmbert.api.regions import check_regions
 from mmbert.api.runtimes import Array, RunGraph, open_graph, region_arguments, text_arguments
 from mmbert.data.region_input import RegionInput
-from mmbert.errors import CheckpointError, MMBertError, UsageError
+from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.heads import EmbeddingHead
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
@@ -53,8 +53,13 @@ class ExportedMMBert(MMBert):
             self._config = MMBertConfig(**about.config)
             # The encoder says how images are prepared and where regions are; its weights are in the graph.
             vision = build_vision(self._config.vision) if self._config.vision else None
-        except (MMBertError, TypeError, ValueError) as error:
-            raise CheckpointError(f"damaged configuration: {error}", where=str(folder)) from error
+        except Exception as error:  # transformers' checks raise errors of many classes
+            message = str(error).strip().splitlines()
+            raise CheckpointError(
+                f"damaged configuration: {' '.join(message[:2]) or type(error).__name__}",
+                where=str(folder),
+                hint="export the model again",
+            ) from error
         self.processor = MMBertProcessor.from_pretrained(folder, self._config, vision)
         self._graphs: dict[str, RunGraph] = {
             name: open_graph(about.format, folder / about.file(name), self.threads) for name in about.graphs

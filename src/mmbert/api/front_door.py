@@ -487,6 +487,10 @@ def find_model(name_or_path: str | Path) -> Path:
     folder = SHIPPED.get(name, Path(name))
     if (folder / "config.json").is_file():
         return folder
+    if is_exported(folder):
+        raise CheckpointError(
+            "an exported model has graphs and no weights", where=name, hint="give the model that was exported"
+        )
     if folder.exists() or name in SHIPPED or name.count("/") != 1 or name.startswith((".", "/")):
         raise CheckpointError(
             "no model here: config.json is missing" if folder.exists() else "no such model",
