@@ -208,6 +208,7 @@ class ImageGraph(Graph):
     """
 
     axes = REGION_AXES
+    ids: Tensor
 
     def __init__(self, model: MMBertForPreTraining, ids: Tensor) -> None:
         super().__init__()
