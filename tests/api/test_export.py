@@ -116,6 +116,27 @@ def test_other_networks_and_stored_regions(tmp_path: Path, bert: MMBert, few: No
     assert MMBert.from_pretrained(tmp_path / "out").encode_text("a dog").shape == (1, 8)
 
 
+def test_a_backbone_like_the_starters(tmp_path: Path, bert: MMBert, pictures: list[Path]) -> None:
+    tokenizer = bert.processor.tokenizer
+    vision = {
+        "kind": "grid",
+        "backbone": "tf_efficientnet_lite0",
+        "image_size": 64,
+        "levels": [3, 4],
+        "fold_norm": True,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = tiny_config(vocab_size=len(tokenizer), vision=vision, region_feature_size=1712, num_region_classes=0)
+        model = MMBertForPreTraining(config)
+    own = MMBert(model, MMBertProcessor(tokenizer, config, model.trunk.vision))
+    export_model(own, tmp_path / "out", measure=False)  # padding follows the image's size, levels are averaged
+    made = MMBert.from_pretrained(tmp_path / "out")
+    for count in (1, 3, 5):
+        expected = own.encode_images(pictures[:count])
+        np.testing.assert_allclose(made.encode_images(pictures[:count]), expected, atol=1e-4)
+
+
 def test_a_model_without_embeddings_only_judges_pairs(tmp_path: Path, bert: MMBert) -> None:
     tokenizer = bert.processor.tokenizer
     config = tiny_config(vocab_size=len(tokenizer), embedding_size=0)

@@ -184,7 +184,7 @@ def has_vnni() -> bool:
 
 
 def _example(bert: MMBert, name: str) -> Tensor:
-    """An argument of a graph, to trace it by; every size is greater than 1 and none equals another's by chance."""
+    """An argument of a graph, to trace it by; sizes that are free are greater than 1."""
     regions, size = 4, bert.config.visual_size
     if name == "pixels":
         vision = bert.model.trunk.vision
