@@ -20,7 +20,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from mmbert import MMBert, MMBertForPreTraining, MMBertProcessor
-from mmbert.api import export_measures
+from mmbert.api import export, export_measures
 from mmbert.api.export import export_model, exported_in_passing
 from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert, parts
@@ -164,6 +164,7 @@ def test_int8_is_kept_where_it_is_faster(
     tmp_path: Path, bert: MMBert, pictures: list[Path], few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Probe, "seconds", faster({"text", "match"}))
+    monkeypatch.setattr(export, "CLOSEST", 0.9)
     about = export_model(bert, tmp_path / "out", int8=True)
     assert {name: graph.precision for name, graph in about.graphs.items()} == {
         "text": "int8", "regions": "fp32", "image": "fp32", "match": "int8"
@@ -183,6 +184,20 @@ def test_int8_is_kept_where_it_is_faster(
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"text.onnx", "regions.onnx", "image.onnx", "match.onnx", "export.json", "tokenizer.json"} <= files
     assert not [name for name in files if name.startswith(".")]
+
+
+def test_int8_is_not_kept_where_it_agrees_too_little(
+    tmp_path: Path, bert: MMBert, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Probe, "seconds", faster({"text", "image", "match"}))
+    monkeypatch.setattr(export, "CLOSEST", 1.01)
+    about = export_model(bert, tmp_path / "out", int8=True)
+    for name in ("text", "image", "match"):
+        assert about.graphs[name].precision == "fp32"
+        assert "agrees by" in str(about.graphs[name].note)
+    np.testing.assert_allclose(
+        MMBert.from_pretrained(tmp_path / "out").encode_text(SENTENCES), bert.encode_text(SENTENCES), atol=1e-5
+    )
 
 
 def test_times_are_measured_for_each_model(bert: MMBert, folder: Path, few: None) -> None:
