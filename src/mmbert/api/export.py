@@ -82,9 +82,10 @@ def export_model(
             for name, graph in graphs.items():
                 say(f"graph {name}")
                 _write_graph(bert, graph, folder / f"{name}.onnx")
-                if int8:
-                    change = quantise if name in QUANTISED else shutil.copy
-                    change(folder / f"{name}.onnx", Path(aside) / f"{name}.onnx")
+                if int8 and name in QUANTISED:
+                    quantise(folder / f"{name}.onnx", Path(aside) / f"{name}.onnx")
+                elif int8:
+                    shutil.copy(folder / f"{name}.onnx", aside)
                 if chosen == "openvino":
                     _to_openvino(folder / f"{name}.onnx")
             about.write(folder)
