@@ -27,6 +27,7 @@ from mmbert.data.records import ImageRef
 from mmbert.data.region_input import RegionInput
 from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.configuration import MMBertConfig
+from mmbert.model.heads import EmbeddingHead
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, RegionTable, SequenceSpec, pack, paired
 from mmbert.vision.images import ImageSource, load_image
@@ -41,6 +42,8 @@ SHIPPED = {"starter": ASSETS / "starter" / "model"}
 """Models that come with the package."""
 FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 """What is fetched from the hub: weights, configuration and tokenizer, and the card that `mmbert info` reads."""
+EXPORTED = "export.json"
+"""What a folder of ``mmbert export`` says about itself."""
 NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """Configuration keys that say how or where a model was saved, not what it computes."""
 
@@ -79,13 +82,19 @@ class MMBert:
         """Load a model.
 
         Args:
-            name_or_path: ``"starter"`` (shipped, needs no network), a folder, or a hub id (``owner/name``).
+            name_or_path: ``"starter"`` (shipped, needs no network), a folder, or a hub id (``owner/name``). The folder
+                may be one of ``mmbert export``; what is loaded then is an :class:`~mmbert.api.exported.ExportedMMBert`.
             device: where it runs; a GPU if there is one.
             dtype: of the weights; fp32 unless told otherwise.
 
         Raises:
             CheckpointError: nothing there, damaged, or weights that do not fit the configuration.
+            UsageError: an exported model shall run elsewhere than on the CPU, or has another dtype.
         """
+        if is_exported(name_or_path):
+            from mmbert.api.exported import ExportedMMBert
+
+            return ExportedMMBert.from_exported(name_or_path, device=device, dtype=dtype)
         folder = find_model(name_or_path)
         model = load_model(folder, dtype or torch.float32)
         processor = MMBertProcessor.from_pretrained(folder, model.config, model.trunk.vision)
@@ -113,6 +122,11 @@ class MMBert:
         return self.model.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of embedded regions."""
+        return self.model.dtype
+
+    @property
     def embedding_size(self) -> int:
         """Width of the vectors."""
         return self.config.embedding_size
@@ -120,7 +134,7 @@ class MMBert:
     @property
     def logit_scale(self) -> float:
         """Factor that brings cosines to the scale of logits (learned by the contrastive loss)."""
-        head = self.model.embedding_head
+        head = self._find_embedding_head()
         return 1.0 if head is None else float(head.scale.detach())
 
     @property
@@ -170,7 +184,7 @@ class MMBert:
             ConfigError: the regions are of another encoder or size than the model was made for, or the model trains
                 its own vision encoder.
         """
-        check_regions(self.model, images)
+        check_regions(self.config, self.model.trunk.vision, images)
         self.processor.images = images
 
     @cached_property
@@ -198,31 +212,41 @@ class MMBert:
             [n, D] float32 unit vectors, in the order given ([1, D] for a single string).
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        head = self._embedding_head()
+        self._embedding_head()
         vectors = np.empty((len(texts), self.embedding_size), dtype=np.float32)
         with torch.inference_mode():
-            for chosen, states in self._first_states(texts, batch_tokens, progress):
-                vectors[chosen] = head.embed_text(states).cpu().numpy()
+            for chosen, batch in self._text_batches(texts, batch_tokens, progress):
+                vectors[chosen] = self._embed_texts(batch).cpu().numpy()
+        return vectors
+
+    def _embed_texts(self, batch: PackedBatch) -> Tensor:
+        """[n, D] unit vectors of a batch of texts."""
+        vectors: Tensor = self._embedding_head().embed_text(self._first_states(batch))
         return vectors
 
     def first_states(self, texts: Sequence[str], *, batch_tokens: int = 8192, progress: bool = False) -> np.ndarray:
         """Last state of each text's first token, [n, H] float32: what the projection and other heads start from."""
         found = np.empty((len(texts), self.config.hidden_size), dtype=np.float32)
         with torch.inference_mode():
-            for chosen, states in self._first_states(texts, batch_tokens, progress):
-                found[chosen] = states.float().cpu().numpy()
+            for chosen, batch in self._text_batches(texts, batch_tokens, progress):
+                found[chosen] = self._first_states(batch).float().cpu().numpy()
         return found
 
-    def _first_states(
+    def _first_states(self, batch: PackedBatch, region_vectors: Tensor | None = None) -> Tensor:
+        """[B, H] last state of each sequence's first token."""
+        states = self.model(batch, positions=batch.starts, region_vectors=region_vectors).last_hidden_state
+        assert states is not None
+        return states
+
+    def _text_batches(
         self, texts: Sequence[str], batch_tokens: int, progress: bool
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of some of the texts and their first states, until all are done; short ones first."""
+    ) -> Iterator[tuple[list[int], PackedBatch]]:
+        """Numbers of some of the texts and the batch they make, until all are done; short ones first."""
         examples = self.processor.text_examples(texts)
         order = sorted(range(len(texts)), key=lambda i: len(examples[i].token_ids))
         with tqdm(total=len(texts), desc="texts", disable=not progress, unit="text") as bar:
             for chosen in _by_budget(order, [len(e.token_ids) + 1 for e in examples], batch_tokens):
-                batch = collate([examples[i] for i in chosen]).to(self.device)
-                yield chosen, self.model(batch, positions=batch.starts).last_hidden_state
+                yield chosen, collate([examples[i] for i in chosen]).to(self.device)
                 bar.update(len(chosen))
 
     def encode_images(
@@ -260,12 +284,21 @@ class MMBert:
 
     def _embed_views(self, batch: PackedBatch, views: int) -> Tensor:
         """[I, D] unit vectors of the batch's images."""
-        head, pixels = self._embedding_head(), batch.pixels
+        pixels = batch.pixels
         found: list[Tensor] = []
         for number in range(views):
             seen = batch if pixels is None else replace(batch, pixels=view_all(pixels, number))
-            found.append(head.embed_image(self.model(seen, positions=seen.starts).last_hidden_state))
+            found.append(self._embed_images(seen))
         return found[0] if views == 1 else torch.nn.functional.normalize(torch.stack(found).mean(0), dim=-1)
+
+    def _embed_images(self, batch: PackedBatch) -> Tensor:
+        """[I, D] unit vectors of the batch's images as they are."""
+        return self._embed_seen(batch, self._embed_regions(batch))
+
+    def _embed_seen(self, batch: PackedBatch, region_vectors: Tensor) -> Tensor:
+        """[I, D] unit vectors of images whose regions are embedded."""
+        vectors: Tensor = self._embedding_head().embed_image(self._first_states(batch, region_vectors))
+        return vectors
 
     def match(
         self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str], *, progress: bool = False
@@ -388,22 +421,27 @@ class MMBert:
 
     def _embedded(self, refs: list[Any]) -> list[Tensor]:
         """[n, V] embedded regions of each image, the whole image first; those that were kept as they are."""
-        dtype = self.model.dtype
         found = {
-            i: torch.tensor(ref.vectors, dtype=dtype, device=self.device)
+            i: torch.tensor(ref.vectors, dtype=self.dtype, device=self.device)
             for i, ref in enumerate(refs)
             if isinstance(ref, KeptRegions)
         }
         fresh = [i for i in range(len(refs)) if i not in found]
         if fresh:
             batch = self._image_batch([refs[i] for i in fresh])
-            _, vectors = self.model.trunk.embed_regions(batch)
-            assert vectors is not None
+            vectors = self._embed_regions(batch)
             for i, spec in zip(fresh, batch.sequences, strict=True):
                 found[i] = vectors.index_select(0, torch.from_numpy(spec.region_rows).to(vectors.device))
         return [found[i] for i in range(len(refs))]
 
+    def _embed_regions(self, batch: PackedBatch) -> Tensor:
+        """[N, V] vectors of the rows of the batch's region table."""
+        _, vectors = self.model.trunk.embed_regions(batch)
+        assert vectors is not None
+        return vectors
+
     def _match(self, joint: list[SequenceSpec], vectors: Tensor) -> np.ndarray:
+        """[k] match logits of sequences whose regions are rows of ``vectors``."""
         rows, inverse = np.unique(np.concatenate([s.region_rows for s in joint]), return_inverse=True)
         place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
         starts = np.cumsum([0, *(len(s.region_rows) for s in joint)])
@@ -425,9 +463,18 @@ class MMBert:
         return batch.to(self.device)
 
     def _embedding_head(self) -> Any:
-        if self.model.embedding_head is None:
+        head = self._find_embedding_head()
+        if head is None:
             raise UsageError("this model makes no embeddings (embedding_size is 0)")
+        return head
+
+    def _find_embedding_head(self) -> EmbeddingHead | None:
         return self.model.embedding_head
+
+
+def is_exported(name_or_path: str | Path) -> bool:
+    """Whether it is a folder of ``mmbert export``."""
+    return (Path(name_or_path) / EXPORTED).is_file()
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -440,6 +487,10 @@ def find_model(name_or_path: str | Path) -> Path:
     folder = SHIPPED.get(name, Path(name))
     if (folder / "config.json").is_file():
         return folder
+    if is_exported(folder):
+        raise CheckpointError(
+            "an exported model has graphs and no weights", where=name, hint="give the model that was exported"
+        )
     if folder.exists() or name in SHIPPED or name.count("/") != 1 or name.startswith((".", "/")):
         raise CheckpointError(
             "no model here: config.json is missing" if folder.exists() else "no such model",

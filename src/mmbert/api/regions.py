@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from mmbert.data.region_input import RegionInput
 from mmbert.errors import ConfigError
-from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.model.configuration import MMBertConfig
+from mmbert.vision.encoders.base import VisionEncoder
 
 
-def check_regions(model: MMBertForPreTraining, images: RegionInput) -> None:
-    """Whether a model can read these regions.
+def check_regions(config: MMBertConfig, vision: VisionEncoder | None, images: RegionInput) -> None:
+    """Whether a model of this configuration, with this vision encoder or none, can read these regions.
 
     Raises:
         ConfigError: they are of another encoder, size or number of classes than the model was made for, or the model
             trains its own vision encoder.
     """
     layout, where = images.layout, images.stores[0].path
-    config, vision = model.config, model.trunk.vision
     if layout.feature_size != config.region_feature_size:
         raise ConfigError(
             f"the store has {layout.feature_size} numbers per region, the model reads {config.region_feature_size}",

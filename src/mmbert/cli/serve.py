@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbert.cli.common import DeviceOption, human_count, load_model, note
 from mmbert.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbert.api.front_door import MMBert
+
+BACKENDS = ("torch", "onnx", "openvino")
 
 
 def serve(
@@ -29,6 +34,10 @@ def serve(
     ] = None,
     new_key: Annotated[str | None, typer.Option("--new-key", help="Add a key to --keys, print it, and stop.")] = None,
     cors: Annotated[list[str] | None, typer.Option("--cors", help="Origin whose pages may use it; repeatable.")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", help="What computes: torch, onnx, openvino. Default: what --model was made for."),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Search an index from a web page, and from programs over HTTP.
@@ -40,6 +49,7 @@ def serve(
 
       mmbert serve
       mmbert serve --index photos-index --port 9000
+      mmbert serve --backend onnx --model exported
       mmbert serve --keys keys.json --new-key alice && mmbert serve --host 0.0.0.0 --keys keys.json
     """
     if new_key is not None:
@@ -65,7 +75,7 @@ def serve(
     name = model or opened.about.model
     if name is None:
         raise UsageError("the index does not say which model made it", where=index, hint="add --model")
-    opened = SearchIndex.open(index, load_model(name, device))
+    opened = SearchIndex.open(index, load_served(name, backend, device))
     settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
     service = Service(opened, settings)
     service.warm_up()
@@ -79,3 +89,35 @@ def serve(
         raise UsageError(
             f"cannot listen on {host}:{port}", hint="is something else using the port? give another --port"
         )
+
+
+def load_served(name: str, backend: str | None, device: str | None) -> MMBert:
+    """Load the model that a service computes with; a PyTorch model for another backend is exported in passing.
+
+    Args:
+        name: a model, or a folder of ``mmbert export``.
+        backend: one of ``BACKENDS``; None: graphs where ``name`` is such a folder, else PyTorch.
+        device: where PyTorch computes.
+
+    Raises:
+        UsageError: an unknown backend, or a folder of another one.
+    """
+    from mmbert.api.front_door import is_exported
+
+    if backend is not None and backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}", hint=f"one of: {', '.join(BACKENDS)}")
+    if backend in (None, "torch") or is_exported(name):
+        model = load_model(name, device)
+        made_for = getattr(model, "backend", "torch")
+        if backend not in (None, made_for):
+            raise UsageError(
+                f"{name} was made for {made_for}, not for {backend}",
+                hint=f"leave --backend out, or give the model itself: {getattr(model, 'source', name)}",
+            )
+        return model
+    from mmbert.api.export import exported_in_passing
+
+    if device not in (None, "cpu"):
+        raise UsageError(f"{backend} computes on the CPU, not on {device}", hint="leave --device out")
+    note(f"exporting {name} to {backend}; mmbert export keeps the result, and can make it faster (--int8)")
+    return exported_in_passing(load_model(name, "cpu"), str(backend))

@@ -7,10 +7,7 @@ the original's key names and settings, by which converting back gives the same s
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmbert.api.saving import new_folder
 from mmbert.compat.checkpoints import Checkpoint, canonical_name, first_name, read_checkpoint
 from mmbert.compat.configs import NETWORKS, NetworkPlan, plan_from_tensors, plan_from_yaml
 from mmbert.compat.keys import Rule, find, rules_for, their_tensors
@@ -119,7 +117,7 @@ def convert(
         )
     tensors, report = assemble(read, plan, allow_partial=allow_partial)
     report.out = out
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         plan.config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         plan.config.save_pretrained(folder)
         vocabulary.save_pretrained(folder)
@@ -328,25 +326,6 @@ def _card(checkpoint: Path, plan: NetworkPlan, report: ConversionReport) -> str:
         if found:
             lines += ["", f"## {title}", "", *(f"- `{name}`" for name in found)]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``out`` when all went well, and nothing when not."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists already", hint="give a new folder")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}", hint="create it first")
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _located(make: Any, path: Path) -> NetworkPlan:

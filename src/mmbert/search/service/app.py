@@ -106,7 +106,7 @@ def _add_features(app: FastAPI, service: Service) -> list[schemas.Capability]:
     found = []
     for name in plugins.names(FEATURES):
         feature = plugins.load(FEATURES, name)
-        reason = feature.missing(service.model)
+        reason = _missing(feature, service.model)
         found.append(schemas.Capability(name=name, available=reason is None, reason=reason))
         if reason is None:
             feature.add(app, service)
@@ -114,6 +114,15 @@ def _add_features(app: FastAPI, service: Service) -> list[schemas.Capability]:
             for method, path in feature.PATHS:
                 app.add_api_route(path, _unavailable(reason), methods=[method], include_in_schema=False)
     return found
+
+
+def _missing(feature: Any, model: Any) -> str | None:
+    """Why this model does not have this feature; None where it has."""
+    no_network: str | None = getattr(model, "no_network", None)
+    if no_network is not None and getattr(feature, "NEEDS_NETWORK", False):
+        return no_network
+    reason: str | None = feature.missing(model)
+    return reason
 
 
 def _unavailable(reason: str) -> Callable[[], Awaitable[Response]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -248,8 +249,8 @@ class GridEncoder(VisionEncoder):
             return [self._as_map(self.backbone.forward_features(normalised))]
         last, found = self.backbone.forward_intermediates(normalised, indices=self.levels)
         last = self._as_map(last)
-        grid = (last.shape[2], last.shape[3])
-        return [nn.functional.adaptive_avg_pool2d(m, grid) for m in found] + [last]
+        grid = (int(last.shape[2]), int(last.shape[3]))
+        return [_pooled(m, grid) for m in found] + [last]
 
     def _as_map(self, found: Tensor) -> Tensor:
         """Any backbone's last features as [I, C, rows, columns]."""
@@ -291,6 +292,25 @@ class GridEncoder(VisionEncoder):
         return maps[-1].shape[2], maps[-1].shape[3], [m.shape[1] for m in maps]
 
 
+def _pooled(found: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A map [I, C, h, w] brought to the grid by averaging; while it is traced, by fixed windows where these fit."""
+    height, width = int(found.shape[2]), int(found.shape[3])
+    if torch.jit.is_tracing() and not (height % grid[0] or width % grid[1]):
+        return nn.functional.avg_pool2d(found, (height // grid[0], width // grid[1]))
+    return nn.functional.adaptive_avg_pool2d(found, grid)
+
+
+@contextmanager
+def fixed_sizes() -> Iterator[None]:
+    """While this lasts, tracing sees the padding that timm computes from an image's size as numbers."""
+    own = timm.layers.padding.get_same_padding
+    timm.layers.padding.get_same_padding = lambda size, *rest: own(int(size), *rest)
+    try:
+        yield
+    finally:
+        timm.layers.padding.get_same_padding = own
+
+
 def _full_precision_convolutions(pixels: Tensor) -> AbstractContextManager[object]:
     """On a CPU, training depthwise convolutions in bf16 measured 40 % slower than in fp32: autocast stays out."""
     if pixels.device.type == "cpu" and torch.is_grad_enabled():
@@ -312,4 +332,4 @@ def build(**options: Any) -> GridEncoder:
     return encoder
 
 
-__all__ = ["GridEncoder", "build", "fold_batch_norms", "load_backbone_weights"]
+__all__ = ["GridEncoder", "build", "fixed_sizes", "fold_batch_norms", "load_backbone_weights"]

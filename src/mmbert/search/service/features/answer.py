@@ -9,6 +9,7 @@ from mmbert.search.service.core import Service, asked_image
 from mmbert.search.service.schemas import AnswerRequest, Answers, OneAnswer
 
 PATHS = (("POST", "/v1/answer"),)
+NEEDS_NETWORK = True
 
 
 def missing(model: Any) -> str | None:

@@ -8,6 +8,7 @@ from mmbert.search.service.core import Service, asked_image
 from mmbert.search.service.schemas import AttentionAnswer, AttentionRequest
 
 PATHS = (("POST", "/v1/attention"),)
+NEEDS_NETWORK = True
 
 
 def missing(model: Any) -> str | None:

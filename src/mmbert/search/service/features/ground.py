@@ -12,6 +12,7 @@ from mmbert.search.service.core import Service, asked_image
 from mmbert.search.service.schemas import Base64, Request, Text
 
 PATHS = (("POST", "/v1/ground"),)
+NEEDS_NETWORK = True
 
 Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels of the image.")]
 

@@ -1,0 +1,99 @@
+"""What a folder of ``mmbert export`` holds: the names of its files, and ``export.json`` that describes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from mmbert.api.front_door import EXPORTED
+from mmbert.errors import CheckpointError
+
+Format = Literal["onnx", "openvino"]
+FORMATS: tuple[str, ...] = get_args(Format)
+Precision = Literal["fp32", "int8"]
+GRAPHS = ("text", "regions", "image", "match")
+"""What is exported, where the model has it: texts to vectors, images to region vectors, these to the image's vector,
+and text with regions to a match logit."""
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+EMBEDDING_HEAD = "embedding_head.safetensors"
+"""Scale and query bank, which re-ranking asks for outside of the graphs."""
+VERSION = 1
+
+
+class GraphAbout(BaseModel):
+    """One graph.
+
+    Attributes:
+        precision: of its matrix products.
+        inputs: name of each argument and the names of its axes; "" where the size is fixed.
+        parity: greatest distances from PyTorch's results on real inputs.
+        seconds: least time of one pass over the same inputs, by number of threads and by what computed them.
+        note: why the graph is not in the precision that was asked for.
+    """
+
+    precision: Precision = "fp32"
+    inputs: dict[str, tuple[str, ...]]
+    parity: dict[str, float] | None = None
+    seconds: dict[str, dict[str, float]] | None = None
+    note: str | None = None
+
+
+class ExportAbout(BaseModel):
+    """The whole folder.
+
+    Attributes:
+        version: of this description.
+        format: ``onnx`` or ``openvino``.
+        model: name of what was exported.
+        fingerprint: of what was exported; an index that it made can be searched with the graphs.
+        config: of the model.
+        preprocessing: what has to happen to texts and images before they are given to the graphs.
+        graphs: by name.
+        machine: on which parity and speed were measured.
+    """
+
+    version: Literal[1] = 1
+    format: Format
+    model: str | None
+    fingerprint: str
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    graphs: dict[Literal["text", "regions", "image", "match"], GraphAbout]
+    machine: dict[str, Any]
+
+    def file(self, name: str) -> str:
+        """File name of a graph."""
+        return name + SUFFIXES[self.format]
+
+    def write(self, folder: Path) -> None:
+        """Write ``export.json``."""
+        (folder / EXPORTED).write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
+
+
+def read_about(folder: Path) -> ExportAbout:
+    """Read ``export.json`` and look whether all graphs are there.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of a later version, or a graph is missing.
+    """
+    path = folder / EXPORTED
+    try:
+        about = ExportAbout.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"no exported model here: {EXPORTED} is missing",
+            where=str(folder),
+            hint="mmbert export makes such a folder",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"damaged, or of another version: {place}: {first['msg']}", where=str(path), hint="export the model again"
+        ) from error
+    for name in about.graphs:
+        if not (folder / about.file(name)).is_file():
+            raise CheckpointError(f"{about.file(name)} is missing", where=str(folder), hint="export the model again")
+    return about
