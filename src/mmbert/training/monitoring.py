@@ -48,7 +48,7 @@ class TensorBoard(TrainerCallback):
         self.show(state.global_step)
 
     def show(self, step: int) -> None:
-        """Write the latest evaluation's examples. (After the run's end, too: the writer opens another file.)"""
+        """Write the latest evaluation's examples; after the run's end, too."""
         found = self.examples()
         if self.writer is None or found is None:
             return
@@ -60,6 +60,10 @@ class TensorBoard(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the rest; what is shown later goes into another file."""
         if self.writer is not None:
             self.writer.close()
 

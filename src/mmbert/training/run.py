@@ -409,6 +409,7 @@ class _Run:
             self.measure()
             if self.board is not None:
                 self.board.show(step)
+                self.board.close()
         self.save(self.out / "last")
         best = self.out / "best"
         content = json.loads(((best if best.exists() else self.out / "last") / "metrics.json").read_text("utf-8"))

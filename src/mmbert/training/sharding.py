@@ -76,7 +76,7 @@ class Sharded:
         module.reach_all = True
         module.to(device)
         for tensor in (*module.parameters(), *module.buffers()):
-            torch.distributed.broadcast(tensor.detach(), 0)  # as DistributedDataParallel does
+            _share(tensor.detach())  # as DistributedDataParallel does
         self.scalars = [parameter for parameter in module.parameters() if parameter.dim() == 0]  # FSDP2 takes none
         mesh = init_device_mesh(device.type, (world_size(),))
         for layer in module.model.trunk.encoder.layers:
@@ -130,9 +130,7 @@ class Sharded:
         for name, buffer in self.whole.named_buffers():
             if name != BANK:
                 buffer.copy_(buffers[name])
-            content = buffer.to(self.device)
-            torch.distributed.broadcast(content, 0)
-            buffer.copy_(content)
+            buffer.copy_(_share(buffer.to(self.device)))
 
     def state(self) -> dict[str, Tensor]:
         """The module's whole state, on the first process."""
@@ -172,6 +170,13 @@ class Sharded:
             for group, mine in zip(state["param_groups"], own, strict=True)
         ]
         optimizer.load_state_dict(state | {"state": parts, "param_groups": groups})
+
+
+def _share(tensor: Tensor) -> Tensor:
+    """Take the first process's values."""
+    if tensor.numel():
+        torch.distributed.broadcast(tensor, 0)
+    return tensor
 
 
 def _square(gradients: list[Tensor], *, sharded: bool) -> Tensor:
