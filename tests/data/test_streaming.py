@@ -80,6 +80,9 @@ def test_records_are_those_of_the_store(store: Path, url: str) -> None:
     assert there[-1] == RECORDS[-1]
     assert there.languages == here.languages == ("en", "de")
     assert len(open_data(url)) == TRAINED + 2
+    mapped = open_data({"source": "stream", "root": str(store), "split": "train"})
+    assert mapped[7] == RECORDS[7]
+    assert not list(mapped._cache.folder.iterdir()), "a folder on this machine is not copied"  # type: ignore[attr-defined]
     german = open_data({"source": "stream", "root": url, "languages": ["de"]})
     assert set(german[0].captions) == {"de"}
     assert pickle.loads(pickle.dumps(there))[0] == RECORDS[0]

@@ -15,6 +15,7 @@ from stopping import stop_at
 
 from mmbert.data.records import ImageRef, Record
 from mmbert.data.sources import open_data
+from mmbert.data.streaming import StreamedComponent
 from mmbert.errors import ConfigError
 from mmbert.training import build
 from mmbert.training.recipe import Recipe
@@ -79,6 +80,21 @@ def test_the_train_split_is_trained_on_and_nothing_is_fetched_before(streamed: M
     assert len(source) == 9
     assert source._cache.fetched == []  # type: ignore[attr-defined]
     assert [record.split for record in build.evaluation_records(recipe)] == ["validation"] * 3
+
+
+def test_a_file_of_several_splits_is_trained_on_without_those_held_out(
+    streamed: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = [Record(f"r{i}", captions={"en": ("x",)}, split=("validation", None)[i % 2]) for i in range(10)]
+    url = uploaded(write_store(tmp_path / "mixed", {"all": mixed}, monkeypatch), "mixed")
+    source = build.open_sources(streamed(data=url))["main"]
+
+    class Anything:
+        def cost(self, record: Record) -> int:
+            return 1
+
+    part = StreamedComponent("main", source, Anything(), 100)  # type: ignore[arg-type]
+    assert {source[i].split for n in range(2) for i in part.batch(n).tolist()} == {None}
 
 
 def test_what_streams_cannot_do_is_told(streamed: MakeRecipe, url: str, tmp_path: Path) -> None:

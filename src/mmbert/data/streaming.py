@@ -85,7 +85,8 @@ class Lane:
             records = self._window(mark.epoch, mark.window)
             for place in range(mark.record, len(records)):
                 number = int(records[place])
-                cost = self.task.cost(self.source[number])
+                record = self.source[number]
+                cost = 0 if record.split in self.source.left_out else self.task.cost(record)
                 full = total + cost > self.tokens or (self.max_records is not None and len(found) >= self.max_records)
                 if found and cost and full:
                     return np.array(found, dtype=np.int64), mark._replace(batches=start.batches + 1, record=place)

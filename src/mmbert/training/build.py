@@ -151,7 +151,11 @@ def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
     if isinstance(whole, StreamedSource):
         known = list(whole.about["splits"])
         chosen = ["train"] if "train" in known else [split for split in known if split not in HELD_OUT]
-        return whole if named.get("split") or not chosen else whole.of_splits(chosen)
+        if named.get("split") or not chosen:
+            return whole
+        part = whole.of_splits(chosen)
+        part.left_out = HELD_OUT
+        return part
     splits = [whole[i].split for i in range(len(whole))]
     kept = [i for i, split in enumerate(splits) if (split == "train" if "train" in splits else split not in HELD_OUT)]
     if not kept:

@@ -104,6 +104,8 @@ class StreamedSource:
                 raise DataError(f"no caption is in language {code!r}", where=self.name, hint=hint)
         self.by_regions = False
         """Images are looked up in region stores: by the key of their regions."""
+        self.left_out: tuple[str, ...] = ()
+        """Splits whose records a mixture leaves out, where a file has records of several."""
         self._cache = ShardCache(options)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -151,7 +153,7 @@ class ShardCache:
     """
 
     def __init__(self, options: Options) -> None:
-        self._files = StoreFiles(options.root)
+        self._files = files_at(options.root)
         self._limit = int(options.cache_gb * 1e9)
         if options.cache is not None:
             self.folder = options.cache.expanduser()
@@ -204,6 +206,8 @@ class ShardCache:
         return self.folder / f"{shard.sha256}.arrow"
 
     def _get(self, shard: RemoteShard) -> list[pa.RecordBatch]:
+        if self._files.local:
+            return open_shard(Path(self._files.place(shard.file)))  # mapped where it lies
         path = self._path(shard)
         if path.is_file():
             with contextlib.suppress(DataError):  # another process may have made room just now
@@ -235,13 +239,18 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Stream
     return StreamedSource(options, about, wanted)
 
 
+def files_at(root: str) -> StoreFiles:
+    """The folder or URL, whose ``~`` is the user's."""
+    return StoreFiles(root if "://" in root else Path(root).expanduser())
+
+
 def about_at(root: str) -> dict[str, Any]:
     """``corpus.json`` of a store anywhere.
 
     Raises:
         DataError: it is missing, damaged, or of a later format.
     """
-    files = StoreFiles(root)
+    files = files_at(root)
     where = files.place(ABOUT)
     try:
         return check_about(files.read(ABOUT), where)
