@@ -252,6 +252,7 @@ class PackedTrainer(Trainer):
             for gather in self.saving.collect:
                 gather()
             if self.sharded is not None:
+                assert self.optimizer is not None
                 self._whole = self.sharded.state(), self.sharded.optimizer_state(self.optimizer)
 
         def write() -> None:
@@ -284,6 +285,7 @@ class PackedTrainer(Trainer):
         if self._whole is None:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
+            assert self.lr_scheduler is not None
             torch.save(self._whole[1], Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
         self._whole = None
@@ -302,6 +304,8 @@ class PackedTrainer(Trainer):
             torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
         )
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
         self.sharded.load_optimizer(self.optimizer, optimizer)
         self.lr_scheduler.load_state_dict(scheduler)
 
