@@ -1,22 +1,27 @@
 """Expected memory, communication and efficiency of base and large on 1 to 64 GPUs: the table of docs/scaling.md.
 
 A model on paper, with the formulas of that page. The networks' sizes are counted from the real modules (without
-memory); what the hardware does is an argument. ``--measure`` prints this machine's own constants instead: a matrix
-product's rate, the share of it that a small training step reaches, and the rate of gloo between two processes.
+memory); what the hardware does is an argument. ``--measure`` finds this machine's own constants instead: the rate of a
+matrix product, time and share of that rate of a packed stack of base-size layers, the bytes of gradients, and the rate of
+an all-reduce by gloo between two processes; they are printed, with ``--out`` written as JSON, and as arguments.
 
     python tools/scaling.py                       # the table
     python tools/scaling.py --positions 8192 --peak 312 --node 8 --fast 300 --slow 25
-    python tools/scaling.py --measure
+    python tools/scaling.py --measure --out constants.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import socket
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -43,6 +48,11 @@ class Network:
     layers: int
     hidden: int
     heads: int
+
+    @property
+    def outside(self) -> int:
+        """Parameters that are not in the layers."""
+        return self.parameters - self.layers * self.layer
 
 
 @dataclass(frozen=True)
@@ -118,16 +128,19 @@ def activations(net: Network, work: Work) -> float:
 def memory(net: Network, work: Work, gpus: int, sharded: bool) -> float:
     """Bytes on one GPU: weights, gradients and Adam's two in fp32 (16 a parameter), and activations."""
     states = 16 * net.parameters
-    if sharded:
-        outside = net.parameters - net.layers * net.layer
-        states = states / gpus + 2 * (outside + 2 * net.layer)  # gathered in bf16: the root, two layers
+    if sharded and gpus > 1:
+        # gathered in fp32: what is outside of the layers, with its gradients, and two layers with one's gradients
+        states = states / gpus + 4 * (2 * net.outside + 3 * net.layer)
     return states + activations(net, work)
 
 
 def gradient_bytes(net: Network, gpus: int, sharded: bool) -> float:
-    """Bytes that one GPU sends in a step: a ring's all-reduce, or two gathers in bf16 and a reduce-scatter in fp32."""
+    """Bytes that one GPU sends in a step: a ring's all-reduce; or gathers and a reduce-scatter, all in fp32.
+
+    Of shards, layers are gathered twice, and the rest, which stays, once.
+    """
     ring = (gpus - 1) / gpus
-    return ring * net.parameters * (2 + 2 + 4 if sharded else 2 * 4)
+    return ring * (net.parameters * 2 + (net.layers * net.layer if sharded else 0)) * 4
 
 
 def contrast_bytes(net: Network, work: Work, gpus: int) -> float:
@@ -172,36 +185,132 @@ def table(work: Work, hardware: Hardware) -> str:
     return "\n".join(lines)
 
 
-def _reduce(rank: int, port: int, count: int, rounds: int) -> None:
+@dataclass(frozen=True)
+class Constants:
+    """What a machine's CPU does, measured.
+
+    Attributes:
+        threads: of the process.
+        positions, length: of the batch that was computed, and mean of its sequences.
+        layers: of base size, in the stack that computed it.
+        gemm: operations per second of a matrix product, by precision.
+        step: seconds of the stack's forward and backward pass, by precision.
+        share: of the matrix product's rate that the step reaches, by precision.
+        gradient_bytes: of the whole base network, in fp32.
+        all_reduce: bytes per second that a process sends in an all-reduce between two by gloo.
+    """
+
+    threads: int
+    positions: int
+    length: int
+    layers: int
+    gemm: dict[str, float]
+    step: dict[str, float]
+    share: dict[str, float]
+    gradient_bytes: int
+    all_reduce: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = [
+            f"{self.threads} thread(s); {self.layers} layers of base size, {self.positions} positions by {self.length}"
+        ]
+        for precision, seconds in self.step.items():
+            found.append(
+                f"{precision}: matrix product {self.gemm[precision] / 1e9:,.1f} GFLOP/s; step {1000 * seconds:,.0f} ms, "
+                f"{self.positions / seconds:,.0f} positions/s, {100 * self.share[precision]:.0f} % of the product's rate"
+            )
+        found.append(f"gradients of base: {self.gradient_bytes / 1e6:,.0f} MB")
+        found.append(f"all-reduce between two processes (gloo): {self.all_reduce / 1e9:.2f} GB/s")
+        best = max(self.step, key=lambda precision: self.gemm[precision] * self.share[precision])
+        return [
+            *found,
+            "as arguments: "
+            f"--peak {self.gemm[best] / 1e12:.4f} --share {self.share[best]:.2f} --node 2 "
+            f"--fast {self.all_reduce / 1e9:.2f} --slow 0.1 --positions {self.positions}",
+        ]
+
+
+def busy(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of some runs, by the processor's time: other programs on the machine do not count."""
+    work()
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        found.append(time.process_time() - start)
+    return min(found) / torch.get_num_threads()
+
+
+def measure_step(layers: int, positions: int, length: int, repeats: int) -> tuple[dict[str, float], ...]:
+    """Matrix products and forward and backward passes of a packed stack of base-size layers, in fp32 and bf16.
+
+    Returns:
+        by precision operations per second of a product, seconds of a pass, and the share of the former's rate.
+    """
+    from mmbert.model.configuration import MMBertConfig
+    from mmbert.model.encoder import Encoder
+
+    torch.manual_seed(0)
+    encoder = Encoder(MMBertConfig(vocab_size=100, **SIZES["base"] | {"num_hidden_layers": layers})).train()
+    lengths = [length] * (positions // length)
+    bounds = torch.arange(0, positions + 1, length, dtype=torch.int32)
+    hidden = torch.randn(positions, SIZES["base"]["hidden_size"])
+    count = sum(p.numel() for p in encoder.layers[0].parameters())
+    net = Network(0, count, layers, SIZES["base"]["hidden_size"], SIZES["base"]["num_attention_heads"])
+    needed = operations(net, Work(positions=positions, length=length, labels=0.0))
+    gemm, step = {}, {}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        square = torch.randn(1024, 1024, dtype=dtype)
+        gemm[precision] = 2 * 1024**3 / busy(lambda square=square: square @ square, 2 * repeats)  # type: ignore[misc]
+
+        def one(dtype: torch.dtype = dtype) -> None:
+            with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+                found = encoder(hidden, lengths, bounds)
+            found.float().square().mean().backward()
+            encoder.zero_grad()
+
+        step[precision] = busy(one, repeats)
+    return gemm, step, {precision: needed / step[precision] / gemm[precision] for precision in step}
+
+
+def _reduce(rank: int, port: int, count: int, rounds: int, result: str) -> None:
+    """One of two processes; the first leaves bytes per second of the fastest round in a file."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    values = torch.ones(count)
-    torch.distributed.all_reduce(values)
-    start = time.perf_counter()
+    values, found = torch.ones(count), []
     for _ in range(rounds):
+        start = time.perf_counter()
         torch.distributed.all_reduce(values)
+        found.append(time.perf_counter() - start)
     if rank == 0:
-        sent = rounds * count * 4  # 2 (W - 1) / W of the values, W = 2
-        print(f"gloo between two processes: {sent / (time.perf_counter() - start) / 1e9:.2f} GB/s")
+        Path(result).write_text(str(4 * count / min(found)), "utf-8")  # sent: 2 (W - 1) / W of the values, W = 2
     torch.distributed.destroy_process_group()
 
 
-def measure() -> None:
-    """This machine's constants."""
-    from mmbert.training.profiling import gemm_peak
-
-    cpu = torch.device("cpu")
-    for precision in ("fp32", "bf16"):
-        print(f"matrix products in {precision}: {gemm_peak(precision, cpu) / 1e9:,.1f} GFLOP/s")
+def measure_all_reduce(count: int = 500_000, rounds: int = 200) -> float:
+    """Bytes per second that each of two processes sends in an all-reduce."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    torch.multiprocessing.start_processes(_reduce, args=(port, 10_000_000, 5), nprocs=2, start_method="spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        result = str(Path(folder) / "rate")
+        args = (port, count, rounds, result)
+        torch.multiprocessing.start_processes(_reduce, args=args, nprocs=2, start_method="spawn")
+        return float(Path(result).read_text("utf-8"))
+
+
+def measure(layers: int = 2, positions: int = 512, length: int = 64, repeats: int = 5) -> Constants:
+    """This machine's constants; about a minute of one thread."""
+    gemm, step, share = measure_step(layers, positions, length, repeats)
+    sent = 4 * network("base").parameters
+    return Constants(torch.get_num_threads(), positions, length, layers, gemm, step, share, sent, measure_all_reduce())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="this machine's constants instead of the table")
+    parser.add_argument("--out", type=Path, help="with --measure: write the constants here, as JSON")
     parser.add_argument("--positions", type=int, default=Work.positions, help="per GPU and step")
     parser.add_argument("--peak", type=float, default=Hardware.peak / 1e12, help="bf16 TFLOP/s of a GPU")
     parser.add_argument("--share", type=float, default=Hardware.share, help="of it that a step reaches")
@@ -210,7 +319,10 @@ def main() -> None:
     parser.add_argument("--slow", type=float, default=Hardware.slow / 1e9, help="GB/s per GPU between machines")
     args = parser.parse_args()
     if args.measure:
-        measure()
+        found = measure()
+        print("\n".join(found.lines()))
+        if args.out is not None:
+            args.out.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
         return
     hardware = Hardware(args.peak * 1e12, args.share, args.node, args.fast * 1e9, args.slow * 1e9)
     print(table(Work(positions=args.positions), hardware))

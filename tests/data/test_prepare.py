@@ -32,7 +32,11 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(downloads: Path, name: str = "store", **options: Any) -> Path:
     out = downloads.parent / name
-    flags = {key: options.pop(key) for key in ("skip_bad", "allow_incomplete", "copy_images") if key in options}
+    flags = {
+        key: options.pop(key)
+        for key in ("skip_bad", "allow_incomplete", "copy_images", "embed_images")
+        if key in options
+    }
     prepare("multi30k", downloads, out, {"languages": "en,de", "images": downloads / "images", **options}, **flags)
     return out
 
@@ -110,6 +114,19 @@ def test_images_may_be_copied(downloads: Path) -> None:
         image.unlink()
     assert check(str(moved)).ok
     assert open_data(str(moved))[0].image == ImageRef(path=str(moved / "images" / "a0.jpg"), key="a0.jpg")
+
+
+def test_images_may_be_in_the_shards(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BATCH_BYTES", 1)
+    store = make(downloads, embed_images=True)
+    pixels = (downloads / "images" / "a0.jpg").read_bytes()
+    (downloads / "images").rename(downloads / "moved")
+    source = open_data(str(store))
+    assert source[0].image == ImageRef(data=pixels, key="a0.jpg")
+    assert len(source) == 8
+    assert not (store / "images").exists()
+    with pytest.raises(ConfigError, match="not both"):
+        make(downloads, "both", embed_images=True, copy_images=True)
 
 
 def test_images_elsewhere_are_copied_under_names_of_their_own(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:

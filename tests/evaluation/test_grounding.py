@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from grounded import grounding_model
+from PIL import Image
 from vl_corpora import make_refcoco
 
 from mmbert.api.grounding import Grounding
@@ -98,6 +99,18 @@ def test_what_a_run_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure.Options(limit=1)
     assert measure.measure(Reader(), records, first).figures == {"accuracy": 1.0, "accuracy_val": 1.0}  # type: ignore[arg-type]
     assert measure.how(first) == "the first 1 expressions"
+
+
+def test_examples_are_drawn_where_the_image_is_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "Grounder", lambda model: Known(ANSWERS))
+    Image.new("RGB", (100, 80), (200, 200, 200)).save(tmp_path / "a.png")
+    records = [record(0, "val", str(tmp_path / "a.png")), record(2, "val", str(tmp_path / "gone.png"))]
+    measured = measure.measure(Reader(), records, measure.Options())  # type: ignore[arg-type]
+    assert measured.show is not None
+    found = measured.show()
+    assert found.rows[0] == ("1", "number 0", "10, 10, 30, 30", "10, 10, 30, 30", "1.00", "yes")
+    assert [row[-1] for row in found.rows] == ["yes", "no"]
+    assert list(found.pictures) == ["expression_1"]
 
 
 def test_official_files_with_objects_and_with_detections(tmp_path: Path) -> None:

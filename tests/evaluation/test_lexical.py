@@ -127,4 +127,9 @@ def test_the_measure_gives_accuracy_beside_the_baseline(model: MMBert) -> None:
     report = evaluate_lexical(model, RECORDS).report()
     accuracy = report["without_image"]
     assert measured.figures == {"accuracy": accuracy, "without_image": accuracy, "majority": 0.4}
+    assert measured.show is not None
+    shown = measured.show()
+    assert shown.columns == ("word", "in", "without image", "majority", "right")
+    assert len(shown.rows) == 5
+    assert sum(row[2].lower() in row[4].split(", ") for row in shown.rows) == 5 * accuracy
     assert measure.table(measured.report)[-1] == f"| 5 |  | {100 * accuracy:.1f} | 40.0 |"

@@ -90,6 +90,12 @@ def test_figures_are_the_official_ones(world: Path) -> None:
     measured = measure.measure(bert, records, measure.Options(limit=2))
     assert set(measured.figures) == {"overall", "other"}
     assert measured.report["questions"] == 2
+    assert measured.show is not None
+    shown = measured.show().rows
+    assert [row[:2] for row in shown] == [
+        (r.annotation["question"], found[r.annotation["question_id"]]) for r in records[:2]
+    ]
+    assert all(row[2].startswith(f"{r.annotation['answers'][0]} (") for row, r in zip(shown, records, strict=False))
     assert measure.table(report)[-1] == f"| 8 | {report['overall']:.2f} | {report['overall']:.2f} |"
     assert measure.how(measure.Options(limit=2, images=False)) == "the first 2 questions, without images"
     blind = answer_records(bert, records, images=False)

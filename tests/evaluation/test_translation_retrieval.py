@@ -192,6 +192,10 @@ def test_the_best_weights_are_those_with_the_best_figure() -> None:
 def test_the_measure_gives_the_mean_of_both_directions() -> None:
     measured = measure.measure(RandomModel(5), pairs_of(7), measure.Options())  # type: ignore[arg-type]
     assert measured.figures == measured.report["mean"]
+    assert measured.show is not None
+    rows = measured.show().rows
+    assert [row[0] for row in rows] == ["en"] * 4 + ["de"] * 4
+    assert all((row[2] == row[3]) == (row[4] == "yes") for row in rows)
     assert measure.table(measured.report)[2].startswith("| en | de | 7 | ")
     assert measure.how(measure.Options(mode="match")) == "match"
 

@@ -196,6 +196,10 @@ def test_the_measure_of_a_run(corpus: Path, model: Path) -> None:
     answers, rationales = (Chooser.of(bert, step, {"grounding": False}) for step in vcr.STEPS)
     assert measured.report == vcr.evaluate_vcr(records(corpus)[:4], answers=answers, rationales=rationales)
     assert set(measured.figures) == {"Q2A", "QA2R", "Q2AR"}
+    assert measured.show is not None
+    rows = measured.show().rows
+    assert [row[0] for row in rows] == ["answer"] * 4 + ["rationale"] * 4
+    assert sum(row[4] == "yes" for row in rows[:4]) == 4 * measured.figures["Q2A"]
     assert measure.how(options) == "the first 4 questions"
     head, _, row = measure.table({"questions": 4, "Q2A": 0.75, "QA2R": 0.5, "Q2AR": 0.25})
     assert head == "| questions | Q→A | QA→R | Q→AR |"

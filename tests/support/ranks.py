@@ -15,6 +15,7 @@ from torch import Tensor
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.packed import PackedBatch
 from mmbert.training.module import TrainingModule
+from mmbert.training.sharding import Sharded
 
 INVARIANT: dict[str, dict[str, Any]] = {
     "m/mlm": {"weight": 0.7}, "n/mlm": {"per_sequence": True}, "m/itm": {}, "m/mvfr": {"weight": 2.0}, "m/mvrc": {},
@@ -92,36 +93,21 @@ def gradients(made: TrainingModule) -> dict[str, Tensor]:
     return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in whole.items()}
 
 
-def sharded(made: TrainingModule) -> tuple[TrainingModule, set[torch.nn.Parameter]]:
-    """By FSDP2: each layer and the rest, but for scalars, which it does not take; these stay whole."""
-    from torch.distributed.fsdp import fully_shard
-
-    made.reach_all = True
-    scalars = {parameter for parameter in made.parameters() if parameter.dim() == 0}
-    for layer in made.model.trunk.encoder.layers:
-        fully_shard(layer)
-    return fully_shard(made, ignored_params=scalars), scalars
-
-
 def run_rank(rank: int, world: int, folder: str) -> None:
-    """Steps of one and of three batches under DistributedDataParallel and of one under FSDP2, written by rank 0."""
+    """Steps of one and of three batches under DistributedDataParallel and under FSDP2, written by rank 0."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     store = torch.distributed.FileStore(str(Path(folder) / "store"), world)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = {}
-    for kind, count in (("ddp", 1), ("ddp", 3), ("fsdp", 1)):
-        plain, scalars = module(), set[torch.nn.Parameter]()
-        if kind == "ddp":
-            made = torch.nn.parallel.DistributedDataParallel(plain, find_unused_parameters=True)
-        else:
-            plain, scalars = sharded(plain)
-            made = plain
+    for kind, count in (("ddp", 1), ("ddp", 3), ("fsdp", 1), ("fsdp", 3)):
+        plain = module()
+        shards = Sharded(plain, torch.device("cpu")) if kind == "fsdp" else None
+        made = plain if shards else torch.nn.parallel.DistributedDataParallel(plain, find_unused_parameters=True)
         loss = torch.tensor(step(made, [batch_of((rank, i)) for i in range(count)], plain, seed=7 + 100 * rank))
         torch.distributed.all_reduce(loss)
-        for scalar in scalars:
-            torch.distributed.all_reduce(scalar.grad)
-            scalar.grad /= world
+        if shards is not None:
+            shards.clip()  # without a limit: averages what is not sharded
         found[f"{kind}{count}"] = {"gradients": gradients(plain), "loss": loss / world}
     if rank == 0:
         torch.save(found, Path(folder) / "result.pt")

@@ -84,6 +84,8 @@ def test_curves_are_shown_and_taken_back(recipe_of: MakeRecipe, photos: Path, tm
     } <= curves  # fmt: skip
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
     assert 0 < events.Scalars("speed/padding_saved")[0].value < 1
+    assert [event.step for event in events.Tensors("examples/table/text_summary")] == [1, 2]
+    assert [event.step for event in events.Images("examples/text_to_image")] == [1, 2]
 
 
 def test_a_step_is_profiled(recipe_of: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

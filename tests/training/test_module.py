@@ -100,7 +100,7 @@ def test_processes_have_the_gradient_of_the_global_batch(tmp_path: Path) -> None
     for count in (1, BATCHES):
         whole = [batch_of(*((rank, number) for rank in range(WORLD))) for number in range(count)]
         loss, wanted = expected(OBJECTIVES, whole)
-        for kind in ("ddp", "fsdp") if count == 1 else ("ddp",):
+        for kind in ("ddp", "fsdp"):
             found = results[f"{kind}{count}"]
             assert found["loss"].item() == pytest.approx(loss, rel=1e-6), (kind, count)
             assert_same(found["gradients"], wanted)

@@ -53,3 +53,20 @@ def test_operations_are_those_that_pytorch_counts(tool: ModuleType) -> None:
     net = tool.Network(0, layer, 1, 64, 2)
     expected = tool.operations(net, tool.Work(positions=80, length=8, labels=0.0))
     assert counter.get_total_flops() == pytest.approx(expected)
+
+
+def test_a_step_is_measured_against_the_matrix_product_of_the_same_run(tool: ModuleType) -> None:
+    gemm, step, share = tool.measure_step(layers=1, positions=32, length=8, repeats=1)
+    layer = tool.network("base").layer
+    needed = tool.operations(tool.Network(0, layer, 1, 768, 12), tool.Work(positions=32, length=8, labels=0.0))
+    for precision in ("fp32", "bf16"):
+        assert share[precision] * gemm[precision] * step[precision] == pytest.approx(needed)
+    found = tool.Constants(1, 32, 8, 1, gemm, step, share, 4 * 10**6, 2e9)
+    lines = found.lines()
+    assert lines[-2] == "all-reduce between two processes (gloo): 2.00 GB/s"
+    assert "--fast 2.00" in lines[-1]
+
+
+@pytest.mark.slow
+def test_an_all_reduce_is_measured(tool: ModuleType) -> None:
+    assert 1e5 < tool.measure_all_reduce(count=10_000, rounds=5) < 1e12

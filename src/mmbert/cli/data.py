@@ -68,12 +68,16 @@ def prepare_corpus(
     copy_images: Annotated[
         bool, typer.Option("--copy-images", help="Copy the images into the store instead of pointing at them.")
     ] = False,
+    embed_images: Annotated[
+        bool, typer.Option("--embed-images", help="Write the images into the shards, for a store that is streamed.")
+    ] = False,
     skip_bad: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a store from a corpus's official downloads; its counts are checked against the published ones.
 
-    Every other command then takes the store as --data STORE or --data STORE:SPLIT.
+    Every other command then takes the store as --data STORE or --data STORE:SPLIT. Training also streams a copy of it
+    from elsewhere: --data s3://BUCKET/STORE.
 
     Examples:
 
@@ -93,6 +97,7 @@ def prepare_corpus(
         skip_bad=bad,
         allow_incomplete=allow_incomplete,
         copy_images=copy_images,
+        embed_images=embed_images,
         progress=prepare_progress(),
     )
     if as_json:

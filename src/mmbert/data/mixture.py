@@ -6,9 +6,11 @@ the next number, with nothing stored and nothing replayed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -29,6 +31,35 @@ class ExampleMaker(Protocol):
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
         """The record as model sequences."""
+        ...
+
+
+class MixturePart(Protocol):
+    """What a batch is made from: a :class:`Component`, or one that is streamed."""
+
+    name: str
+    task: ExampleMaker
+
+    @property
+    def source(self) -> Source:
+        """Its records."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of the first epoch."""
+        ...
+
+    def batch(self, number: int) -> np.ndarray:
+        """Record numbers of its ``number``-th batch since the start of training."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps so that batches are found quickly."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave, on this process or another."""
         ...
 
 
@@ -83,10 +114,17 @@ class Component:
         start = self._epoch_ends[epoch - 1] if epoch else 0
         return self._plan(epoch)[number - start]
 
+    def state(self) -> dict[str, Any]:
+        """Nothing: plans are made again."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
     def _plan(self, epoch: int) -> list[np.ndarray]:
         """All batches of one epoch: each usable record once, in an order of that epoch, cut by the token budget."""
         if epoch not in self._plans:
-            rng = np.random.default_rng([self.seed, _number(self.name), epoch])
+            rng = np.random.default_rng([self.seed, number_of(self.name), epoch])
             order = rng.permutation(self._usable)
             if self.alike > 1:
                 pools = _cut(order, self._costs[order], self.alike * self.tokens, None)
@@ -111,7 +149,8 @@ def _cut(order: np.ndarray, costs: np.ndarray, budget: int, max_records: int | N
     return np.split(order, ends)
 
 
-def _number(name: str) -> int:
+def number_of(name: str) -> int:
+    """A number that stands for a component's name in seeds."""
     return int.from_bytes(name.encode()[:6].ljust(6, b"\0"), "little") + len(name)
 
 
@@ -132,7 +171,7 @@ class StepDataset(Dataset[PackedBatch]):
 
     def __init__(
         self,
-        components: Sequence[Component],
+        components: Sequence[MixturePart],
         *,
         batches: int,
         images: ImageInput | None,
@@ -147,6 +186,19 @@ class StepDataset(Dataset[PackedBatch]):
 
     def __len__(self) -> int:
         return self.batches
+
+    def write_state(self, folder: Path, process: int) -> None:
+        """Write what components want to be remembered into a checkpoint, one file for each process."""
+        content = {component.name: state for component in self.components if (state := component.state())}
+        if content:
+            (folder / f"mixture-{process}.json").write_text(json.dumps(content), "utf-8")
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take up what all processes have written."""
+        for path in sorted(checkpoint.glob("mixture-*.json")):
+            content = json.loads(path.read_text("utf-8"))
+            for component in self.components:
+                component.load(content.get(component.name, {}))
 
     def __getitem__(self, number: int) -> PackedBatch:
         if not 0 <= number < self.batches:

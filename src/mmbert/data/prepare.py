@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from pydantic import BaseModel
 
 from mmbert import plugins
 from mmbert.data.corpus import CorpusCard, Counting, Difference, MissingFiles, Prepared, PreparedSplit
-from mmbert.data.records import BadRecords, Record
+from mmbert.data.records import BadRecords, ImageRef, Record
 from mmbert.data.shards import ShardWriter
 from mmbert.data.sources import check_options
 from mmbert.data.sources.prepared import ABOUT
@@ -57,6 +58,7 @@ def prepare(
     skip_bad: BadRecords | bool = False,
     allow_incomplete: bool = False,
     copy_images: bool = False,
+    embed_images: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
     """Make the store of a corpus.
@@ -69,12 +71,15 @@ def prepare(
         skip_bad: leave out records that cannot be used, or images that are missing.
         allow_incomplete: go on where splits are missing or counts are not the published ones.
         copy_images: copy the images into the store instead of pointing at them.
+        embed_images: write them into the shards themselves, for a store that is to be streamed.
         progress: told how far it is.
 
     Raises:
-        ConfigError: unknown corpus or option.
+        ConfigError: unknown corpus or option, or images are to be copied and embedded.
         DataError: ``out`` exists, something is missing or damaged, or counts differ.
     """
+    if copy_images and embed_images:
+        raise ConfigError("images are copied beside the shards or embedded in them, not both", hint="choose one")
     module, card = corpus_module(name)
     report = skip_bad if isinstance(skip_bad, BadRecords) else BadRecords(skip=skip_bad)
     given = {**(options or {}), "root": downloads}
@@ -85,7 +90,7 @@ def prepare(
     about = Prepared(name, card.as_dict(), shown, None)
     with _aside(out) as folder:
         images = folder / "images" if copy_images else None
-        run = _Run(module, card, folder, root, images, report, progress)
+        run = _Run(module, card, folder, root, images, report, progress, embed_images)
         for split in splits:
             try:
                 about.splits.update(run.write(split, check_options(name, module, _with_split(given, split))))
@@ -93,7 +98,7 @@ def prepare(
                 about.missing += [missing for missing in error.missing if missing not in about.missing]
         about.left_out = len(report)
         _judge(about, run, downloads, card, allow_incomplete)
-        if run.has_images:
+        if run.has_images and not embed_images:
             about.images = "images" if copy_images else str(root)
         text = json.dumps(about.as_dict(), ensure_ascii=False, indent=1, default=str)
         (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
@@ -179,6 +184,7 @@ class _Run:
     Args:
         root: folder that image paths are stored relative to.
         copies: where to copy images to, or None.
+        embed: write images into the shards.
     """
 
     def __init__(
@@ -190,7 +196,9 @@ class _Run:
         copies: Path | None,
         report: BadRecords,
         progress: Progress | None,
+        embed: bool,
     ) -> None:
+        self.embed = embed
         self.module, self.card, self.folder, self.root, self.copies = module, card, folder, root, copies
         self.report, self.progress = report, progress
         self.has_images = False
@@ -210,7 +218,10 @@ class _Run:
         for number in range(len(source)):
             try:
                 record = source[number]
-                writer.add(record, self._image(record))
+                image = self._image(record)
+                if self.embed and image is not None:
+                    record, image = _with_pixels(record, image), None
+                writer.add(record, image)
             except DataError as error:
                 self.report.add(error)
             else:
@@ -246,6 +257,14 @@ class _Run:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
         return inside
+
+
+def _with_pixels(record: Record, inside: str) -> Record:
+    """The record with its image file's content; its key stays what it is in a store that points at images."""
+    assert record.image is not None
+    path = str(record.image.path)
+    key = inside if record.image.key == path else record.image.key
+    return replace(record, image=ImageRef(data=Path(path).read_bytes(), key=key))
 
 
 def _published(module: ModuleType, card: CorpusCard, options: BaseModel, split: str) -> Mapping[str, int]:

@@ -18,6 +18,8 @@ from mmbert.data.records import ImageRef, Record, RegionBox
 from mmbert.errors import DataError
 
 BATCH_ROWS = 1000
+BATCH_BYTES = 64_000_000
+"""Of images in one batch: an Arrow column of bytes ends at 2 GB."""
 SHARD_BYTES = 256_000_000
 
 _SAID = pa.map_(pa.string(), pa.list_(pa.string()))
@@ -74,6 +76,7 @@ class ShardWriter:
         self.shards: list[Shard] = []
         self._folder, self._name, self._shard_bytes = folder, name, shard_bytes
         self._rows: list[dict[str, Any]] = []
+        self._pixels = 0
         self._sink: Any = None
         self._writer: Any = None
         self._written = 0
@@ -81,7 +84,8 @@ class ShardWriter:
     def add(self, record: Record, image: str | None) -> None:
         """Write one record; ``image`` is what to store as the path of its image."""
         self._rows.append(_row(record, image))
-        if len(self._rows) >= BATCH_ROWS:
+        self._pixels += len(self._rows[-1]["image_data"] or b"")
+        if len(self._rows) >= BATCH_ROWS or self._pixels >= BATCH_BYTES:
             self._flush()
 
     def close(self) -> list[Shard]:
@@ -98,7 +102,7 @@ class ShardWriter:
             self._writer = pa.ipc.new_file(self._sink, SCHEMA)
         self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
         self._written += len(self._rows)
-        self._rows = []
+        self._rows, self._pixels = [], 0
         if self._sink.tell() >= self._shard_bytes:
             self._finish()
 

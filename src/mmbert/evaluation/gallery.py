@@ -42,6 +42,11 @@ class Gallery:
         places, numbers = as_numbers(self.texts)
         return list(numbers), places
 
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Group -> what to call it: its English caption, else its first one."""
+        return dict(zip(self.text_group[::-1].tolist(), self.texts[::-1], strict=True)) | self.gloss
+
     def without_images(self, keep: Sequence[int]) -> Gallery:
         """The same with only the images at ``keep``; texts stay, as wrong answers where their image has gone."""
         return replace(

@@ -93,12 +93,11 @@ def retrieval_page(
 
 def as_shown(gallery: Gallery, answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Answers as the template wants them; each image is opened once."""
-    of_group = dict(zip(gallery.text_group[::-1].tolist(), gallery.texts[::-1], strict=True)) | gallery.gloss
     used = sorted({found.image for answer in answers for found in answer.found})
     pictures = {image: _picture(gallery.images[image]) for image in used}
 
     def tile(found: Found) -> dict[str, Any]:
-        name = of_group.get(int(gallery.image_group[found.image]), "")
+        name = gallery.names.get(int(gallery.image_group[found.image]), "")
         return asdict(found) | {"image": pictures[found.image], "name": name}
 
     return [

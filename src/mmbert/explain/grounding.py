@@ -12,7 +12,7 @@ from mmbert.explain.page import load_font
 
 LONGEST, SHORTEST = 1280, 512
 """Bounds of the picture's longer side: larger images are made smaller, smaller ones larger."""
-BEST, OTHER, INK, PAPER = (255, 138, 0), (84, 110, 122), (33, 33, 33), (255, 255, 255)
+BEST, OTHER, TRUE, INK, PAPER = (255, 138, 0), (84, 110, 122), (27, 142, 62), (33, 33, 33), (255, 255, 255)
 DIMMED = 0.62
 """Brightness outside of the best box."""
 SMOOTH = 3
@@ -20,7 +20,14 @@ SMOOTH = 3
 
 
 def grounding_picture(
-    image: Image.Image, found: Grounding, expression: str, *, top: int = 3, names: Any = None, font: Any = None
+    image: Image.Image,
+    found: Grounding,
+    expression: str,
+    *,
+    top: int = 3,
+    names: Any = None,
+    font: Any = None,
+    truth: Any = None,
 ) -> Image.Image:
     """The image with the best candidate lit and framed, the next best ones outlined, and the expression below.
 
@@ -31,6 +38,7 @@ def grounding_picture(
         top: candidates that are drawn, the best among them.
         names: [n] what to write beside the candidates' scores; None for nothing.
         font: a TrueType font, for scripts beyond Latin.
+        truth: [4] the right box, drawn in green, where it is known.
 
     Raises:
         UsageError: not a font, or an expression that the font at hand cannot write.
@@ -51,6 +59,8 @@ def grounding_picture(
     for number in reversed(others):
         pen.frame(found.boxes[number] * scale * SMOOTH, (*PAPER, 190), 1, _label(found, number, names), OTHER)
     pen.frame(found.boxes[best] * scale * SMOOTH, BEST, 2, _label(found, best, names), BEST)
+    if truth is not None:
+        pen.frame([edge * scale * SMOOTH for edge in truth], TRUE, 1, "right", TRUE)
     drawn = large.resize((width, height), Image.Resampling.LANCZOS)
     return _with_caption(drawn, expression, load_font(font, 12 * unit), unit)
 

@@ -17,10 +17,12 @@ from mmbert.api.processing import MMBertProcessor
 from mmbert.api.usable import usable_images
 from mmbert.compat.vocabularies import lower_cased, open_tokenizer
 from mmbert.data.images import identity
-from mmbert.data.mixture import Component
+from mmbert.data.mixture import Component, MixturePart
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.region_input import RecordsWithRegions, RegionInput
 from mmbert.data.sources import open_data, parse_data
+from mmbert.data.sources.stream import StreamedSource
+from mmbert.data.streaming import StreamedComponent
 from mmbert.data.text_files import texts_of_sources
 from mmbert.errors import ConfigError, DataError
 from mmbert.model.configuration import MMBertConfig
@@ -93,7 +95,10 @@ def open_sources(
         key = repr(data)
         if key not in opened:
             source = _open_train(data, bad) if component.data is None else open_data(data, report=bad)
-            if images is not None:
+            if isinstance(source, StreamedSource):
+                _check_stream(source, bad)
+                source.by_regions = images is not None
+            elif images is not None:
                 source = RecordsWithRegions(source, images, bad)
             elif bad.skip:
                 source = _usable(source, bad)
@@ -101,6 +106,15 @@ def open_sources(
         sources[name] = opened[key]
     _note(bad, report)
     return sources
+
+
+def _check_stream(source: StreamedSource, bad: BadRecords) -> None:
+    if bad.skip:
+        raise ConfigError(
+            "bad records are looked for in all records beforehand, which a stream does not have at hand",
+            where=source.name,
+            hint="leave --skip-bad out; `mmbert data check` looks through the store where it was made",
+        )
 
 
 def _usable(source: Source, bad: BadRecords) -> Source:
@@ -134,6 +148,14 @@ def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
     named = parse_data(data) if isinstance(data, str) else data
     if "+" in str(named.get("split") or ""):
         return whole
+    if isinstance(whole, StreamedSource):
+        known = list(whole.about["splits"])
+        chosen = ["train"] if "train" in known else [split for split in known if split not in HELD_OUT]
+        if named.get("split") or not chosen:
+            return whole
+        part = whole.of_splits(chosen)
+        part.left_out = HELD_OUT
+        return part
     splits = [whole[i].split for i in range(len(whole))]
     kept = [i for i, split in enumerate(splits) if (split == "train" if "train" in splits else split not in HELD_OUT)]
     if not kept:
@@ -181,6 +203,10 @@ def evaluation_records(
         return []
     bad = BadRecords(skip=report.skip)
     source = open_data(data, report=bad)
+    if own and isinstance(source, StreamedSource):
+        if "validation" not in source.about["splits"]:
+            return []
+        own, source = False, source.of_splits(["validation"])
     records = [source[i] for i in range(len(source))]
     if own:
         records = [record for record in records if record.split == "validation"]
@@ -192,7 +218,7 @@ def evaluation_records(
     return records
 
 
-def step_count(recipe: Recipe, components: list[Component], world: int) -> int:
+def step_count(recipe: Recipe, components: list[MixturePart], world: int) -> int:
     """Optimiser steps of a run: as said, or as many as the epochs take."""
     if recipe.steps is not None:
         return recipe.steps
@@ -228,6 +254,8 @@ def build_model(
     bert = _reading(_new_model(recipe, sources, parts, report, images), images)
     if recipe.whiten_regions:
         whiten_regions(bert, corpus_images(sources))
+    if not (recipe.regress_regions or recipe.mean_of_words is not None or recipe.align_texts):
+        return bert
     records = list({id(r): r for s in sources.values() for r in map(s.__getitem__, range(len(s)))}.values())
     vectors = regress_regions(bert, records) if recipe.regress_regions else None
     if recipe.mean_of_words is not None:
@@ -372,10 +400,17 @@ def corpus_texts(sources: dict[str, Source]) -> Iterator[str]:
 
 
 def typical_queries(recipe: Recipe, sources: dict[str, Source]) -> list[str]:
-    """``evaluation.query_bank`` distinct captions of the sources (all where there are fewer), drawn by the seed."""
+    """``evaluation.query_bank`` distinct captions of the sources (all where there are fewer), drawn by the seed.
+
+    Of a stream they are drawn from the first shard.
+    """
     if not recipe.evaluation.query_bank:
         return []
-    records = (source[i] for source in {id(s): s for s in sources.values()}.values() for i in range(len(source)))
+    records = (
+        source[i]
+        for source in {id(s): s for s in sources.values()}.values()
+        for i in range(source.shards[0].rows if isinstance(source, StreamedSource) else len(source))
+    )
     found = sorted({caption for record in records for said in record.captions.values() for caption in said})
     order = np.random.default_rng(recipe.seed).permutation(len(found))
     return [found[i] for i in order[: recipe.evaluation.query_bank]]
@@ -387,7 +422,7 @@ def corpus_images(sources: dict[str, Source]) -> list[ImageRef]:
     return list({identity(record.image): record.image for record in records if record.image is not None}.values())
 
 
-def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBertProcessor) -> list[Component]:
+def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBertProcessor) -> list[MixturePart]:
     """The mixture."""
     return [
         _component(name, component, sources[name], processor, recipe.seed)
@@ -395,7 +430,9 @@ def build_components(recipe: Recipe, sources: dict[str, Source], processor: MMBe
     ]
 
 
-def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MMBertProcessor, seed: int) -> Component:
+def _component(
+    name: str, recipe: ComponentRecipe, source: Source, processor: MMBertProcessor, seed: int
+) -> MixturePart:
     module = load("mmbert.tasks", recipe.task)
     unknown = [o for o in recipe.objectives if o not in module.OBJECTIVES]
     if unknown:
@@ -406,6 +443,10 @@ def _component(name: str, recipe: ComponentRecipe, source: Source, processor: MM
             hint=f"did you mean {close!r}?" if close else f"it has: {', '.join(module.OBJECTIVES)}",
         )
     task = module.build(task_options(name, recipe), processor, tuple(recipe.objectives))
+    if isinstance(source, StreamedSource):
+        if recipe.alike > 1:
+            raise ConfigError("alike is not for streams", where=f"components.{name}", hint="leave it out")
+        return StreamedComponent(name, source, task, recipe.tokens, recipe.records, seed)
     return Component(name, source, task, recipe.tokens, recipe.records, seed, recipe.alike)
 
 

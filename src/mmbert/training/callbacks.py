@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmbert.training.checkpoints import write_whole
+from mmbert.training.sharding import gathered, local, shard_like
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -25,7 +26,7 @@ class AverageWeights(TrainerCallback):
     """Exponential moving average of the trainable weights, which is what is evaluated and saved.
 
     Args:
-        model: the model that is trained.
+        model: the model that is trained; where it is sharded, so is the average.
         decay: weight of the old average per step; early on less, so that the start is forgotten.
     """
 
@@ -33,6 +34,7 @@ class AverageWeights(TrainerCallback):
         self.model = model
         self.decay = decay
         self.average = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        self._whole: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -40,18 +42,23 @@ class AverageWeights(TrainerCallback):
         ours, theirs = [], []
         for name, parameter in self.model.named_parameters():
             if name in self.average:
-                ours.append(self.average[name])
-                theirs.append(parameter.detach())
+                ours.append(local(self.average[name]))
+                theirs.append(local(parameter))
         torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+    def collect(self) -> None:
+        """Gather what :meth:`write` writes, where the average is sharded; on all processes."""
+        self._whole = gathered(self.average)
 
     def write(self, folder: Path) -> None:
         """Into a checkpoint."""
-        save_file({n: t.contiguous() for n, t in self.average.items()}, folder / AVERAGE_FILE)
+        save_file({n: t.contiguous() for n, t in (self._whole or self.average).items()}, folder / AVERAGE_FILE)
+        self._whole = {}
 
     def resume(self, checkpoint: Path) -> None:
         """Take the average of an interrupted run."""
         for name, value in load_file(checkpoint / AVERAGE_FILE).items():
-            self.average[name].copy_(value)
+            local(self.average[name]).copy_(local(shard_like(value, self.average[name])))
 
     def __enter__(self) -> None:
         self._exchange()

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.sources import check_options, is_store, parse_data, placed
+from mmbert.data.sources import check_options, is_store, is_url, parse_data, placed
 from mmbert.data.sources.prepared import read_about
+from mmbert.data.sources.stream import about_at
 from mmbert.errors import ConfigError
 from mmbert.plugins import load
 from mmbert.training.recipe import ComponentRecipe, Recipe
@@ -94,7 +95,7 @@ def _located(data: dict[str, Any]) -> dict[str, Any]:
                 "or take other data: --data FOLDER",
             )
         return data
-    return _of_store(name, str(root), data) if is_store(root) and name != "prepared" else data
+    return _of_store(name, str(root), data) if is_store(root) and name not in ("prepared", "stream") else data
 
 
 def _of_store(name: str, root: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _of_store(name: str, root: str, data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: it is of another corpus, or was prepared otherwise.
     """
-    about = read_about(Path(root).expanduser())
+    about = about_at(root) if is_url(root) else read_about(Path(root).expanduser())
     options = {key: value for key, value in data.items() if key != "source"}
     asked = check_options(name, load("mmbert.data.sources", name), options).model_dump(mode="json")
     if about.get("corpus") != name:
@@ -116,4 +117,4 @@ def _of_store(name: str, root: str, data: dict[str, Any]) -> dict[str, Any]:
                 hint=f"mmbert data prepare {name} … {key}={asked[key]}",
             )
     kept = {key: asked[key] for key in ("split", "languages") if asked.get(key) is not None}
-    return {"source": "prepared", "root": root, **kept}
+    return {"source": "stream" if is_url(root) else "prepared", "root": root, **kept}

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmbert.evaluation.examples import Examples
 
 
 class TensorBoard(TrainerCallback):
     """Every logged figure as a curve: losses, rates, norm, speed by what they are called, evaluations under ``eval/``.
 
+    Evaluations also leave examples: a table, and pictures where there are some.
+
     Args:
         folder: of the event files.
         step: that the run begins after; later points of an earlier try are dropped.
+        examples: of the latest evaluation, None where it has none.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, examples: Callable[[], Examples | None] = lambda: None) -> None:
         self.folder = folder
         self.step = step
+        self.examples = examples
         self.writer: Any = None
 
     def on_train_begin(
@@ -36,9 +44,26 @@ class TensorBoard(TrainerCallback):
             if isinstance(value, int | float):
                 self.writer.add_scalar(_curve(name), value, state.global_step)
 
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.show(state.global_step)
+
+    def show(self, step: int) -> None:
+        """Write the latest evaluation's examples; after the run's end, too."""
+        found = self.examples()
+        if self.writer is None or found is None:
+            return
+        self.writer.add_text("examples/table", found.as_markdown(), step)
+        for name, picture in found.pictures.items():
+            self.writer.add_image(f"examples/{name}", np.asarray(picture), step, dataformats="HWC")
+        self.writer.flush()
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the rest; what is shown later goes into another file."""
         if self.writer is not None:
             self.writer.close()
 
@@ -49,8 +74,3 @@ def _curve(name: str) -> str:
     if clean.startswith("eval_"):
         return f"eval/{clean.removeprefix('eval_')}"
     return clean if "/" in clean else f"train/{clean}"
-
-
-def tensorboard(folder: Path, step: int) -> TensorBoard:
-    """The callback of a run that begins after ``step``."""
-    return TensorBoard(folder, step)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmbert.errors import ConfigError
@@ -103,7 +104,9 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     if recipe.name == "adam":
         return torch.optim.Adam(groups, **plain, fused=True)
     if recipe.name == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+        # PyTorch has no rule yet for its one-kernel SGD on shards
+        how = {"foreach": True} if any(isinstance(p, DTensor) for p in model.parameters()) else {"fused": True}
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, **how)
     if recipe.name == "adafactor":
         return torch.optim.Adafactor(groups, lr=recipe.lr)
     if recipe.name == "adamw8bit":

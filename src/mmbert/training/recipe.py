@@ -16,6 +16,8 @@ from mmbert.training.optimizer_recipe import LoraRecipe, OptimizerRecipe, Sectio
 __all__ = ["LoraRecipe", "OptimizerRecipe", "Recipe", "check_recipe", "load_recipe", "recipe_names", "validation_error"]
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+ELEMENTWISE = ("adamw", "adam", "sgd")
+"""Optimisers whose rule looks at single numbers, so that each process can apply it to its own."""
 
 
 class TokenizerRecipe(Section):
@@ -218,6 +220,8 @@ class Recipe(Section):
         augment: options of the image augmentation; None leaves images as they are.
         precision: ``auto`` measures at the start whether bf16 is faster here; ``fp16`` (GPUs) scales the loss.
         tf32: let GPUs multiply fp32 matrices in TF32.
+        parallel: with several processes, ``ddp``: each has the whole model; ``fsdp``: each has a part of the weights,
+            gradients and optimiser states (PyTorch's FSDP2). A single process has all of it either way.
         compile: torch.compile the layers' position-wise half.
         activation_checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
         save_dtype: of the stored weights.
@@ -245,6 +249,7 @@ class Recipe(Section):
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     tf32: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     activation_checkpointing: bool = False
     save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -269,6 +274,22 @@ class Recipe(Section):
             uncounted = [name for name, component in self.components.items() if component.records is None]
             if uncounted:
                 raise ValueError(f"optimizer.lr_per_sample needs components.{uncounted[0]}.records")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> Self:
+        if self.parallel == "fsdp":
+            if self.optimizer.lora is not None:
+                raise ValueError("parallel fsdp and optimizer.lora: adapters are too small to be shared out; take ddp")
+            if self.optimizer.name not in ELEMENTWISE:
+                able = ", ".join(ELEMENTWISE)
+                raise ValueError(
+                    f"parallel fsdp: optimizer.name {self.optimizer.name} needs whole matrices; take {able}"
+                )
+            if self.precision == "fp16":
+                raise ValueError("parallel fsdp: no loss scaling over shards; take precision bf16, auto or fp32")
+            if self.compile:
+                raise ValueError("parallel fsdp: layers that are gathered as they run are not compiled; take ddp")
         return self
 
     def effective_optimizer(self, processes: int) -> OptimizerRecipe:

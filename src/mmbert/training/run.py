@@ -24,6 +24,7 @@ from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record, Source
 from mmbert.errors import ConfigError, TrainingError, TrainingStopped
+from mmbert.evaluation.examples import Examples
 from mmbert.objectives.base import StartOfRun
 from mmbert.objectives.class_names import Teacher
 from mmbert.plugins import load
@@ -56,9 +57,10 @@ from mmbert.training.heads import with_task_heads
 from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
-from mmbert.training.monitoring import tensorboard
+from mmbert.training.monitoring import TensorBoard
 from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
 from mmbert.training.setup import arguments, choose_trained, package_versions, run_length, world_rank, world_size
+from mmbert.training.sharding import Sharded
 from mmbert.training.stopping import StopOnSignal
 from mmbert.training.trainer import PackedTrainer, Saving
 from mmbert.vision.augment import build_augmentation
@@ -66,7 +68,7 @@ from mmbert.vision.augment import build_augmentation
 FIRST_STAGE = "recipe:"
 INITIALISATION = "initialisation.json"
 """In a run's folder: what became of every tensor of the models that it was put together from."""
-PASSING = ("accumulation", "log_every", "save_every", "keep", "keep_every", "report_to", "description")
+PASSING = ("accumulation", "log_every", "save_every", "keep", "keep_every", "report_to", "description", "parallel")
 """Settings that may change when an interrupted run goes on."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -121,21 +123,28 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     batches = steps * recipe.accumulation * args.world_size
     images = bert.processor.augmented_images(build_augmentation(recipe.augment))
     dataset = StepDataset(components, batches=batches, images=images, seed=recipe.seed, shift=shift)
+    if checkpoint is not None:
+        dataset.resume(checkpoint)
     module = training_module(recipe, bert, sources)
     if world_rank() == 0:
         with _failing_clearly(out):
             _prepare_folder(out, recipe, fresh=checkpoint is None)
             if started is not None:
                 write_whole(out / INITIALISATION, json.dumps(started.content(), ensure_ascii=False, indent=1))
-    run = _Run(recipe, out, bert, records, typical_queries(recipe, sources))
+    queries = typical_queries(recipe, sources)
+    with evaluating(bert):  # the size of what is kept is part of a checkpoint
+        bert.keep_queries(queries)
+    sharded = Sharded(module, args.device) if recipe.parallel == "fsdp" and args.world_size > 1 else None
+    run = _Run(recipe, out, bert, records, queries, sharded)
     with StopOnSignal() as stop:
         trainer = PackedTrainer(
             module,
             args,
             optimizer_recipe=recipe.effective_optimizer(args.world_size),
-            measure=run.measure if records else None,
+            measure=run.measure_now if records else None,
+            sharded=sharded,
             watched=run.watched,
-            saving=run.saving(batches + shift, manifest),
+            saving=run.saving(batches + shift, manifest, dataset),
             stop=stop,
             train_dataset=dataset,
             callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), stop],
@@ -156,10 +165,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
                 where=str(out),
                 hint="a checkpoint is written; the same command goes on from it",
             )
+        run.gather()
         if not trainer.is_world_process_zero():
             return TrainingResult(out, out / "last", {}, seconds, list(report))
         with _failing_clearly(out):
-            metrics = run.finish(seconds)
+            metrics = run.finish(seconds, trainer.state.global_step)
     best = out / "best"
     return TrainingResult(out, best if best.exists() else out / "last", metrics, seconds, list(report))
 
@@ -272,20 +282,41 @@ def _teacher(module: TrainingModule) -> Teacher | None:
     return next((teacher for teacher in named if teacher is not None), None)
 
 
+@contextlib.contextmanager
+def evaluating(bert: MMBert) -> Iterator[None]:
+    """Inside, the model is in eval mode."""
+    training = bert.model.training
+    bert.model.eval()
+    try:
+        yield
+    finally:
+        bert.model.train(training)
+
+
 class _Run:
     """Measures and saves one run's models."""
 
-    def __init__(self, recipe: Recipe, out: Path, bert: MMBert, records: list[Record], queries: list[str]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        bert: MMBert,
+        records: list[Record],
+        queries: list[str],
+        sharded: Sharded | None = None,
+    ) -> None:
         self.recipe = recipe
         self.out = out
         self.bert = bert
+        self.sharded = sharded
         decay = recipe.optimizer.ema
-        self.average = AverageWeights(bert.model, decay) if decay else None
+        trained = bert.model if sharded is None else sharded.module.model
+        self.average = AverageWeights(trained, decay) if decay else None
         self.records = records
         self.queries = queries
-        with self.evaluated() as bert:  # its size is part of what a checkpoint holds
-            bert.keep_queries(queries)
         self.latest: dict[str, Any] = {}
+        self.board: TensorBoard | None = None
+        self.examples: Examples | None = None
         self.measurer = load(MEASURES, recipe.evaluation.measure)
         try:
             self.options = self.measurer.Options(**recipe.evaluation.measure_options)
@@ -303,10 +334,12 @@ class _Run:
         """Averaging first, so that what is measured is up to date. The run begins after ``step``."""
         best = KeepBest(self.watched, lambda _: self.save(self.out / "best"))
         chosen: list[TrainerCallback] = [self.average] if self.average is not None else []
-        shown = [tensorboard(self.out / "tensorboard", step)] if world_rank() == 0 else []
-        return [*chosen, best, LogLines(self.out / "log.jsonl"), *shown, ProgressLine()]
+        if world_rank() == 0:
+            self.board = TensorBoard(self.out / "tensorboard", step, lambda: self.examples)
+            chosen.append(self.board)
+        return [*chosen, best, LogLines(self.out / "log.jsonl"), ProgressLine()]
 
-    def saving(self, planned: int, start: Manifest | None) -> Saving:
+    def saving(self, planned: int, start: Manifest | None, dataset: StepDataset) -> Saving:
         """What checkpoints need to know."""
         return Saving(
             keep=self.recipe.keep,
@@ -314,6 +347,8 @@ class _Run:
             versions=package_versions(),
             planned=planned,
             start=start,
+            collect=[self.average.collect] if self.average is not None else [],
+            everywhere=[lambda folder: dataset.write_state(folder, world_rank())],
             beside=[
                 *([self.average.write] if self.average is not None else []),
                 lambda folder: shutil.copy(self.out / "recipe.yaml", folder / "recipe.yaml"),
@@ -321,25 +356,34 @@ class _Run:
         )
 
     @contextlib.contextmanager
-    def evaluated(self) -> Iterator[MMBert]:
-        """The model in eval mode."""
-        training = self.bert.model.training
-        self.bert.model.eval()
-        try:
-            yield self.bert
-        finally:
-            self.bert.model.train(training)
-
-    @contextlib.contextmanager
     def final_weights(self) -> Iterator[MMBert]:
-        """The model in eval mode, with averaged weights where the recipe averages."""
-        with self.evaluated() as bert, self.average if self.average is not None else nullcontext():
-            yield bert
+        """The model in eval mode, with averaged weights where the recipe averages.
+
+        Of a model in shards these are the weights that :meth:`gather` found last.
+        """
+        if self.sharded is not None:
+            with evaluating(self.bert), self.sharded.in_use():
+                yield self.bert
+        else:
+            with evaluating(self.bert), self.average if self.average is not None else nullcontext():
+                yield self.bert
+
+    def gather(self) -> None:
+        """Make ready what :meth:`measure` and :meth:`save` look at, on all processes at once."""
+        if self.sharded is not None:
+            self.sharded.fill(self.average.average if self.average is not None else {})
+
+    def measure_now(self) -> dict[str, float]:
+        """In the middle of a run, on all processes at once."""
+        self.gather()
+        return self.measure()
 
     def measure(self) -> dict[str, float]:
         """What the recipe's evaluation names, on its data: figures as ``eval_…``."""
         with self.final_weights() as bert:
             measured = self.measurer.measure(bert, self.records, self.options)
+            if self.board is not None and measured.show is not None:
+                self.examples = measured.show()
         self.latest = measured.report
         return {f"eval_{name}": value for name, value in measured.figures.items()}
 
@@ -359,10 +403,13 @@ class _Run:
             (new / "metrics.json").write_text(json.dumps(metrics, indent=1), "utf-8")
             write_card(new, self.recipe, bert, metrics)
 
-    def finish(self, seconds: float) -> dict[str, Any]:
+    def finish(self, seconds: float, step: int) -> dict[str, Any]:
         """Write the last model (and, where there was no evaluation on the way, measure it)."""
         if self.records and self.recipe.evaluation.every is None:
             self.measure()
+            if self.board is not None:
+                self.board.show(step)
+                self.board.close()
         self.save(self.out / "last")
         best = self.out / "best"
         content = json.loads(((best if best.exists() else self.out / "last") / "metrics.json").read_text("utf-8"))

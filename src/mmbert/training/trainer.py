@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mmbert.errors import TrainingError
 from mmbert.model.packed import PackedBatch
@@ -29,6 +31,7 @@ from mmbert.training.checkpoints import ASIDE, Manifest, clear_aside, commit, la
 from mmbert.training.module import TrainingModule
 from mmbert.training.optimizers import Plateau, build_optimizer, schedule
 from mmbert.training.recipe import OptimizerRecipe
+from mmbert.training.sharding import Sharded
 from mmbert.training.stopping import StopOnSignal
 
 
@@ -41,7 +44,9 @@ class Saving:
         versions: of the packages, for the manifest.
         planned: batches of the whole run.
         start: manifest of the checkpoint that this run goes on from.
-        beside: write further files into a checkpoint; called on the first process.
+        collect: called on all processes before a checkpoint is written.
+        everywhere: write further files into a checkpoint; called on all processes,
+        beside: on the first one.
     """
 
     keep: int = 2
@@ -49,6 +54,8 @@ class Saving:
     versions: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     start: Manifest | None = None
+    collect: list[Callable[[], object]] = field(default_factory=list)
+    everywhere: list[Callable[[Path], object]] = field(default_factory=list)
     beside: list[Callable[[Path], object]] = field(default_factory=list)
 
 
@@ -62,6 +69,7 @@ class PackedTrainer(Trainer):
         measure: called at evaluation, gives the metrics (``eval_…``).
         watched: key of the metric that decides what is best.
         saving: about checkpoints.
+        sharded: the module's shards, where it has some.
         stop: listens to signals; one of the callbacks.
         **kwargs: passed on to Trainer.
     """
@@ -75,6 +83,7 @@ class PackedTrainer(Trainer):
         measure: Callable[[], dict[str, float]] | None = None,
         watched: str = "eval_R@1",
         saving: Saving | None = None,
+        sharded: Sharded | None = None,
         stop: StopOnSignal | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,6 +96,8 @@ class PackedTrainer(Trainer):
         self.measure = measure
         self.watched = watched
         self.saving = saving or Saving()
+        self.sharded = sharded
+        self._whole: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self.stop = stop or StopOnSignal()
         self._batches: list[PackedBatch] = []
         self._plans: deque[dict[str, Plan]] = deque()
@@ -130,8 +141,23 @@ class PackedTrainer(Trainer):
 
         return self.module.plan(self._batches, total)
 
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """Shards exchange their gradients themselves: of what accelerate puts around a module, they need autocast."""
+        if self.sharded is not None and training and not getattr(model, "_is_accelerate_prepared", False):
+            self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+            model._is_accelerate_prepared = True  # type: ignore[assignment]
+        found: nn.Module = super()._wrap_model(model, training, dataloader)
+        return found
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.sharded is not None:
+            return self.sharded.clip(self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm. Where it is not finite, the run ends before it reaches the weights."""
+        if grad_norm is None and self.sharded is not None:
+            grad_norm = self.sharded.clip()
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
         if getattr(self.accelerator, "scaler", None) is None and not torch.isfinite(torch.as_tensor(found)):
             raise self._not_finite(f"the gradient's norm is {float(found)}")
@@ -222,11 +248,20 @@ class PackedTrainer(Trainer):
                 clear_aside(state)
                 aside.mkdir(parents=True)
 
+        def collect() -> None:
+            for gather in self.saving.collect:
+                gather()
+            if self.sharded is not None:
+                assert self.optimizer is not None
+                self._whole = self.sharded.state(), self.sharded.optimizer_state(self.optimizer)
+
         def write() -> None:
-            self.save_model(str(aside), _internal_call=True)
+            self._save(str(aside), state_dict=None if self._whole is None else self._whole[0])
             self._save_optimizer_and_scheduler(str(aside))
             self._save_scaler(str(aside))
             self._save_rng_state(str(aside))
+            for further in self.saving.everywhere:
+                further(aside)
 
         def finish() -> None:
             if self.args.should_save:
@@ -238,13 +273,41 @@ class PackedTrainer(Trainer):
                 clear_aside(state)
                 prune(state, self.saving.keep, self.saving.keep_every)
 
-        for part in (prepare, write, finish):
+        for part in (prepare, collect, write, finish):
             failure = None
             try:
                 part()
             except (OSError, RuntimeError, SafetensorError) as error:
                 failure = str(error)
             self._all_wrote(failure, state)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._whole is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            assert self.lr_scheduler is not None
+            torch.save(self._whole[1], Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        self._whole = None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.sharded is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.sharded.load(load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.sharded is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, scheduler = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        self.sharded.load_optimizer(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def _all_wrote(self, failure: str | None, state: Path) -> None:
         """Wait for all processes; an error on one is one on all."""

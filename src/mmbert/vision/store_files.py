@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,21 @@ class StoreFiles:
             aside.replace(where)
         except OSError as error:
             raise DataError(f"cannot be written: {error}", where=where) from error
+
+    def fetch(self, name: str, to: Path) -> None:
+        """Copy a file here.
+
+        Raises:
+            DataError: it is missing, or cannot be read.
+        """
+        where = self.place(name)
+        try:
+            if self.local:
+                shutil.copyfile(where, to)
+            else:
+                self._fs.get_file(where, str(to))
+        except OSError as error:
+            raise DataError(f"cannot be fetched: {error}", where=where) from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder below, sorted; none where there is no such folder."""

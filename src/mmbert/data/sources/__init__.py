@@ -20,7 +20,7 @@ from mmbert import plugins
 from mmbert.data.records import BadRecords, Source
 from mmbert.errors import ConfigError
 
-_FORMATS = ("folder", "legacy", "text", "prepared", "joined")
+_FORMATS = ("folder", "legacy", "text", "prepared", "stream", "joined")
 """Formats rather than corpora: their names alone open nothing."""
 _READY = ("starter",)  # comes with the package; every other corpus is named with the folder it lies in
 _STORE = "corpus.json"
@@ -34,7 +34,8 @@ def parse_data(spec: str) -> dict[str, Any]:
     ``starter`` and ``starter:SPLIT`` name a corpus; anything else is the path of a folder, with ``:SPLIT`` behind it
     where no folder of the whole name exists. (A folder that is called like a corpus: write ``./starter``.) A folder
     that ``mmbert data prepare`` made is known by its ``corpus.json``. A ``.json`` file is
-    an annotation file of VL-BERT or MM-BERT. ``{source: …, root: …}`` is a mapping of options, as in a recipe.
+    an annotation file of VL-BERT or MM-BERT. A URL (``s3://…``) is such a store somewhere else.
+    ``{source: …, root: …}`` is a mapping of options, as in a recipe.
 
     Returns:
         Options for ``open_data``: ``{"source": ..., "split": ...}``, or ``{"source": "folder", "root": ..., ...}`` (or
@@ -42,6 +43,10 @@ def parse_data(spec: str) -> dict[str, Any]:
     """
     if spec.startswith("{") and not Path(spec).exists():
         return _mapping(spec)
+    if is_url(spec):
+        place, colon, split = spec.rpartition(":")
+        whole = not colon or "/" in split
+        return {"source": "stream", "root": spec} if whole else {"source": "stream", "root": place, "split": split}
     head, _, split = spec.partition(":")
     if head in _READY or (head not in _FORMATS and head in plugins.names(__name__) and not Path(head).exists()):
         return {"source": head, "split": split} if split else {"source": head}
@@ -66,8 +71,13 @@ def _mapping(spec: str) -> dict[str, Any]:
 
 
 def is_store(folder: str | Path) -> bool:
-    """Whether ``mmbert data prepare`` made this folder."""
-    return (Path(folder).expanduser() / _STORE).is_file()
+    """Whether ``mmbert data prepare`` made this folder; what lies at a URL is nothing else."""
+    return is_url(folder) or (Path(folder).expanduser() / _STORE).is_file()
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether this is a place on another file system (``s3://…``)."""
+    return "://" in str(place)
 
 
 def _kind(folder: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmbert.data.shards import SCHEMA, checksum, open_shard, record_at
 from mmbert.errors import DataError
 
 ABOUT = "corpus.json"
-_AGAIN = "prepare the corpus again"
+AGAIN = "prepare the corpus again"
 
 
 class Options(BaseModel):
@@ -56,7 +57,7 @@ class PreparedSource:
         self._splits = {name: s for name, s in about["splits"].items() if name in wanted}
         self._batches = [batch for path in self._files() for batch in open_shard(path)]
         if not self._batches:
-            raise DataError("holds no records", where=self.name, hint=_AGAIN)
+            raise DataError("holds no records", where=self.name, hint=AGAIN)
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
         self._kept = _with_any(self._batches, options.languages) if options.languages is not None else None
         known = list(dict.fromkeys(code for split in self._splits.values() for code in split["languages"]))
@@ -81,7 +82,7 @@ class PreparedSource:
         place = int(np.searchsorted(self._ends, row, side="right"))
         batch = self._batches[place]
         record = record_at(batch, row - int(self._ends[place]) + batch.num_rows, self.images)
-        return record if self._options.languages is None else _only(record, self._options.languages)
+        return record if self._options.languages is None else only(record, self._options.languages)
 
     def _files(self) -> list[Path]:
         return [self.root / shard["file"] for split in self._splits.values() for shard in split["shards"]]
@@ -120,19 +121,32 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     path = folder / ABOUT
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise DataError(f"is of format {about['format']}, not {FORMAT}", where=str(path), hint=_AGAIN)
-        for split in about["splits"].values():
-            for shard in split["shards"]:
-                if os.path.basename(shard["file"]) != shard["file"]:  # noqa: PTH119
-                    raise DataError(f"names a file elsewhere: {shard['file']}", where=str(path), hint=_AGAIN)
-                _ = (shard["sha256"], split["languages"])
+        content = path.read_bytes()
     except OSError as error:
         hint = "give a folder that `mmbert data prepare` made"
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+    return check_about(content, str(path))
+
+
+def check_about(content: bytes, where: str) -> dict[str, Any]:
+    """The content of a ``corpus.json``, read.
+
+    Raises:
+        DataError: it is damaged, or of a later format.
+    """
+    try:
+        about = json.loads(content)
+        if about["format"] != FORMAT:
+            raise DataError(f"is of format {about['format']}, not {FORMAT}", where=where, hint=AGAIN)
+        for split in about["splits"].values():
+            for shard in split["shards"]:
+                if os.path.basename(shard["file"]) != shard["file"]:  # noqa: PTH119
+                    raise DataError(f"names a file elsewhere: {shard['file']}", where=where, hint=AGAIN)
+                _ = (shard["sha256"], split["languages"], int(shard["rows"]), int(shard["bytes"]))
+                if not re.fullmatch(r"[0-9a-f]{64}", shard["sha256"]):
+                    raise ValueError(shard["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError("is damaged", where=str(path), hint=_AGAIN) from error
+        raise DataError("is damaged", where=where, hint=AGAIN) from error
     found: dict[str, Any] = about
     return found
 
@@ -166,7 +180,8 @@ def _with_any(batches: list[pa.RecordBatch], languages: tuple[str, ...]) -> np.n
     return np.concatenate(kept)
 
 
-def _only(record: Record, languages: tuple[str, ...]) -> Record:
+def only(record: Record, languages: tuple[str, ...]) -> Record:
+    """The record with what is said in these languages."""
     captions = {code: record.captions[code] for code in languages if code in record.captions}
     texts = {code: record.texts[code] for code in languages if code in record.texts}
     return replace(record, captions=captions, texts=texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -10,7 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from mmbert.api.front_door import MMBert
 from mmbert.data.lexicon import Answers
 from mmbert.data.records import Record
-from mmbert.evaluation.lexical import COLUMNS, WITH_IMAGE, WITHOUT_IMAGE, evaluate_lexical, target_words
+from mmbert.evaluation.examples import Examples, spread
+from mmbert.evaluation.lexical import (
+    COLUMNS,
+    WITH_IMAGE,
+    WITHOUT_IMAGE,
+    LexicalResult,
+    evaluate_lexical,
+    target_words,
+)
 from mmbert.evaluation.measures import Measured
 
 
@@ -46,7 +55,22 @@ def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measu
     report = result.report()
     decides = report[WITH_IMAGE] if report[WITH_IMAGE] is not None else report[WITHOUT_IMAGE]
     known = {way: float(report[way]) for way in COLUMNS if report[way] is not None}
-    return Measured(report, {"accuracy": decides, **known})
+    return Measured(report, {"accuracy": decides, **known}, partial(_examples, result))
+
+
+def _examples(result: LexicalResult) -> Examples:
+    """Words in their sentences, what each way chose, and what is right."""
+    chosen = [result.choices[i] for i in spread(len(result.choices))]
+    rows = [
+        (
+            choice.item.word,
+            choice.item.sentence,
+            *(choice.chosen.get(way) or "" for way in result.ways),
+            ", ".join(sorted(choice.right)),
+        )
+        for choice in chosen
+    ]
+    return Examples(("word", "in", *(way.replace("_", " ") for way in result.ways), "right"), rows)
 
 
 def how(options: Options) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record
+from mmbert.evaluation.examples import retrieval_examples
 from mmbert.evaluation.measures import Measured
-from mmbert.evaluation.retrieval import evaluate_retrieval
+from mmbert.evaluation.retrieval import Retrieval
 from mmbert.evaluation.tuning import best_rerank_weights
 
 
@@ -23,8 +25,10 @@ class Options(BaseModel):
 
 def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measured:
     """R@k and median rank."""
-    report = dict(evaluate_retrieval(model, records, mode=options.mode))
-    return Measured(report, {k: float(v) for k, v in report["text_to_image"]["mean"].items()})
+    found = Retrieval(model, records, mode=options.mode)
+    report = dict(found.report())
+    figures = {k: float(v) for k, v in report["text_to_image"]["mean"].items()}
+    return Measured(report, figures, partial(retrieval_examples, found))
 
 
 def tune(model: MMBert, records: Sequence[Record], options: Options) -> tuple[float, float]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record
+from mmbert.evaluation.examples import Examples, spread
 from mmbert.evaluation.measures import Measured
-from mmbert.evaluation.translation import evaluate_translation
+from mmbert.evaluation.translation import TranslationResult, evaluate_translation
 
 
 class Options(BaseModel):
@@ -36,7 +38,7 @@ class Options(BaseModel):
 
 def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measured:
     """BLEU and chrF."""
-    report = evaluate_translation(
+    result = evaluate_translation(
         model,
         records,
         source=options.source,
@@ -45,8 +47,15 @@ def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measu
         beam=options.beam,
         length_penalty=options.length_penalty,
         limit=options.limit,
-    ).report
-    return Measured(report, {"BLEU": report["BLEU"], "chrF": report["chrF"]})
+    )
+    return Measured(result.report, {name: result.report[name] for name in ("BLEU", "chrF")}, partial(_examples, result))
+
+
+def _examples(result: TranslationResult) -> Examples:
+    """What was read, written and expected."""
+    chosen = spread(len(result.hypotheses))
+    rows = [(result.sources[i] or "(image)", result.hypotheses[i], " / ".join(result.references[i])) for i in chosen]
+    return Examples(("read", "written", "right"), rows)
 
 
 def how(options: Options) -> str:

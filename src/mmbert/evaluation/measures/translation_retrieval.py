@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record, Source
 from mmbert.data.sources import open_data
+from mmbert.evaluation.examples import MOST, Examples, spread
 from mmbert.evaluation.measures import Measured
 from mmbert.evaluation.translation_retrieval import TranslationRetrieval, best_pair_weights
 
@@ -42,7 +45,21 @@ def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measu
     if options.tune and options.mode == "rerank":
         found.weights = best_pair_weights(found)[0]
     report = found.report()
-    return Measured(report, dict(report["mean"]))
+    return Measured(report, dict(report["mean"]), partial(_examples, found))
+
+
+def _examples(found: TranslationRetrieval) -> Examples:
+    """Sentences of either language, the one that was found first, and a right one."""
+    rows = []
+    for way, side in enumerate(found.sides):
+        other = found.sides[1 - way]
+        for i in spread(side.asked, MOST // 2):
+            answer = int(found.scores(way, i, i + 1)[0].argmax())
+            right = np.flatnonzero(other.group == side.group[i])
+            expected = other.texts[int(right[0])] if len(right) else ""
+            hit = "yes" if answer in right else "no"
+            rows.append((side.language, side.texts[i], other.texts[answer], expected, hit))
+    return Examples(("language", "sentence", "first one found", "right one", "right"), rows)
 
 
 def tune(model: MMBert, records: Sequence[Record], options: Options) -> tuple[float, float]:

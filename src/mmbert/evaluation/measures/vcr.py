@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.front_door import MMBert
 from mmbert.data.records import Record
+from mmbert.evaluation.examples import MOST, Examples, spread
 from mmbert.evaluation.measures import Measured
 from mmbert.evaluation.vcr import STEPS, Chooser, Step, evaluate_vcr
 
@@ -33,8 +35,37 @@ class Options(BaseModel):
 def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measured:
     """Q2A, QA2R and Q2AR, as far as the steps go."""
     answers, rationales = (Chooser.of(model, step, options.task) if step in options.steps else None for step in STEPS)
-    report = evaluate_vcr(list(records)[: options.limit], answers=answers, rationales=rationales)
-    return Measured(report, {name: report[name] for name in FIGURES if name in report})
+    asked = list(records)[: options.limit]
+    report = evaluate_vcr(asked, answers=answers, rationales=rationales)
+    choosers = {step: one for step, one in zip(STEPS, (answers, rationales), strict=True) if one is not None}
+    figures = {name: report[name] for name in FIGURES if name in report}
+    return Measured(report, figures, partial(_examples, asked, choosers))
+
+
+def _examples(records: Sequence[Record], choosers: dict[Step, Chooser]) -> Examples:
+    """Questions, and in each step what was chosen and what is right."""
+    chosen = [records[i] for i in spread(len(records), MOST // len(choosers))]
+    rows = []
+    for step, chooser in choosers.items():
+        given = [record.annotation["answer_label"] if step == "rationale" else None for record in chosen]
+        found = chooser.probabilities(list(zip(chosen, given, strict=True))).argmax(1)
+        for record, number in zip(chosen, found.tolist(), strict=True):
+            choices = [_sentence(choice, record) for choice in record.annotation[f"{step}_choices"]]
+            right = record.annotation[f"{step}_label"]
+            hit = "yes" if number == right else "no"
+            rows.append((step, _sentence(record.annotation["question"], record), choices[number], choices[right], hit))
+    return Examples(("", "question", "chosen", "right one", "right"), rows)
+
+
+def _sentence(tokens: Sequence[str | list[int]], record: Record) -> str:
+    """Tokens as text; an object is named with its number, as in the corpus (``person1``)."""
+    words = (
+        token
+        if isinstance(token, str)
+        else ", ".join(f"{record.boxes[number].name or 'object'}{number + 1}" for number in token)
+        for token in tokens
+    )
+    return " ".join(words)
 
 
 def how(options: Options) -> str:

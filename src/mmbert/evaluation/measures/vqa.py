@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.front_door import MMBert
+from mmbert.data.answers import soft_scores
 from mmbert.data.records import Record
+from mmbert.evaluation.examples import Examples, spread
 from mmbert.evaluation.measures import Measured
-from mmbert.evaluation.question_answering import evaluate_answers
+from mmbert.evaluation.question_answering import answer_records, evaluate_answers
 
 
 class Options(BaseModel):
@@ -28,8 +31,22 @@ class Options(BaseModel):
 
 def measure(model: MMBert, records: Sequence[Record], options: Options) -> Measured:
     """Accuracy in percent: ``overall``, and of each kind of answer (``yes/no``, ``number``, ``other``)."""
-    report = evaluate_answers(model, records[: options.limit], images=options.images)
-    return Measured(report, {"overall": report["overall"], **report["answer_types"]})
+    asked = records[: options.limit]
+    report = evaluate_answers(model, asked, images=options.images)
+    figures = {"overall": report["overall"], **report["answer_types"]}
+    return Measured(report, figures, partial(_examples, model, asked, options.images))
+
+
+def _examples(model: MMBert, records: Sequence[Record], images: bool) -> Examples:
+    """Questions, what the model answers, and what people answered with the score of each answer."""
+    chosen = [records[i] for i in spread(len(records))]
+    answers = answer_records(model, chosen, images=images)
+    rows = []
+    for record in chosen:
+        said = soft_scores(record.annotation["answers"]).items()
+        right = ", ".join(f"{answer} ({score:.1f})" for answer, score in said)
+        rows.append((record.annotation["question"], answers[record.annotation["question_id"]], right))
+    return Examples(("question", "answer", "right"), rows)
 
 
 def how(options: Options) -> str:
