@@ -119,7 +119,7 @@ class ModelOne:
         self.tables = [self._train(flats[side], flats[1 - side], side, rounds) for side in (0, 1)]
 
     def _train(self, given: tuple[Tensor, Tensor], made: tuple[Tensor, Tensor], side: int, rounds: int) -> Tensor:
-        """[words of ``side``, words of the other] sparse ``t``; row 0 is the empty word's."""
+        """[words of the other side, words of ``side``] sparse ``t``; column 0 is the empty word's."""
         texts = int(given[1].max()) + 1
         empty = torch.zeros(texts, dtype=torch.long), torch.arange(texts)
         order = torch.argsort(torch.cat([given[1], empty[1]]), stable=True)
@@ -138,8 +138,8 @@ class ModelOne:
             weight /= torch.zeros(len(made[0])).index_add_(0, place, weight)[place]
             count = torch.zeros(len(keys)).index_add_(0, link, weight)
             t = count / torch.zeros(len(self.vocabularies[side])).index_add_(0, row, count)[row]
-        shape = (len(self.vocabularies[side]), width)
-        return torch.sparse_coo_tensor(torch.stack([row, keys % width]), t, shape).coalesce().to_sparse_csr()
+        shape = (width, len(self.vocabularies[side]))
+        return torch.sparse_coo_tensor(torch.stack([keys % width, row]), t, shape).coalesce().to_sparse_csr()
 
     def _logs(self, side: int, given: Sequence[str], made: Sequence[str]) -> Tensor:
         """[given, made] ``l(made | given)``; the given sentences are in the language of ``side``."""
@@ -148,13 +148,13 @@ class ModelOne:
         lengths = torch.bincount(owner, minlength=len(given)).float() + 1
         rows = torch.cat([owner[known], torch.arange(len(given))])
         columns = torch.cat([numbers[known], torch.zeros(len(given), dtype=torch.long)])
-        bags = _counts(rows, columns, (len(given), len(self.vocabularies[side])))
-        chances = (bags @ self.tables[side]).to_dense() / lengths[:, None]
-        logs = chances.clamp(min=self.FLOOR).log()
+        bags = _counts(columns, rows, (len(self.vocabularies[side]), len(given))).to_dense()
+        # Sparse times dense: PyTorch's product of two sparse matrices does not give its memory back.
+        logs = (self.tables[side] @ bags / lengths).clamp(min=self.FLOOR).log()  # [words, given]
         numbers, owner = self.vocabularies[1 - side].flat(made)
         numbers, owner = numbers[numbers > 0], owner[numbers > 0]
         made_bags = _counts(owner, numbers, (len(made), len(self.vocabularies[1 - side])))
-        return (made_bags @ logs.T).T / torch.bincount(owner, minlength=len(made)).clamp(min=1)
+        return (made_bags @ logs).T / torch.bincount(owner, minlength=len(made)).clamp(min=1)
 
     def scores(self, asking: Sequence[str], answering: Sequence[str], *, reverse: bool = False) -> Scores:
         """[asking, answering] mean log probabilities; ``reverse``: the second language asks."""
