@@ -36,7 +36,7 @@ class Examples:
     """
 
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     pictures: dict[str, Image.Image] = field(default_factory=dict)
 
     def as_markdown(self) -> str:

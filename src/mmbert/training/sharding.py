@@ -29,7 +29,7 @@ BANK = "embedding_head.query_bank"
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, sharing its memory; another tensor as it is."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def gathered(tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def gathered(tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> dict
     """
     found = {}
     for name, tensor in tensors.items():
-        whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        whole = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
         if everywhere or rank() == 0:
             found[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
     return found
@@ -107,11 +107,11 @@ class Sharded:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Inside, the whole model lies where the training does."""
-        self.whole.to(self.device)
+        self.whole.to(self.device)  # type: ignore[arg-type]
         try:
             yield
         finally:
-            self.whole.to("cpu")
+            self.whole.to("cpu")  # type: ignore[arg-type]
 
     # -- whole tensors ----------------------------------------------------------------------------------------------
 
