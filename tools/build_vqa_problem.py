@@ -33,7 +33,9 @@ MOST = 4
 HELD_OUT = 0.15
 """Share of the pairs of things, and of the numbers of each thing, that training never shows."""
 KINDS = ("place", "place", "place", "number", "presence")
-"""Kinds of questions, as often as they are drawn."""
+"""Kinds of questions, as often as a picture is drawn for them."""
+ASKED = {"place": 6, "presence": 4, "number": 2}
+"""Questions of each kind about one training picture, at most: pictures cost more than questions do."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,13 @@ def questions(scene: Scene, kind: str, rng: np.random.Generator, new: bool, limi
             Asked(f"How many {concept(name).plural} are there?", str(names.count(name)), "number", "how many", (name,))
             for name in asked
         ]
-    there = names[int(rng.integers(len(names)))]
-    absent = next(name for name in (CONCEPTS[i] for i in rng.permutation(len(CONCEPTS))) if name not in names)
-    pairs = [(there, "yes"), (absent, "no")]
+    there = list(dict.fromkeys(names[i] for i in rng.permutation(len(names))))
+    absent = [name for name in (CONCEPTS[i] for i in rng.permutation(len(CONCEPTS))) if name not in names]
+    each = max(1, limit // 2)  # as many that are right as that are wrong
+    pairs = [*((name, "yes") for name in there[:each]), *((name, "no") for name in absent[: min(each, len(there))])]
     return [
         Asked(f"Is there {concept(name).article} {name}?", answer, "yes/no", "is there", (name,))
-        for name, answer in [pairs[i] for i in rng.permutation(2)][:limit]
+        for name, answer in [pairs[i] for i in rng.permutation(len(pairs))][:limit]
     ]
 
 
@@ -148,9 +151,10 @@ def build_split(
     while len(split.questions) < wanted:
         kind = KINDS[int(rng.integers(len(KINDS)))]
         scene = draw_scene(rng, composer, kind, new)
-        found = questions(scene, kind, rng, new, 1 if new else 4)
-        if kind != "place" and not new:  # the same picture may also be asked about places
-            found += questions(scene, "place", rng, new, 2)
+        if new:
+            found = questions(scene, kind, rng, new, 1)
+        else:
+            found = [asked for each, most in ASKED.items() for asked in questions(scene, each, rng, new, most)]
         if not found:
             continue
         scene.image.save(folder / split.year / f"COCO_{split.year}_{image_id:012d}.jpg", quality=95, subsampling=0)
@@ -201,7 +205,7 @@ def _json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def build(folder: Path, *, train: int = 12_000, test: int = 1000, size: int = 160, seed: int = 1) -> None:
+def build(folder: Path, *, train: int = 36_000, test: int = 1000, size: int = 160, seed: int = 1) -> None:
     """Write the whole problem.
 
     Args:
@@ -224,7 +228,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
-    parser.add_argument("--train", type=int, default=12_000, help="questions to train on")
+    parser.add_argument("--train", type=int, default=36_000, help="questions to train on")
     parser.add_argument("--test", type=int, default=1000, help="questions to measure on")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
