@@ -62,7 +62,8 @@ def spread(count: int, most: int = MOST) -> list[int]:
     same order, and equal steps would find the same one in each.
     """
     most = min(most, count)
-    return [int((i + (i + 1) * 0.618034 % 1) * count / most) for i in range(most)]
+    ends = [i * count // max(1, most) for i in range(most + 1)]
+    return [ends[i] + int((i + 1) * 0.618034 % 1 * (ends[i + 1] - ends[i])) for i in range(most)]
 
 
 def picture_of(image: ImageRef | None) -> Image.Image | None:
