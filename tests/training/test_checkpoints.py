@@ -126,6 +126,21 @@ def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None])
         yield
 
 
+@contextmanager
+def signal_at_step(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process gets a signal; the run has to catch it, and to put the handler back that was there."""
+    missed: list[int] = []
+    found = signal.signal(number, lambda got, _: missed.append(got))  # what the run misses must not end pytest
+    before = signal.getsignal(number)
+    try:
+        with at_step(step, monkeypatch, lambda: os.kill(os.getpid(), number)):
+            yield
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, found)
+    assert not missed
+
+
 def test_a_full_disk_ends_the_run_and_costs_no_checkpoint(
     recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,14 +168,12 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 def test_a_signal_ends_the_run_with_a_checkpoint(
     name: str, recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, out = recipe_of(steps=4), tmp_path / "out"
-    before = signal.getsignal(getattr(signal, name))
+    recipe, out, number = recipe_of(steps=4), tmp_path / "out", getattr(signal, name)
     with (
-        at_step(2, monkeypatch, lambda: os.kill(os.getpid(), getattr(signal, name))),
+        signal_at_step(2, number, monkeypatch),
         pytest.raises(TrainingStopped, match=f"stopped by {name} after step [23]"),
     ):
         train(recipe, out)
-    assert signal.getsignal(getattr(signal, name)) is before
     manifest = read_manifest(last_checkpoint(out / "state") or Path())
     assert (manifest.batches, manifest.planned) == (manifest.step, 4)
     assert manifest.versions["torch"]
@@ -229,7 +242,7 @@ def test_settings_that_do_not_change_what_is_learned_may_change_on_the_way(
     recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        at_step(2, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        signal_at_step(2, signal.SIGTERM, monkeypatch),
         pytest.raises(TrainingStopped),
     ):
         train(recipe_of(steps=4), tmp_path / "out")
