@@ -130,8 +130,8 @@ def at_step(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None])
 def signal_at_step(step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The handler of a signal is called as the interpreter would call it; afterwards that from before is back.
 
-    A real signal would end pytest's process where a library has taken Python's handlers out; `test_launch` sends one to
-    a process of its own.
+    A real one, sent to pytest's own process, ended that now and then in full runs, for a reason that was not found;
+    `test_launch` sends real signals to processes of their own.
     """
     before = signal.getsignal(number)
 
