@@ -7,31 +7,18 @@ from typing import Any
 import pytest
 import torch
 from colours import picture
-from tiny import shake, tiny_config
+from written import TEXTS, writing_model
 
-from mmbert.api.front_door import MMBert
-from mmbert.api.processing import MMBertProcessor
 from mmbert.api.writer import Writer
+from mmbert.data.images import OpenedImage
 from mmbert.errors import UsageError
-from mmbert.model.modeling import MMBertForPreTraining, build_vision
-from mmbert.text.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)
-TEXTS = ["a red dog", "the ball", "two dogs and a cat in the snow"]
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["the trunk writes", "a decoder writes"])
 def writer(request: pytest.FixtureRequest) -> Writer:
-    tokenizer = train_tokenizer(TEXTS * 3, vocab_size=200)
-    tokenizer.add_tokens(["[2de]", "[2en]"], special_tokens=True)
-    vision: dict[str, Any] = {"kind": "grid", "backbone": "test_vit", "image_size": 64}
-    config = tiny_config(
-        vocab_size=len(tokenizer), vision=vision, region_feature_size=build_vision(vision).feature_size,
-        num_decoder_layers=request.param, num_region_classes=0,
-    )  # fmt: skip
-    network = MMBertForPreTraining(config)
-    shake(network, 2)
-    return Writer(MMBert(network, MMBertProcessor(tokenizer, config, network.trunk.vision)))
+    return Writer(writing_model(decoder_layers=request.param))
 
 
 def test_a_text_is_what_it_is_alone(writer: Writer) -> None:
@@ -65,6 +52,11 @@ def test_language_and_image_decide_what_is_written(writer: Writer) -> None:
     shown = scores(texts=["a red dog"] * 2, images=[red, blue], to="de")
     assert shown[0] != shown[1]
     assert scores(texts=None, images=[blue], to="de")[0] == pytest.approx(captions[1], abs=1e-4)
+    once = OpenedImage(blue, "blue")  # one image for several texts is looked at once
+    texts = ["a red dog", "the ball"]
+    again = scores(texts=texts, images=[once, once], to="de")
+    assert again == pytest.approx(scores(texts=texts, images=[blue, blue], to="de"), abs=1e-4)
+    assert again[0] == pytest.approx(shown[1], abs=1e-4)
 
 
 def test_no_special_token_is_written(writer: Writer) -> None:
@@ -81,3 +73,6 @@ def test_mistakes_are_told(writer: Writer) -> None:
         writer.write(TEXTS, to="de", beam=2, nbest=3)
     with pytest.raises(UsageError, match="give texts"):
         writer.write(None, to="de")
+    with pytest.raises(UsageError, match="33 pieces") as caught:
+        writer.write(TEXTS, to="de", max_tokens=33)
+    assert caught.value.hint == "1 to 32"

@@ -89,6 +89,7 @@ def test_a_service_of_graphs(exported: Path, model_folder: Path, tmp_path: Path)
     from mmbert.search.index import build_index
     from mmbert.search.service.app import make_app
     from mmbert.search.service.core import Service
+    from mmbert.search.service.offers import Further, offers_of
 
     save_folder(tmp_path / "photos", 4)
     bert = MMBert.from_pretrained(model_folder)
@@ -110,11 +111,17 @@ def test_a_service_of_graphs(exported: Path, model_folder: Path, tmp_path: Path)
             ("attention", {"text": "a", "image": image}),
             ("answer", {"question": "a", "image": image}),
             ("ground", {"expression": "a", "image": image}),
+            ("caption", {"to": "de", "image": image}),
+            ("translate", {"to": "de", "texts": ["a"]}),
         ):
             refused = client.post(f"/v1/{path}", json=body)
             assert refused.status_code == 501
             assert "--backend torch" in refused.json()["error"]["message"]
         able = {one["name"]: one["available"] for one in client.get("/v1").json()["capabilities"]}
         assert able == {
-            "answer": False, "attention": False, "embed": True, "ground": False, "match": True, "search": True,
+            "answer": False, "attention": False, "caption": False, "embed": True, "ground": False, "match": True,
+            "search": True, "translate": False,
         }  # fmt: skip
+    beside = {offer.name: offer.model for offer in offers_of(served, [Further(bert)])}
+    assert beside["attention"] is bert
+    assert beside["embed"] is served

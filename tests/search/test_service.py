@@ -244,7 +244,8 @@ def test_what_the_model_cannot_do_is_501_with_the_reason(client: TestClient) -> 
     assert "does not show its attention" in answer.json()["error"]["message"]
     about = client.get("/v1").json()
     assert {one["name"]: one["available"] for one in about["capabilities"]} == {
-        "answer": False, "attention": False, "embed": True, "ground": False, "match": True, "search": True,
+        "answer": False, "attention": False, "caption": False, "embed": True, "ground": False, "match": True,
+        "search": True, "translate": False,
     }  # fmt: skip
     assert "/v1/attention" not in client.get("/openapi.json").json()["paths"]
     assert (about["images"], about["languages"]) == (12, ["ar", "de", "en", "fr"])
@@ -297,10 +298,10 @@ def test_who_waits_too_long_is_told(folder: Path, out: Path) -> None:
 
 
 def test_closing_finishes_what_waits_and_takes_nothing_new(index: SearchIndex) -> None:
-    service = Service(index)
-    with TestClient(make_app(service)) as client:
+    app = make_app(Service(index))
+    with TestClient(app) as client:
         assert client.get("/readyz").status_code == 200
-    client = TestClient(make_app(service), raise_server_exceptions=False)
+    client = TestClient(app, raise_server_exceptions=False)
     answer = client.post("/v1/search", json={"text": "red"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert client.get("/readyz").status_code == 503

@@ -17,9 +17,12 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from mmbert import MMBert
+from mmbert.api.answering import Answerer
 from mmbert.search.index import SearchIndex, build_index
 from mmbert.search.service.app import make_app
 from mmbert.search.service.core import Service, name_of
+from mmbert.search.service.features.answer import answer_all
+from mmbert.search.service.offers import Further
 
 IMAGE, _, BOXES = draw_two(np.random.default_rng(1))
 CORNERS = [[float(x), float(y), float(x + w), float(y + h)] for x, y, w, h in BOXES]
@@ -39,9 +42,7 @@ def bert() -> MMBert:
 @pytest.fixture
 def service(folder: Path, out: Path, bert: MMBert) -> Service:
     build_index(ColourModel(), folder, out)
-    service = Service(SearchIndex.open(out, ColourModel()))
-    service.model = bert  # type: ignore[assignment]
-    return service
+    return Service(SearchIndex.open(out, ColourModel()), further=[Further(bert)])
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def client(service: Service) -> Iterator[TestClient]:
         yield client
 
 
-def test_answers_are_the_models_own(client: TestClient, service: Service, bert: MMBert) -> None:
+def test_answers_are_the_models_own(client: TestClient, bert: MMBert) -> None:
     asked: dict[str, Any] = {"image": encoded(), "question": "what is left?", "boxes": CORNERS, "k": 3}
     answer = client.post("/v1/answer", json=asked)
     assert answer.status_code == 200, answer.text
@@ -61,8 +62,9 @@ def test_answers_are_the_models_own(client: TestClient, service: Service, bert: 
     )
     of_index = client.post("/v1/answer", json={"id": name_of("pictures/red.png"), "question": "what is left?"})
     assert len(of_index.json()["answers"]) == 5
-    assert {"name": "answer", "available": True, "reason": None} in client.get("/v1").json()["capabilities"]
-    together = service._answer([(IMAGE, "what is left?", CORNERS, 3), (IMAGE, "is there one?", None, 1)])
+    able = {one["name"]: one["available"] for one in client.get("/v1").json()["capabilities"]}
+    assert able["answer"]
+    together = answer_all(Answerer(bert), [(IMAGE, "what is left?", CORNERS, 3), (IMAGE, "is there one?", None, 1)])
     assert [[one.text for one in found] for found in together] == [
         [one.text for one in own], [one.text for one in bert.answer(IMAGE, "is there one?", k=1)],
     ]  # fmt: skip

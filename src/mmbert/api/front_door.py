@@ -568,7 +568,7 @@ def _silent_transformers() -> Iterator[None]:
 
 def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
     """Any image source in the form that collation takes; a path or reference twice is one image."""
-    if isinstance(image, ImageRef | ZippedImage):
+    if isinstance(image, ImageRef | ZippedImage | OpenedImage):
         return image  # type: ignore[return-value]
     if isinstance(image, str | Path):
         return ImageRef(path=str(image))

@@ -46,14 +46,12 @@ class Writer:
     """
 
     def __init__(self, bert: MMBert) -> None:
+        if (reason := cannot_write(bert)) is not None:
+            raise UsageError(reason, hint="train one with the recipe translation: mmbert train translation")
         self.bert = bert
         self.model = MMBertForConditionalGeneration.sharing(bert.model)
         self.tokenizer: Any = bert.processor.tokenizer
         self.languages = writing_languages(self.tokenizer)
-        if not self.languages or bert.model.token_head is None:
-            raise UsageError(
-                "this model does not write", hint="train one with the recipe translation: mmbert train translation"
-            )
 
     def write(
         self,
@@ -85,17 +83,10 @@ class Writer:
             per input, ``nbest`` texts.
 
         Raises:
-            UsageError: the language is not one that the model writes, ``nbest`` exceeds ``beam``, or numbers differ.
+            UsageError: as of ``check``, or numbers differ.
             ImageError: an image is missing or damaged.
         """
-        if to not in self.languages:
-            close = nearest(to, self.languages)
-            known = ", ".join(self.languages)
-            raise UsageError(
-                f"this model does not write {to!r}", hint=f"did you mean {close!r}?" if close else f"it writes: {known}"
-            )
-        if beam < 1 or not 1 <= nbest <= beam:
-            raise UsageError(f"{nbest} best of a beam of {beam}", hint="--nbest is at least 1 and at most --beam")
+        self.check(to, beam, nbest, max_tokens)
         examples = self._examples(texts, images, to)
         longest = max_tokens or self.bert.processor.max_text_tokens
         regions = self.bert.processor.regions_per_image
@@ -109,6 +100,25 @@ class Writer:
                     found[i] = written
                 bar.update(len(chosen))
         return found
+
+    def check(self, to: str, beam: int = 4, nbest: int = 1, max_tokens: int | None = None) -> None:
+        """Whether it can be asked so.
+
+        Raises:
+            UsageError: the language is not one that the model writes, ``nbest`` exceeds ``beam``, or ``max_tokens`` is
+                more than its longest text has.
+        """
+        if to not in self.languages:
+            close = nearest(to, self.languages)
+            known = ", ".join(self.languages)
+            raise UsageError(
+                f"this model does not write {to!r}", hint=f"did you mean {close!r}?" if close else f"it writes: {known}"
+            )
+        if beam < 1 or not 1 <= nbest <= beam:
+            raise UsageError(f"{nbest} best of a beam of {beam}", hint="the best are at least 1, and at most the beam")
+        most = self.bert.processor.max_text_tokens
+        if max_tokens is not None and not 1 <= max_tokens <= most:
+            raise UsageError(f"cannot write texts of up to {max_tokens} pieces", hint=f"1 to {most}")
 
     def _examples(self, texts: Sequence[str] | None, images: Sequence[Any] | None, to: str) -> list[Example]:
         if texts is None and images is None:
@@ -163,3 +173,13 @@ class Writer:
             total += torch.where(running, found, 0.0)
             running &= chosen != self.tokenizer.sep_token_id
         return total
+
+
+def cannot_write(bert: Any) -> str | None:
+    """Why a model cannot write; None where it can."""
+    model, processor = getattr(bert, "model", None), getattr(bert, "processor", None)
+    if model is None or processor is None or model.token_head is None:
+        return "this model does not write"
+    return (
+        None if writing_languages(processor.tokenizer) else "this model does not write: it has no token of a language"
+    )

@@ -23,6 +23,13 @@ def serve(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The model that made the index. Default: the one it names.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            help="A further model, for what the index's cannot; QUESTION=MODEL: for that alone. Repeatable.",
+        ),
+    ] = None,
     rerank: Annotated[int, typer.Option("--rerank", help="Re-ranking that the page asks for.", min=0, max=200)] = 30,
     batch: Annotated[int, typer.Option("--batch", help="Requests computed together; 1: none.", min=1)] = 64,
     queue: Annotated[int, typer.Option("--queue", help="Requests that may wait; more get 429.", min=1)] = 256,
@@ -49,6 +56,7 @@ def serve(
 
       mmbert serve
       mmbert serve --index photos-index --port 9000
+      mmbert serve --also runs/vqa/best --also caption=runs/captions/best --also translate=runs/en-de/best
       mmbert serve --backend onnx --model exported
       mmbert serve --keys keys.json --new-key alice && mmbert serve --host 0.0.0.0 --keys keys.json
     """
@@ -69,15 +77,18 @@ def serve(
     from mmbert.search.index import SearchIndex
     from mmbert.search.service.core import Service, Settings
     from mmbert.search.service.keys import read_keys
+    from mmbert.search.service.offers import Further, read_further
 
     known = {} if keys is None else read_keys(keys)
+    named = [read_further(said) for said in also or ()]
     opened = SearchIndex.open(index)
     name = model or opened.about.model
     if name is None:
         raise UsageError("the index does not say which model made it", where=index, hint="add --model")
     opened = SearchIndex.open(index, load_served(name, backend, device))
+    further = [Further(load_model(path, device), questions) for questions, path in named]
     settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
-    service = Service(opened, settings)
+    service = Service(opened, settings, further)
     service.warm_up()
     note(f"{human_count(service.images)} images; http://{host}:{port}/ (Ctrl-C stops)")
     config = uvicorn.Config(

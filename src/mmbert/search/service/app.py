@@ -19,15 +19,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from mmbert import __version__, plugins
+from mmbert import __version__
 from mmbert.errors import IndexStoreError, MMBertError
 from mmbert.search.service import schemas
 from mmbert.search.service.batching import Closing, Overloaded, TooLate
 from mmbert.search.service.core import Service, image_bytes, quiet
 from mmbert.search.service.keys import owner
+from mmbert.search.service.offers import name_of_model
 from mmbert.search.service.uploads import BodyLimit, media_type, thumbnail
 
-FEATURES = "mmbert.search.service.features"
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -89,7 +89,7 @@ def make_app(service: Service) -> FastAPI:
     async def about() -> schemas.About:
         """What the service can be asked."""
         return schemas.About(
-            model=Path(service.index.about.model or "").name or None,
+            model=name_of_model(service.index.about.model),
             images=service.images,
             languages=await to_thread.run_sync(lambda: service.languages),
             columns=service.index.columns,
@@ -102,27 +102,26 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _add_features(app: FastAPI, service: Service) -> list[schemas.Capability]:
-    """Routes of what this model can do; a plain 501 with the reason for the rest."""
+    """Routes of what the service's models can do; a plain 501 with the reason for the rest."""
     found = []
-    for name in plugins.names(FEATURES):
-        feature = plugins.load(FEATURES, name)
-        reason = _missing(feature, service.model)
-        found.append(schemas.Capability(name=name, available=reason is None, reason=reason))
-        if reason is None:
-            feature.add(app, service)
-        else:
-            for method, path in feature.PATHS:
-                app.add_api_route(path, _unavailable(reason), methods=[method], include_in_schema=False)
+    for offer in service.offers:
+        able = offer.model is not None
+        languages = getattr(offer.feature, "languages", None) if able else None
+        found.append(
+            schemas.Capability(
+                name=offer.name,
+                available=able,
+                reason=offer.reason,
+                model=name_of_model(offer.model.name_or_path) if able else None,
+                languages=[] if languages is None else languages(offer.model),
+            )
+        )
+        if able:
+            offer.feature.add(app, service, offer.model)
+            continue
+        for method, path in offer.feature.PATHS:
+            app.add_api_route(path, _unavailable(str(offer.reason)), methods=[method], include_in_schema=False)
     return found
-
-
-def _missing(feature: Any, model: Any) -> str | None:
-    """Why this model does not have this feature; None where it has."""
-    no_network: str | None = getattr(model, "no_network", None)
-    if no_network is not None and getattr(feature, "NEEDS_NETWORK", False):
-        return no_network
-    reason: str | None = feature.missing(model)
-    return reason
 
 
 def _unavailable(reason: str) -> Callable[[], Awaitable[Response]]:

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class Closing(Exception):
 @dataclass
 class _Job:
     kind: str
+    alike: Hashable
     item: Any
     size: int
     deadline: float
@@ -90,8 +91,15 @@ class Batcher:
         """Jobs in the queue."""
         return len(self._waiting)
 
-    async def submit(self, kind: str, item: Any, *, timeout: float, size: int = 1) -> Any:
+    async def submit(self, kind: str, item: Any, *, timeout: float, size: int = 1, alike: Hashable = None) -> Any:
         """The answer to one item.
+
+        Args:
+            kind: what computes it.
+            item: what that takes.
+            timeout: seconds.
+            size: of the item, as ``most`` counts.
+            alike: only items of equal ``alike`` share a batch: those of one language, say.
 
         Raises:
             Overloaded: the queue is full.
@@ -100,7 +108,7 @@ class Batcher:
             MMBertError: what the computation says is wrong with this item.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(kind, item, size, time.monotonic() + timeout, loop, loop.create_future())
+        job = _Job(kind, alike, item, size, time.monotonic() + timeout, loop, loop.create_future())
         with self._wake:
             if self._closing:
                 raise Closing("the service is shutting down")
@@ -131,7 +139,7 @@ class Batcher:
                 _settle(job, answer)
 
     def _next(self) -> list[_Job]:
-        """The longest-waiting job, and all others of its kind that fit; empty when there is nothing left to do."""
+        """The longest-waiting job, and all others like it that fit; empty when there is nothing left to do."""
         with self._wake:
             while True:
                 self._drop_late()
@@ -143,7 +151,7 @@ class Batcher:
             first = self._waiting.popleft()
             batch, size, rest = [first], first.size, deque[_Job]()
             for job in self._waiting:
-                if job.kind == first.kind and size + job.size <= self._most:
+                if (job.kind, job.alike) == (first.kind, first.alike) and size + job.size <= self._most:
                     batch.append(job)
                     size += job.size
                 else:

@@ -6,11 +6,11 @@ import base64
 import binascii
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from anyio import to_thread
@@ -20,9 +20,9 @@ from mmbert.errors import ImageError, MMBertError, UsageError
 from mmbert.search.index import Ask, Hit, SearchIndex
 from mmbert.search.service.batching import Batcher
 from mmbert.search.service.metrics import Metrics
+from mmbert.search.service.offers import Further, offers_of
 from mmbert.search.service.uploads import decode_image, open_image
 
-Array: TypeAlias = np.ndarray[Any, Any]
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the index has been brought up to date."""
 
@@ -58,30 +58,32 @@ class Service:
     Args:
         index: opened with its model.
         settings: limits.
+        further: models that answer what the index's cannot, or what they are named for.
+
+    Raises:
+        UsageError: a further model adds nothing, or cannot do what it is named for.
     """
 
-    def __init__(self, index: SearchIndex, settings: Settings | None = None) -> None:
+    def __init__(self, index: SearchIndex, settings: Settings | None = None, further: Sequence[Further] = ()) -> None:
         self.index, self.settings = index, settings or Settings()
         self.model = index.model
+        self.offers = offers_of(self.model, further)
         self.images = index.count()
         self.opened = 0
         self._looked = time.monotonic()
         self.metrics = Metrics()
-        runs: dict[str, Callable[[Any], Sequence[Any]]] = {
-            "search": self._search,
-            "texts": self._encode_texts,
-            "images": self._encode_images,
-            "match": self._match,
-            "attention": self._attention,
-            "answer": self._answer,
-        }
-        self.batcher = Batcher(runs, most=self.settings.batch, capacity=self.settings.queue, observe=self.metrics.batch)
+        self.batcher = Batcher(
+            {"search": self._search},
+            most=self.settings.batch,
+            capacity=self.settings.queue,
+            observe=self.metrics.batch,
+        )
         self.metrics.gauge("mmbert_queue_jobs", lambda: self.batcher.waiting)
         self.metrics.gauge("mmbert_index_images", lambda: self.images)
 
-    async def compute(self, kind: str, item: Any, size: int = 1) -> Any:
-        """The answer to ``item``, computed together with others of its kind; errors as of ``Batcher.submit``."""
-        return await self.batcher.submit(kind, item, timeout=self.settings.timeout, size=size)
+    async def compute(self, kind: str, item: Any, size: int = 1, alike: Hashable = None) -> Any:
+        """The answer to ``item``, computed together with others like it; arguments and errors of ``Batcher.submit``."""
+        return await self.batcher.submit(kind, item, timeout=self.settings.timeout, size=size, alike=alike)
 
     async def search(self, ask: Ask) -> list[Hit]:
         """What the index finds."""
@@ -113,46 +115,6 @@ class Service:
         self.index = SearchIndex.open(self.index.path, self.model)
         self.images, self.opened = self.index.count(), self.opened + 1
         self.__dict__.pop("languages", None)
-
-    def _encode_texts(self, items: Sequence[list[str]]) -> list[Array]:
-        return _split(self.model.encode_text([text for item in items for text in item]), items)
-
-    def _encode_images(self, items: Sequence[list[Any]]) -> list[Array]:
-        return _split(self.model.encode_images([image for item in items for image in item]), items)
-
-    def _match(self, items: Sequence[tuple[list[Any], list[str]]]) -> list[Array]:
-        """[images, texts] probabilities for each item; the pairs of all of them are one packed batch."""
-        images: list[Any] = []
-        texts: list[str] = []
-        pairs: list[list[tuple[int, int]]] = []
-        for shown, said in items:
-            pairs.append([(len(images) + i, len(texts) + t) for i in range(len(shown)) for t in range(len(said))])
-            images += shown
-            texts += said
-        logits = self.model.match_pairs(images, texts, np.array([pair for part in pairs for pair in part]))
-        found = np.split(
-            np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))), np.cumsum([len(p) for p in pairs])[:-1]
-        )
-        return [part.reshape(len(shown), len(said)) for part, (shown, said) in zip(found, items, strict=True)]
-
-    def _attention(self, items: Sequence[tuple[Any, str]]) -> list[Any]:
-        from mmbert.explain.attention import attention_maps
-
-        return [attention_maps(self.model, image, text) for image, text in items]
-
-    def _answer(self, items: Sequence[tuple[Any, str, list[Any] | None, int]]) -> list[Any]:
-        """Answers to each question about its image (with its boxes), so many as are asked for; all in one batch."""
-        from mmbert.api.answering import Answerer
-
-        answerer = Answerer(self.model)
-        seen = [answerer.with_boxes(image, boxes, number=n) for n, (image, _, boxes, _) in enumerate(items)]
-        asked = [(image, question) for image, (_, question, _, _) in zip(seen, items, strict=True)]
-        found = answerer.answer(asked, top=max(most for *_, most in items))
-        return [best[:most] for best, (*_, most) in zip(found, items, strict=True)]
-
-
-def _split(vectors: Array, items: Sequence[list[Any]]) -> list[Array]:
-    return np.split(vectors, np.cumsum([len(item) for item in items])[:-1])
 
 
 def name_of(key: str) -> str:
@@ -201,6 +163,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*not re-ranked.*", category=UserWarning)
 
 
+def blind(model: Any) -> str | None:
+    """Why a model cannot read images; None where it can (or prepares them in a way of its own)."""
+    processor = getattr(model, "processor", None)
+    if processor is None or processor.images is not None:
+        return None
+    return "this model has no vision encoder, so it cannot read images"
+
+
 async def asked_image(service: Service, image: str | None, name: str | None) -> Image.Image:
     """The image that a request sends, or names of the index.
 
@@ -217,4 +187,15 @@ async def asked_image(service: Service, image: str | None, name: str | None) -> 
     return await to_thread.run_sync(open_image, data, pixels)
 
 
-__all__ = ["Service", "Settings", "asked_image", "image_bytes", "key_of", "name_of", "plain_columns", "quiet"]
+__all__ = [
+    "Further",
+    "Service",
+    "Settings",
+    "asked_image",
+    "blind",
+    "image_bytes",
+    "key_of",
+    "name_of",
+    "plain_columns",
+    "quiet",
+]

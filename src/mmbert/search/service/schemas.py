@@ -109,6 +109,8 @@ class Capability(BaseModel):
     name: str
     available: bool
     reason: str | None = Field(description="Why it is not there.")
+    model: str | None = Field(description="Who answers.")
+    languages: list[str] = Field(description="That it writes, where it writes.")
 
 
 class About(BaseModel):

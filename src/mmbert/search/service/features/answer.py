@@ -1,11 +1,14 @@
 """`/v1/answer`: answers to a question about an image."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 
+from mmbert.api.answering import Answer, Answerer, cannot_answer
 from mmbert.errors import UsageError
-from mmbert.search.service.core import Service, asked_image
+from mmbert.search.service.core import Service, asked_image, blind
 from mmbert.search.service.schemas import AnswerRequest, Answers, OneAnswer
 
 PATHS = (("POST", "/v1/answer"),)
@@ -13,14 +16,21 @@ NEEDS_NETWORK = True
 
 
 def missing(model: Any) -> str | None:
-    """Needs the head that answers, and the words that its outputs stand for."""
-    from mmbert.api.answering import cannot_answer
-
-    return cannot_answer(model)
+    """Needs the head that answers, the words that its outputs stand for, and a model that sees images."""
+    return cannot_answer(model) or blind(model)
 
 
-def add(app: FastAPI, service: Service) -> None:
+def answer_all(answerer: Answerer, items: Sequence[tuple[Any, str, list[Any] | None, int]]) -> list[list[Answer]]:
+    """Answers to each question about its image (with its boxes), so many as are asked for; all in one batch."""
+    seen = [answerer.with_boxes(image, boxes, number=n) for n, (image, _, boxes, _) in enumerate(items)]
+    asked = [(image, question) for image, (_, question, _, _) in zip(seen, items, strict=True)]
+    found = answerer.answer(asked, top=max(most for *_, most in items))
+    return [best[:most] for best, (*_, most) in zip(found, items, strict=True)]
+
+
+def add(app: FastAPI, service: Service, model: Any) -> None:
     """The route."""
+    service.batcher.add("answer", partial(answer_all, Answerer(model)))
 
     @app.post("/v1/answer", tags=["model"])
     async def answer(asked: AnswerRequest) -> Answers:

@@ -1,10 +1,11 @@
 """`/v1/attention`: which regions of an image each word of a text looks at."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 
-from mmbert.search.service.core import Service, asked_image
+from mmbert.search.service.core import Service, asked_image, blind
 from mmbert.search.service.schemas import AttentionAnswer, AttentionRequest
 
 PATHS = (("POST", "/v1/attention"),)
@@ -15,11 +16,17 @@ def missing(model: Any) -> str | None:
     """Needs a network whose layers can be looked into, and one that sees images."""
     if getattr(model, "processor", None) is None:
         return "this model does not show its attention"
-    return None if model.processor.images is not None else "this model has no vision encoder"
+    return blind(model)
 
 
-def add(app: FastAPI, service: Service) -> None:
+def add(app: FastAPI, service: Service, model: Any) -> None:
     """The route."""
+    from mmbert.explain.attention import attention_maps
+
+    def run(items: Sequence[tuple[Any, str]]) -> list[Any]:
+        return [attention_maps(model, image, text) for image, text in items]
+
+    service.batcher.add("attention", run)
 
     @app.post("/v1/attention", tags=["model"])
     async def attention(asked: AttentionRequest) -> AttentionAnswer:

@@ -1,7 +1,9 @@
 """`/v1/embed`: unit vectors of texts and images."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from anyio import to_thread
 from fastapi import FastAPI
 
@@ -18,8 +20,20 @@ def missing(model: Any) -> str | None:
     return None if model.embedding_size else "this model makes no embeddings (embedding_size is 0)"
 
 
-def add(app: FastAPI, service: Service) -> None:
+def together(encode: Callable[[list[Any]], Any]) -> Callable[[Sequence[list[Any]]], list[Any]]:
+    """Encodes what several requests ask for as one, and deals the vectors out again."""
+
+    def run(items: Sequence[list[Any]]) -> list[Any]:
+        ends = np.cumsum([len(item) for item in items])
+        return np.split(encode([one for item in items for one in item]), ends[:-1])
+
+    return run
+
+
+def add(app: FastAPI, service: Service, model: Any) -> None:
     """The route."""
+    service.batcher.add("texts", together(model.encode_text))
+    service.batcher.add("images", together(model.encode_images))
 
     @app.post("/v1/embed", tags=["model"])
     async def embed(asked: EmbedRequest) -> EmbedAnswer:
@@ -33,7 +47,7 @@ def add(app: FastAPI, service: Service) -> None:
         texts = await service.compute("texts", asked.texts, len(asked.texts)) if asked.texts else []
         images = await service.compute("images", pictures, len(pictures)) if pictures else []
         return EmbedAnswer(
-            size=service.model.embedding_size,
+            size=model.embedding_size,
             texts=[vector.tolist() for vector in texts],
             images=[vector.tolist() for vector in images],
         )

@@ -45,9 +45,9 @@ def missing(model: Any) -> str | None:
     return cannot_ground(model)
 
 
-def add(app: FastAPI, service: Service) -> None:
+def add(app: FastAPI, service: Service, model: Any) -> None:
     """The route."""
-    grounder = Grounder(service.model)
+    grounder = Grounder(model)
 
     def run(items: Sequence[tuple[Any, str]]) -> list[Grounding]:
         return grounder.ground(items)

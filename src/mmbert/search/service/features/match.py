@@ -1,12 +1,15 @@
 """`/v1/match`: probabilities that texts and images belong together."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from anyio import to_thread
 from fastapi import FastAPI
 
 from mmbert.errors import UsageError
-from mmbert.search.service.core import Service, image_bytes
+from mmbert.search.service.core import Service, blind, image_bytes
 from mmbert.search.service.schemas import MatchAnswer, MatchRequest
 from mmbert.search.service.uploads import decode_image, open_image
 
@@ -15,13 +18,30 @@ MOST_PAIRS = 512
 
 
 def missing(model: Any) -> str | None:
-    """Needs the match head."""
+    """Needs the match head, and a model that sees images."""
     config = getattr(model, "config", None)
-    return None if config is None or config.match_outputs else "this model has no match head (match_outputs is 0)"
+    if config is not None and not config.match_outputs:
+        return "this model has no match head (match_outputs is 0)"
+    return blind(model)
 
 
-def add(app: FastAPI, service: Service) -> None:
+def match_all(model: Any, items: Sequence[tuple[list[Any], list[str]]]) -> list[Any]:
+    """[images, texts] probabilities for each item; the pairs of all of them are one packed batch."""
+    images: list[Any] = []
+    texts: list[str] = []
+    pairs: list[list[tuple[int, int]]] = []
+    for shown, said in items:
+        pairs.append([(len(images) + i, len(texts) + t) for i in range(len(shown)) for t in range(len(said))])
+        images += shown
+        texts += said
+    logits = model.match_pairs(images, texts, np.array([pair for part in pairs for pair in part]))
+    found = np.split(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))), np.cumsum([len(p) for p in pairs])[:-1])
+    return [part.reshape(len(shown), len(said)) for part, (shown, said) in zip(found, items, strict=True)]
+
+
+def add(app: FastAPI, service: Service, model: Any) -> None:
     """The route."""
+    service.batcher.add("match", partial(match_all, model))
 
     @app.post("/v1/match", tags=["model"])
     async def match(asked: MatchRequest) -> MatchAnswer:

@@ -11,6 +11,7 @@ from mmbert.search.service.schemas import Found, SearchAnswer, SearchRequest
 from mmbert.search.service.uploads import decode_image
 
 PATHS = (("POST", "/v1/search"),)
+OF_THE_INDEX = True
 
 
 def missing(model: Any) -> str | None:
@@ -18,7 +19,7 @@ def missing(model: Any) -> str | None:
     return None if model.embedding_size else "this model makes no embeddings (embedding_size is 0)"
 
 
-def add(app: FastAPI, service: Service) -> None:
+def add(app: FastAPI, service: Service, model: Any) -> None:
     """The route."""
 
     @app.post("/v1/search", tags=["search"])
