@@ -5,86 +5,44 @@ Needs selenium, Chromium and its driver, and the starter model.
 
 from __future__ import annotations
 
-import shutil
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import BROWSER, DRIVER, browsing, complaints, serving, texts, until
 from PIL import Image
 
 from mmbert.api.front_door import SHIPPED
 
-selenium = pytest.importorskip("selenium")
+pytest.importorskip("selenium")
 pytest.importorskip("uvicorn")
-DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(DRIVER is None or BROWSER is None, reason="no Chromium here"),
     pytest.mark.skipif(not (SHIPPED["starter"] / "config.json").is_file(), reason="no starter model here"),
 ]
-PATIENCE = 240
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
     """An index of a hundred drawings, served."""
-    import uvicorn
-
     from mmbert import MMBert
     from mmbert.search.index import SearchIndex, build_index
-    from mmbert.search.service.app import make_app
     from mmbert.search.service.core import Service
 
     model = MMBert.from_pretrained("starter")
     folder = tmp_path_factory.mktemp("index")
     build_index(model, "starter:validation/noto", folder)
     index = SearchIndex.open(folder, model)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(Service(index)), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield index, f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join()
+    with serving(Service(index)) as address:
+        yield index, address
 
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service as Driver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BROWSER)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Driver(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def until(found: Callable[[], Any]) -> Any:
-    """What ``found`` gives as soon as it gives something."""
-    from selenium.common.exceptions import WebDriverException
-
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        try:
-            if value := found():
-                return value
-        except WebDriverException:  # replaced while it was looked at
-            pass
-        time.sleep(0.1)
-    raise AssertionError("the page did not come so far")
-
-
-def texts(browser: Any, css: str) -> list[str]:
-    return [element.text for element in browser.find_elements("css selector", css)]
+    with browsing() as driver:
+        yield driver
 
 
 def shown(browser: Any, title: str) -> list[str]:
@@ -129,4 +87,4 @@ def test_a_person_searches(service: tuple[Any, str], browser: Any, tmp_path: Pat
     assert max(map(float, lit)) == pytest.approx(0.8)
     assert min(map(float, lit)) == 0
     assert texts(browser, "#look-said")[0].startswith("“")
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert complaints(browser) == []

@@ -1,45 +1,16 @@
-// The page of `mmbert serve`: search, more like this, attention. Talks to /v1 alone and loads nothing from elsewhere.
+// The page of `mmbert serve`: search, and more like this. Talks to /v1 alone and loads nothing from elsewhere.
 
-const $ = (id) => document.getElementById(id);
+import { canAsk, openAsk, prepareAsk } from "./ask.js";
+import { look } from "./look.js";
+import { $, ability, call, captionOf, languageOptions, percent, picture, quoted, show, state } from "./service.js";
+import { prepareTranslate } from "./translate.js";
+
 const PAGE = 24;
-const state = { image: null, ask: null, hits: [], about: null, turn: 0, maps: null, looking: null, pinned: null };
-
-async function call(path, body) {
-  const headers = { "content-type": "application/json" };
-  const key = sessionStorage.getItem("key");
-  if (key) headers.authorization = `Bearer ${key}`;
-  const answer = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) });
-  if (answer.ok) return answer;
-  const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401) $("key-label").hidden = false;
-  const { message = `the service answered ${answer.status}`, hint } = said.error ?? {};
-  throw new Error(hint ? `${message} (${hint})` : message);
-}
-
-async function show(image, path) {
-  if (!sessionStorage.getItem("key")) { image.src = path; return; }
-  const blob = await (await call(path)).blob();  // an <img> cannot send a key
-  image.onload = () => URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(blob);
-}
-
-const picture = (id, size) => `v1/images/${encodeURIComponent(id)}?size=${size}`;
 
 function say(text, wrong = false) {
   $("status").textContent = text;
   $("status").classList.toggle("wrong", wrong);
 }
-
-function captionOf(hit) {
-  const wanted = $("language").value;
-  for (const language of [wanted, "en", ...Object.keys(hit.captions)]) {
-    if (hit.captions[language]?.length) return { language, text: hit.captions[language][0] };
-  }
-  return { language: "", text: "" };
-}
-
-const quoted = (text) => `“\u2068${text}\u2069”`;  // isolated: a query may run from right to left
-const percent = (value) => `${(100 * value).toFixed(value > 0.1 ? 0 : 1)} %`;
 
 function tile(hit) {
   const item = $("tile").content.firstElementChild.cloneNode(true);
@@ -69,13 +40,15 @@ function tile(hit) {
   like.setAttribute("aria-label", `More like ${text || hit.name}`);
   like.addEventListener("click", () => { clearImage(); $("text").value = ""; run({ like: hit.id }, `Images like ${quoted(text || hit.name)}`); });
   const inside = item.querySelector(".inside");
-  inside.hidden = !can("attention");
+  inside.hidden = !ability("attention");
   inside.setAttribute("aria-label", `Look inside ${text || hit.name}`);
   inside.addEventListener("click", () => look(hit, state.ask.text ?? text));
+  const ask = item.querySelector(".about");
+  ask.hidden = !canAsk();
+  ask.setAttribute("aria-label", `Ask about ${text || hit.name}`);
+  ask.addEventListener("click", () => openAsk({ id: hit.id }, picture(hit.id, 640), text || hit.name));
   return item;
 }
-
-const can = (name) => state.about?.capabilities.some((one) => one.name === name && one.available);
 
 async function run(ask, title, more = false) {
   const turn = ++state.turn;
@@ -119,7 +92,7 @@ function submit() {
 
 function clearImage() {
   state.image = null;
-  $("asked-image").hidden = $("weight-label").hidden = true;
+  $("asked-image").hidden = $("weight-label").hidden = $("ask-mine").hidden = true;
 }
 
 function takeFile(file) {
@@ -130,95 +103,10 @@ function takeFile(file) {
     state.image = reader.result;
     $("asked-image").querySelector("img").src = reader.result;
     $("asked-image").hidden = false;
+    $("ask-mine").hidden = !canAsk();
     submit();
   };
   reader.readAsDataURL(file);
-}
-
-// -- attention ----------------------------------------------------------------------------------------------------
-
-async function look(hit, text) {
-  state.looking = hit;
-  $("look-text").value = text;
-  $("look-image").alt = captionOf(hit).text || hit.name;
-  await show($("look-image"), picture(hit.id, 640));
-  $("look").showModal();
-  read();
-}
-
-async function read() {
-  const text = $("look-text").value.trim();
-  $("words").replaceChildren();
-  light(null);
-  if (!text) { $("look-said").textContent = "Type a caption."; return; }
-  $("look-said").textContent = "Reading…";
-  try {
-    state.maps = await (await call("v1/attention", { text, id: state.looking.id })).json();
-  } catch (error) { $("look-said").textContent = error.message; return; }
-  $("look-said").textContent = "";
-  const { match, layers, heads } = state.maps;
-  $("look-match").textContent = match === null ? "" : `Image and caption belong together: ${percent(match)}`;
-  choices($("layer"), layers);
-  choices($("head"), heads);
-  state.pinned = null;
-  $("words").append(...state.maps.words.map((word, number) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = word;
-    button.setAttribute("aria-pressed", "false");
-    button.addEventListener("pointerenter", () => light(number));
-    button.addEventListener("focus", () => light(number));
-    button.addEventListener("pointerleave", () => light(state.pinned));
-    button.addEventListener("blur", () => light(state.pinned));
-    button.addEventListener("click", () => pin(state.pinned === number ? null : number));
-    return button;
-  }));
-  if (state.maps.words.length === 1) pin(0);
-}
-
-function pin(number) {
-  state.pinned = number;
-  [...$("words").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === number)));
-  light(number);
-}
-
-function choices(select, count) {
-  const before = select.value;
-  const made = ["all", ...Array(count).keys()].map((value) => new Option(value === "all" ? "all (mean)" : value, value));
-  select.replaceChildren(...made);
-  if (made.some((option) => option.value === before)) select.value = before;
-}
-
-function strengths(word) {
-  const { weights, boxes } = state.maps;
-  const some = (rows, value) => (value === "all" ? rows : [rows[Number(value)]]);
-  const sums = boxes.map(() => 0);
-  for (const layer of some(weights, $("layer").value)) {
-    for (const head of some(layer, $("head").value)) head[word].forEach((weight, region) => { sums[region] += weight; });
-  }
-  return sums;
-}
-
-function light(word) {
-  const cells = $("cells");
-  cells.replaceChildren();
-  cells.parentElement.classList.toggle("lit", word !== null);
-  if (word === null || !state.maps) return;
-  const values = strengths(word);
-  const parts = values.slice(1);  // region 0 is the whole image
-  const low = Math.min(...parts), high = Math.max(...parts);
-  state.maps.boxes.slice(1).forEach(([left, top, right, bottom], i) => {
-    const cell = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    cell.setAttribute("x", left); cell.setAttribute("y", top);
-    cell.setAttribute("width", right - left); cell.setAttribute("height", bottom - top);
-    cell.setAttribute("fill-opacity", high > low ? (0.8 * (parts[i] - low)) / (high - low) : 0);
-    cells.append(cell);
-  });
-  const best = parts.indexOf(high);
-  const [left, top, right, bottom] = state.maps.boxes[best + 1];
-  const spot = (from, to, names) => names[Math.min(2, Math.floor(((from + to) / 2) * 3))];
-  const total = values.reduce((sum, value) => sum + value, 0);
-  $("look-said").textContent = `${quoted(state.maps.words[word])} looks most at ${spot(top, bottom, ["the top", "the middle", "the bottom"])} ${spot(left, right, ["left", "centre", "right"])} (${percent(high / total)} of its attention to the image; the image as a whole ${percent(values[0] / total)}).`;
 }
 
 // -- starting -----------------------------------------------------------------------------------------------------
@@ -229,13 +117,14 @@ async function start() {
   } catch (error) { say(error.message, true); return; }
   const { images, model, languages, columns } = state.about;
   $("about").textContent = `${images.toLocaleString("en")} images${model ? `, model ${model}` : ""}`;
-  const names = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
   const known = languages.filter((code) => code !== "und");
-  $("language").replaceChildren(...known.map((code) => new Option(`${names.of(code)} (${code})`, code)));
+  $("language").replaceChildren(...languageOptions(known));
   const kept = sessionStorage.getItem("language") ?? navigator.language.split("-")[0];
   $("language").value = known.includes(kept) ? kept : known.includes("en") ? "en" : known[0] ?? "";
   $("language").closest("label").hidden = !known.length;
   $("columns").textContent = `Columns: ${Object.entries(columns).map(([name, kind]) => `${name} (${kind})`).join(", ")}`;
+  prepareAsk();
+  prepareTranslate();
   const asked = new URL(location.href).searchParams.get("q");
   if (asked) { $("text").value = asked; submit(); } else say("Type what to look for, in any language, or drop an image here.");
 }
@@ -251,8 +140,7 @@ $("language").addEventListener("change", () => {
   $("results").replaceChildren(...state.hits.map(tile));
 });
 $("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); start(); });
-$("look-form").addEventListener("submit", (event) => { event.preventDefault(); read(); });
-for (const select of [$("layer"), $("head")]) select.addEventListener("change", () => light(state.pinned ?? 0));
+$("ask-mine").addEventListener("click", () => openAsk({ image: state.image }, state.image, "Your image"));
 let inside = 0;
 addEventListener("dragenter", (event) => { if (event.dataTransfer?.types.includes("Files")) { inside++; $("hint").hidden = false; } });
 addEventListener("dragleave", () => { inside = Math.max(0, inside - 1); $("hint").hidden = inside === 0; });

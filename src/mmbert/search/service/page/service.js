@@ -1,0 +1,71 @@
+// What the parts of the page share: asking /v1, what the service said that it can, showing images and figures.
+
+export const $ = (id) => document.getElementById(id);
+export const state = { image: null, ask: null, hits: [], about: null, turn: 0 };
+
+export async function call(path, body) {
+  const headers = { "content-type": "application/json" };
+  const key = sessionStorage.getItem("key");
+  if (key) headers.authorization = `Bearer ${key}`;
+  const answer = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) });
+  if (answer.ok) return answer;
+  const said = await answer.json().catch(() => ({}));
+  if (answer.status === 401) $("key-label").hidden = false;
+  const { message = `the service answered ${answer.status}`, hint } = said.error ?? {};
+  throw new Error(hint ? `${message} (${hint})` : message);
+}
+
+export async function show(image, path) {
+  if (path.startsWith("data:") || !sessionStorage.getItem("key")) { image.src = path; return; }
+  const blob = await (await call(path)).blob();  // an <img> cannot send a key
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(blob);
+}
+
+export const picture = (id, size) => `v1/images/${encodeURIComponent(id)}?size=${size}`;
+
+/** What GET /v1 says of a question, if the service can answer it. */
+export const ability = (name) => state.about?.capabilities.find((one) => one.name === name && one.available);
+
+export function captionOf(hit) {
+  const wanted = $("language").value;
+  for (const language of [wanted, "en", ...Object.keys(hit.captions)]) {
+    if (hit.captions[language]?.length) return { language, text: hit.captions[language][0] };
+  }
+  return { language: "", text: "" };
+}
+
+const names = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
+
+function nameOf(code) {
+  try { return names.of(code); } catch { return code; }  // a code that is none
+}
+
+/** Options for languages. */
+export const languageOptions = (codes) => codes.map((code) => new Option(`${nameOf(code)} (${code})`, code));
+
+export const quoted = (text) => `“\u2068${text}\u2069”`;  // isolated: a query may run from right to left
+export const percent = (value) => `${(100 * value).toFixed(value > 0.1 ? 0 : 1)} %`;
+
+/** Where a box given in fractions of the image is, in words. */
+export function placeOf([left, top, right, bottom]) {
+  const spot = (from, to, words) => words[Math.min(2, Math.floor(((from + to) / 2) * 3))];
+  return `${spot(top, bottom, ["the top", "the middle", "the bottom"])} ${spot(left, right, ["left", "centre", "right"])}`;
+}
+
+/** An element with text in any language. */
+export function said(tag, text, { language, className } = {}) {
+  const made = document.createElement(tag);
+  made.dir = "auto";
+  made.textContent = text;
+  if (language && language !== "und") made.lang = language;
+  if (className) made.className = className;
+  return made;
+}
+
+export function shape(tag, attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}
