@@ -140,6 +140,7 @@ def test_what_no_model_can_is_not_shown(index: SearchIndex, browser: Any) -> Non
         look_for(browser, address, "rot")
         for css in (".tile .about", ".tile .inside", "#open-translate", "#ask-mine"):
             assert not one(browser, css).is_displayed()
+        browser.get("about:blank")  # else it would go on asking a service that has ended
     with serving(Service(index, further=[Further(ANSWERING)])) as address:
         look_for(browser, address, "rot")
         one(browser, ".tile .about").click()

@@ -27,9 +27,12 @@ def serving(service: Any) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(make_app(service), port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager
