@@ -90,6 +90,9 @@ def serve(
     settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
     service = Service(opened, settings, further)
     service.warm_up()
+    for one in further:
+        questions = ", ".join(offer.name for offer in service.offers if offer.model is one.model)
+        note(f"{one.model.name_or_path} answers {questions}")
     note(f"{human_count(service.images)} images; http://{host}:{port}/ (Ctrl-C stops)")
     config = uvicorn.Config(
         make_app(service), host, port, log_level="warning", timeout_graceful_shutdown=round(timeout) + 5
