@@ -49,6 +49,17 @@ def test_reranking_matches_only_the_best_of_each_query(model: ColourModel, shade
     assert model.pairs_matched <= 2 * 3 * len(shades)  # both directions; a pair that both want is matched once
 
 
+def test_match_without_weight_is_computed_only_for_what_is_shown(model: ColourModel, shades: list[Record]) -> None:
+    model.rerank_weight = 0.0
+    retrieval = Retrieval(model, shades, languages=["en"], mode="rerank", rerank=3)
+    assert retrieval.report() == evaluate_retrieval(model, shades, languages=["en"])  # the cosine alone orders
+    assert model.pairs_matched == 0
+    answer = next(a for a in (retrieval.answer(row, 4) for row in range(12)) if a.text == "dark red")
+    assert [one.match is not None for one in answer.found] == [True, True, True, False]  # the best three were re-ranked
+    shown = {retrieval.gallery.images[one.image].key: one.match for one in answer.found}
+    assert shown["dark red"] == pytest.approx(1 / (1 + np.exp(-6)), abs=0.01)
+
+
 def rerank_by_hand(model: RandomModel, records: list[Record], k: int) -> tuple[dict, dict]:
     """Ranked lists written down one by one: text -> image keys, (language, image) -> texts."""
     gallery = build_gallery(records)
@@ -78,9 +89,10 @@ def rerank_by_hand(model: RandomModel, records: list[Record], k: int) -> tuple[d
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(3, 14), k=st.integers(1, 9))
-def test_reranked_order_agrees_with_lists_sorted_by_hand(seed: int, count: int, k: int) -> None:
+@given(seed=st.integers(0, 10_000), count=st.integers(3, 14), k=st.integers(1, 9), weight=st.sampled_from([0.7, 0.0]))
+def test_reranked_order_agrees_with_lists_sorted_by_hand(seed: int, count: int, k: int, weight: float) -> None:
     model, records = RandomModel(seed), random_records(seed, count)
+    model.rerank_weight = weight
     if not any(record.captions[lang] for record in records for lang in record.captions):
         return
     retrieval = Retrieval(model, records, mode="rerank", rerank=k)

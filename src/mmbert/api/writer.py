@@ -178,5 +178,6 @@ class Writer:
 def cannot_write(bert: Any) -> str | None:
     """Why a model cannot write; None where it can."""
     model, processor = getattr(bert, "model", None), getattr(bert, "processor", None)
-    writes = model is not None and processor is not None and model.token_head is not None
-    return None if writes and writing_languages(processor.tokenizer) else "this model does not write"
+    if model is None or processor is None or model.token_head is None or not writing_languages(processor.tokenizer):
+        return "this model does not write"
+    return None

@@ -96,7 +96,7 @@ class Reranked:
     """Cosines, with the best ``k`` of every query re-ordered by ``rerank_scores``: cosine, match and hubness together.
 
     For a text the best ``k`` images; for an image the best ``k`` texts of each language. The re-ordered ones stay ahead
-    of the others, which keep their order.
+    of the others, which keep their order. Where the model gives match no weight, only pairs that are shown are matched.
     """
 
     def __init__(self, model: MMBert, gallery: Gallery, first: Embedded, k: int, *, progress: bool = False) -> None:
@@ -110,16 +110,20 @@ class Reranked:
         for rows in gallery.languages.values():
             block = partial(first.images, rows=rows)
             self._best_texts[rows.start] = best_of(block, len(gallery.images), rows.stop - rows.start, k)
-        keys = [self._key(self._best_images, self._place[:, None])]
-        for start, best in self._best_texts.items():
-            keys.append(self._key(np.arange(len(best))[:, None], self._place[start + best]))
-        self._logits = PairLogits(keys, partial(pair_logits, model, gallery), progress=progress)
+        self._compute = partial(pair_logits, model, gallery)
+        self._logits: PairLogits | None = None
+        if model.rerank_weight:
+            keys = [self._key(self._best_images, self._place[:, None])]
+            for start, best in self._best_texts.items():
+                keys.append(self._key(np.arange(len(best))[:, None], self._place[start + best]))
+            self._logits = PairLogits(keys, self._compute, progress=progress)
 
     def _key(self, image: Array, place: Array) -> Array:
         return image.astype(np.int64) * self._count + place
 
     def _match(self, image: Array, place: Array) -> Array:
-        return self._logits.of(self._key(image, place))
+        """What match adds to the order: logits; zeros where it has no weight."""
+        return np.zeros(()) if self._logits is None else self._logits.of(self._key(image, place))
 
     def texts(self, start: int, stop: int) -> Array:
         best = self._best_images[start:stop]
@@ -141,7 +145,9 @@ class Reranked:
         cosine, _ = self._first.shown(row, images)
         reached = np.isin(images, self._best_images[row])
         match = np.full(len(images), np.nan)
-        match[reached] = sigmoid(self._match(images[reached], self._place[row]))
+        keys = self._key(images[reached], self._place[row])
+        logits = PairLogits([keys], self._compute) if self._logits is None else self._logits
+        match[reached] = sigmoid(logits.of(keys))
         return cosine, match
 
 
