@@ -359,7 +359,7 @@ def test_metrics_are_prometheus_text(client: TestClient) -> None:
 def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     page = client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    for path in ("/", "/page.css", "/page.js"):
+    for path in ("/", "/page.css", "/page.js", "/service.js", "/look.js", "/ask.js", "/translate.js"):
         text = client.get(path).text
         assert len(text) > 1000
         assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")

@@ -87,6 +87,8 @@ def test_what_the_command_line_says(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(UsageError, match="no question 'ansver'") as caught:
         read_further("ansver=runs/vqa/best")
     assert caught.value.hint == "did you mean 'answer'?"
+    with pytest.raises(UsageError, match="which model"):
+        read_further("answer=")
     assert run(["serve", "--also", "ansver=runs/vqa/best"]) == 2  # before anything is loaded
     assert "hint: did you mean 'answer'?" in capsys.readouterr().err
 

@@ -187,15 +187,4 @@ async def asked_image(service: Service, image: str | None, name: str | None) -> 
     return await to_thread.run_sync(open_image, data, pixels)
 
 
-__all__ = [
-    "Further",
-    "Service",
-    "Settings",
-    "asked_image",
-    "blind",
-    "image_bytes",
-    "key_of",
-    "name_of",
-    "plain_columns",
-    "quiet",
-]
+__all__ = ["Service", "Settings", "asked_image", "blind", "image_bytes", "key_of", "name_of", "plain_columns", "quiet"]

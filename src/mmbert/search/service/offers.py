@@ -54,14 +54,16 @@ def read_further(said: str) -> tuple[tuple[str, ...], str]:
     """Questions and model of ``"runs/x"`` or ``"caption,translate=runs/x"``; a folder with ``=`` in its name is one.
 
     Raises:
-        UsageError: there is no such question.
+        UsageError: there is no such question, or no model is given.
     """
     head, equals, name = said.partition("=")
     if not equals or Path(said).exists():
         return (), said
-    questions = tuple(part.strip() for part in head.split(","))
+    questions = tuple(dict.fromkeys(part.strip() for part in head.split(",")))
     for question in questions:
         _known(question)
+    if not name:
+        raise UsageError(f"which model is to answer {head}?", hint=f"--also {head}=MODEL")
     return questions, name
 
 
