@@ -371,6 +371,28 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
             around = Around(states(around.firsts), regions, around.owners)
         return self.head_logits(name, states(places), around)
 
+    def sequence_logits(
+        self,
+        name: str,
+        batch: PackedBatch,
+        sequences: Tensor,
+        pooled: Tensor | None,
+        states: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """[n, outputs] of a head for [n] sequences: of their pooled vectors, or their first states if it looks around.
+
+        Args:
+            name: of the head.
+            batch: that was encoded.
+            sequences: their numbers.
+            pooled: [B, H] of the batch.
+            states: as of :meth:`logits_at`; the places are the sequences' first tokens.
+        """
+        if getattr(self._named(name), "reads", ()):
+            return self.logits_at(name, batch, batch.starts.index_select(0, sequences), states)
+        assert pooled is not None
+        return self.head_logits(name, pooled.index_select(0, sequences))
+
     def _around(self, name: str, batch: PackedBatch, places: Tensor) -> Around | None:
         return surroundings(batch, places, getattr(self._named(name), "reads", ()))
 

@@ -6,6 +6,7 @@ objectives (``mmbert.objectives``), which read states through the heads' methods
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +130,13 @@ class MMBertForMultipleChoice(_TaskModel):
     on once.
     """
 
-    def logits(self, states: Tensor) -> Tensor:
-        return self.head_logits("choice", states).squeeze(1)
+    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        if positions is not None:
+            return super().forward(batch, positions=positions, **kwargs)
+        output = read_sequences(self, "choice", batch, **kwargs)
+        assert output.logits is not None
+        output.logits = output.logits.squeeze(1)
+        return output
 
     @torch.no_grad()
     def probabilities(self, output: MMBertTaskOutput, choices: int = 4) -> Tensor:
@@ -164,16 +170,27 @@ def read_head(
         places: flat positions.
         kwargs: as of the trunk.
     """
-    positions = model.places_read(name, batch, places)
-    output = MMBertForPreTraining.forward(model, batch, positions=positions, **kwargs)
-    found = output.last_hidden_state
-    assert found is not None
-
-    def states(asked: Tensor) -> Tensor:
-        return found.index_select(0, torch.searchsorted(positions, asked))
-
+    output, states = _run(model, batch, model.places_read(name, batch, places), kwargs)
     logits = model.logits_at(name, batch, places, states)
     return MMBertTaskOutput(**{**output, "last_hidden_state": states(places)}, logits=logits, places=places)
+
+
+def read_sequences(model: MMBertForPreTraining, name: str, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+    """Logits [B, outputs] of a head that is asked about whole sequences; arguments as of :func:`read_head`."""
+    output, states = _run(model, batch, model.places_read(name, batch, batch.starts), kwargs)
+    sequences = torch.arange(batch.num_sequences, device=batch.device)
+    logits = model.sequence_logits(name, batch, sequences, output.pooled, states)
+    return MMBertTaskOutput(**output, logits=logits)
+
+
+def _run(
+    model: MMBertForPreTraining, batch: PackedBatch, positions: Tensor, options: dict[str, Any]
+) -> tuple[MMBertOutput, Callable[[Tensor], Tensor]]:
+    """The trunk's output for sorted positions, and what gives the states of some of these."""
+    output = MMBertForPreTraining.forward(model, batch, positions=positions, **options)
+    found = output.last_hidden_state
+    assert found is not None
+    return output, lambda asked: found.index_select(0, torch.searchsorted(positions, asked))
 
 
 def mask_places(batch: PackedBatch, mask_token_id: int | None) -> Tensor:
