@@ -5,7 +5,8 @@
 Each scene has 6 to 10 objects, two or three of them of one kind and often two of another, and expressions such as "the
 cat to the right of the apple": there are several cats, so that the noun alone does not say which. The objects are given
 as boxes without their names. Every concept has one relation that no expression of it ever has in training ("the cat to
-the right of ..."); testA holds those pairs alone, val new scenes with the pairs of training.
+the right of ..."); testA holds those pairs alone, val new scenes with the pairs of training. Nothing is shown here that the
+problems of questions and of choices keep for their tests, so that these may start from a model that was trained here.
 
 Out come ``refcoco/refs(unc).p``, ``refcoco/instances.json``, ``train2014/*.jpg`` and ``problem.json``, which says what
 was held out. The same seed makes the same files.
@@ -23,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scenes import CONCEPTS, RELATIONS, Composer, Scene
+from scenes import Composer, Scene
+from scenes.pairs import draw_together, held_out_relations
 
 SAID = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 FEWEST, MOST = 6, 10
@@ -44,16 +46,13 @@ class Expression(NamedTuple):
         return f"the {self.noun} {SAID[self.relation]} the {self.anchor}"
 
 
-def hold_out(rng: np.random.Generator) -> dict[str, str]:
-    """Each concept's relation that is kept for the test; each relation is that of a quarter of the concepts."""
-    order = rng.permutation(len(CONCEPTS))
-    return {CONCEPTS[int(place)]: RELATIONS[number % len(RELATIONS)] for number, place in enumerate(order)}
-
-
 def draw_scene(composer: Composer, rng: np.random.Generator) -> Scene:
-    """A scene of two or three objects of one concept, one or two of another, and others that are there once."""
+    """A scene of two or three objects of one concept, one or two of another, and others that are there once.
+
+    Things that other problems never show together in training (``scenes.pairs``) are not together here either.
+    """
     count = int(rng.integers(FEWEST, MOST + 1))
-    chosen = [CONCEPTS[int(place)] for place in rng.permutation(len(CONCEPTS))[:count]]
+    chosen = draw_together(rng, count)
     wanted = [chosen[0]] * int(rng.integers(2, 4)) + [chosen[1]] * int(rng.integers(1, 3)) + chosen[2:]
     return composer.compose(rng, wanted[:count])
 
@@ -174,7 +173,7 @@ def build(
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     rng, composer, writer = np.random.default_rng(seed), Composer(size=size), Writer(aside)
-    held_out = hold_out(rng)
+    held_out = held_out_relations(rng)
     for split, scenes in (("train", train), ("val", val), ("testA", test)):
         left = scenes
         while left:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from scenes import CONCEPTS, RELATIONS, Composer, Scene
+from scenes.pairs import held_out_relations
 
 SAID = {"left": ["left", "of"], "right": ["right", "of"], "above": ["above"], "below": ["below"]}
 THING = "thing"
@@ -76,12 +77,6 @@ class Question:
             "rationale_choices": [[[tag], "is", *said, [self.anchor], "."] for tag in self.tags],
         }
         return line | {"answer_label": self.right, "rationale_label": self.reason} if labelled else line
-
-
-def hold_out(rng: np.random.Generator) -> dict[str, str]:
-    """Each thing's relation that is kept for the test; each relation is that of a quarter of the things."""
-    order = rng.permutation(len(CONCEPTS))
-    return {CONCEPTS[int(place)]: RELATIONS[number % len(RELATIONS)] for number, place in enumerate(order)}
 
 
 def pool(held_out: Mapping[str, str], relation: str, split: str) -> list[str]:
@@ -195,7 +190,7 @@ def build(folder: Path, sizes: Mapping[str, int], *, seed: int, per_scene: int, 
         what ``problem.json`` says.
     """
     rng = np.random.default_rng(seed)
-    held_out = hold_out(rng)
+    held_out = held_out_relations(rng)
     composer = Composer(size=canvas)
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)

@@ -18,7 +18,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from scenes import CONCEPTS, Composer, Scene, concept
+from scenes.pairs import kept_apart, share_of
 
 PHRASES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 MOST = 4
 """Of one thing in a picture."""
-HELD_OUT = 0.15
-"""Share of the pairs of things, and of the numbers of each thing, that training never shows."""
+HELD_OUT = 0.3
+"""Share of the numbers of each thing that training never shows (of pairs of things: ``scenes.pairs``)."""
 KINDS = ("place", "place", "place", "number", "presence")
 """Kinds of questions, as often as a picture is drawn for them."""
 ASKED = {"place": 6, "presence": 4, "number": 2}
@@ -61,18 +61,9 @@ class Split:
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
-def held_out_pair(one: str, other: str) -> bool:
-    """Whether no training picture shows the two things together."""
-    return _share("pair", *sorted((one, other))) < HELD_OUT
-
-
 def held_out_number(name: str, number: int) -> bool:
     """Whether no training picture shows so many of a thing (0 and 1 are always shown)."""
-    return number > 1 and _share("number", name, str(number)) < 2 * HELD_OUT
-
-
-def _share(*words: str) -> float:
-    return int.from_bytes(blake2b("|".join(words).encode(), digest_size=8).digest(), "big") / 2**64
+    return number > 1 and share_of("number", name, str(number)) < HELD_OUT
 
 
 def draw_things(rng: np.random.Generator, count: int, new: bool) -> list[str] | None:
@@ -84,7 +75,7 @@ def draw_things(rng: np.random.Generator, count: int, new: bool) -> list[str] | 
     order = [CONCEPTS[i] for i in rng.permutation(len(CONCEPTS))]
     chosen = order[:1]
     for name in order[1:]:
-        apart = [held_out_pair(name, other) for other in chosen]
+        apart = [kept_apart(name, other) for other in chosen]
         fits = all(apart) if new and len(chosen) == 1 else not any(apart) or new
         if fits:
             chosen.append(name)
@@ -124,7 +115,7 @@ def questions(scene: Scene, kind: str, rng: np.random.Generator, new: bool, limi
     """At most ``limit`` questions of a kind; of a new picture only such as training never saw."""
     names = [placed.concept.name for placed in scene.objects]
     if kind == "place":
-        found = [asked for asked in place_questions(scene) if not new or held_out_pair(*asked.about)]
+        found = [asked for asked in place_questions(scene) if not new or kept_apart(*asked.about)]
         return [found[i] for i in rng.permutation(len(found))[:limit]]
     if kind == "number":
         asked = [names[0], *(name for name in names[-1:] if not new)]  # the first is there several times, the last once

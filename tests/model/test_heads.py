@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import projected, random_examples, tiny_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import KnownRegions, picture, projected, random_examples, tiny_network
 from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
-from mmbert.data.packing import collate
+from mmbert.data.packing import Example, collate
+from mmbert.model.around import Around, surroundings
+from mmbert.model.packed import MASKED_REGION, REGION
+from mmbert.model.task_models import read_head
 
 torch.set_num_threads(1)
 
@@ -134,9 +140,9 @@ def test_the_product_pooler_multiplies_unit_vectors_of_the_first_and_the_whole_i
     pooler = ours.trunk.pooler
     first, image = states(), states().flip(0)
     sides = []
-    for linear, given in ((pooler.text, first), (pooler.image, image)):
+    for linear, read in ((pooler.text, first), (pooler.image, image)):
         weight, bias = (p.detach().double().numpy() for p in (linear.weight, linear.bias))
-        side = given.double().numpy() @ weight.T + bias
+        side = read.double().numpy() @ weight.T + bias
         sides.append(side / np.linalg.norm(side, axis=1, keepdims=True))
     with torch.no_grad():
         np.testing.assert_allclose(pooler(first, image).numpy(), sides[0] * sides[1] * 4.0, atol=1e-5)
@@ -174,7 +180,83 @@ def test_a_product_head_reads_the_first_state_of_each_sequence_too() -> None:
         image = head.image.weight @ states[row] + head.image.bias
         product = text / text.norm() * (image / image.norm()) * 4
         expected = head.predictor.weight @ product + head.predictor.bias
-        found = model.head_logits("grounding", states, firsts)[row]
+        found = model.head_logits("grounding", states, Around(firsts))[row]
         assert torch.allclose(found, expected, atol=1e-5)
-    with pytest.raises(ValueError, match="reads the first state of each sequence as well"):
+    with pytest.raises(ValueError, match="reads what stands around a state as well"):
         model.head_logits("grounding", states)
+
+
+def by_hand(head: Any, state: np.ndarray, first: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """A pointing head's logits for one state, written out."""
+    weights = {name: tensor.detach().double().numpy() for name, tensor in head.state_dict().items()}
+
+    def layer(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    product = unit(layer("points.text", first)) * unit(layer("points.image", regions)) * np.sqrt(len(first))
+    meant = layer("points.predictor", product)[:, 0]
+    shares = np.exp(meant) / np.exp(meant).sum()
+    likely = 1 / (1 + np.exp(-meant))
+    pointed = shares @ unit(layer("value", regions)) if len(regions) else np.zeros(len(first))
+    counted = np.array([likely.sum(), np.log1p(likely.sum()), likely.max(initial=0)])
+    beside = np.concatenate([np.maximum(layer("counted", counted), 0), state])
+    return np.exp(weights["log_scale"]) * layer("predictor", pointed) + layer("further", beside)
+
+
+def test_a_pointing_head_says_what_is_meant_and_how_many() -> None:
+    """Against the formula, for sequences with several regions, one and none, and two places in one sequence."""
+    pictures = [picture("a", 5, np.random.default_rng(0)), picture("b", 1, np.random.default_rng(1))]
+    images = KnownRegions(pictures)
+    model = tiny_network(3, heads={"answer": {"kind": "pointing", "outputs": 4}})
+    ids = np.array([2, 7, 8, 9, 3])
+    batch = collate(
+        [Example(ids, image=pictures[0].ref), Example(ids[:4]), Example(ids, image=pictures[1].ref)], images
+    )
+    starts = batch.starts.tolist()
+    places = torch.tensor([starts[0] + 3, starts[0] + 1, starts[1] + 2, starts[2] + 3])
+    with torch.no_grad():
+        all_states = model(batch).last_hidden_state
+        output = read_head(model, "answer", batch, places)
+    states = all_states.double().numpy()
+    regions = [np.flatnonzero(batch.kinds[a:b].numpy() == REGION) + a for a, b in pairwise(batch.cu_seqlens.tolist())]
+    assert [len(found) for found in regions] == [5, 0, 1]
+    for row, (place, sequence) in enumerate(zip(places.tolist(), (0, 0, 1, 2), strict=True)):
+        expected = by_hand(model.heads["answer"], states[place], states[starts[sequence]], states[regions[sequence]])
+        np.testing.assert_allclose(output.logits[row].numpy(), expected, rtol=2e-4, atol=2e-5)
+    torch.testing.assert_close(output.last_hidden_state, all_states[places], rtol=1e-4, atol=1e-5)
+
+
+def test_a_pointing_head_learns_without_any_region() -> None:
+    """A batch of texts alone: nothing is pointed at, and no gradient is lost to it."""
+    model = tiny_network(3, heads={"answer": {"kind": "pointing", "outputs": 4}})
+    batch = collate([Example(np.array([2, 7, 3])), Example(np.array([2, 9, 3]))])
+    logits = read_head(model, "answer", batch, batch.starts + 1).logits
+    assert torch.isfinite(logits).all()
+    logits.sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_surroundings_are_the_first_token_and_the_regions_of_the_same_sequence(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = collate(*random_examples(seed, int(rng.integers(1, 6))))
+    places = torch.from_numpy(rng.integers(0, batch.num_positions, int(rng.integers(0, 7))))
+    around = surroundings(batch, places, {"firsts", "regions"})
+    assert around is not None and around.regions is not None and around.owners is not None
+    firsts, regions, owners = [], [], []
+    bounds = batch.cu_seqlens.tolist()
+    for number, place in enumerate(places.tolist()):
+        start, stop = next((a, b) for a, b in pairwise(bounds) if a <= place < b)
+        firsts.append(start)
+        inside = [p for p in range(start, stop) if batch.kinds[p] in (REGION, MASKED_REGION)]
+        regions += inside
+        owners += [number] * len(inside)
+    assert around.firsts.tolist() == firsts
+    assert around.regions.tolist() == regions
+    assert around.owners.tolist() == owners
+    assert surroundings(batch, places, ()) is None

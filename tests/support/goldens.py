@@ -28,8 +28,8 @@ from mmbert.compat.vocabularies import join_pieces, load_tokenizer
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.embeddings import box_coordinates
 from mmbert.model.masked_generation import Generated, generate_at_mask
-from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, SequenceSpec, Target
-from mmbert.model.task_models import mask_places, region_places
+from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, SequenceSpec, Target, region_places
+from mmbert.model.task_models import mask_places
 from mmbert.training.module import TrainingModule
 from mmbert.vision.encoders.resnet import cut_out
 

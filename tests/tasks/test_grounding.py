@@ -20,6 +20,7 @@ from mmbert.data.packing import Example
 from mmbert.data.records import ImageRef, Record, RegionBox
 from mmbert.data.region_input import RegionInput
 from mmbert.errors import ConfigError, DataError
+from mmbert.model.around import Around
 from mmbert.tasks import grounding
 from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.build import build_model
@@ -170,7 +171,7 @@ def test_a_product_head_starts_as_pooler_and_match_head_of_the_starter() -> None
     firsts, regions = (torch.randn(4, 256, generator=rng) for _ in range(2))
     with torch.inference_mode():
         expected = starter.match_logits(pooler(firsts, regions))  # type: ignore[misc]
-        assert torch.allclose(head(regions, firsts).squeeze(1), expected, atol=1e-5)
+        assert torch.allclose(head(regions, Around(firsts)).squeeze(1), expected, atol=1e-5)
     vision = bert.model.trunk.vision
     assert vision is not None and vision.takes_boxes
     assert not any(parameter.requires_grad for parameter in vision.parameters())

@@ -12,6 +12,7 @@ from build_grounding_problem import SAID, build
 from mmbert.data.records import Record
 from mmbert.data.sources import open_data
 from scenes import CONCEPTS, RELATIONS
+from scenes.pairs import kept_apart
 
 WORDS = {words: relation for relation, words in SAID.items()}
 
@@ -56,6 +57,11 @@ def test_pairs_of_object_and_relation_in_the_test_never_occur_in_training(proble
         assert split == "train" or None not in said
         pairs[split] = {one[:2] for one in said if one is not None}
     assert not pairs["testA"] & (pairs["train"] | pairs["val"])
+    for split in ("train", "val", "testA"):
+        said = [one for one in (parts(r.annotation["expression"]) for r in records(problem, split)) if one is not None]
+        assert not any(
+            kept_apart(noun, anchor) for noun, _, anchor in said
+        )  # what the questions test is not shown here
     held_out = json.loads((problem / "problem.json").read_text())["held_out"]
     assert set(held_out) == set(CONCEPTS)
     assert all(held_out[noun] == relation for noun, relation in pairs["testA"])

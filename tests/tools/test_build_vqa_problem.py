@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from build_vqa_problem import PHRASES, build, held_out_number, held_out_pair
+from build_vqa_problem import PHRASES, build, held_out_number
 from mmbert.data.answers import normalise_answer
 from mmbert.data.records import Record
 from mmbert.data.sources import open_data
 from scenes import CONCEPTS, concept, relation
+from scenes.pairs import kept_apart
 
 PLURALS = {concept(name).plural: name for name in CONCEPTS}
 
@@ -69,13 +70,13 @@ def test_answers_are_what_the_pictures_show(problem: Path, split: str) -> None:
 def test_what_is_tested_was_never_shown_together(problem: Path) -> None:
     for record in records(problem, "train"):
         names = [one["name"] for one in shown(problem, record)]
-        assert not any(held_out_pair(one, other) for one, other in combinations(set(names), 2))
+        assert not any(kept_apart(one, other) for one, other in combinations(set(names), 2))
         assert not any(held_out_number(name, names.count(name)) for name in names)
     for record in records(problem, "val"):
         names, question = [one["name"] for one in shown(problem, record)], record.annotation["question"]
         if question.startswith("What"):
             anchor = next(n for n in names if question.endswith(f" the {n}?"))
-            assert held_out_pair(anchor, record.annotation["answer"])
+            assert kept_apart(anchor, record.annotation["answer"])
         elif question.startswith("How many "):
             name = PLURALS[question.removeprefix("How many ").removesuffix(" are there?")]
             assert held_out_number(name, int(record.annotation["answer"]))

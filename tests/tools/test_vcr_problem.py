@@ -12,6 +12,7 @@ import pytest
 import build_vcr_problem as problem
 from mmbert.data.sources import open_data
 from scenes import RELATIONS, Composer, Scene
+from scenes.pairs import held_out_relations
 
 SIZES = {"train": 12, "val": 8, "test": 3}
 
@@ -37,7 +38,7 @@ def stands(scene: Scene, one: int, anchor: int, relation: str) -> bool:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_one_answer_and_one_rationale_are_true(split: str) -> None:
     rng = np.random.default_rng(5)
-    composer, held_out = Composer(size=96), problem.hold_out(np.random.default_rng(0))
+    composer, held_out = Composer(size=96), held_out_relations(np.random.default_rng(0))
     for _ in range(12):
         scene, asked = problem.draw(composer, rng, held_out, split, 3)
         names = [placed.concept.name for placed in scene.objects]

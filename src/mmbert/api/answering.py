@@ -16,6 +16,7 @@ from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.heads import is_exclusive
+from mmbert.model.task_models import read_head
 from mmbert.vision.regions import GivenBoxes
 
 HEAD = "answer"
@@ -112,8 +113,9 @@ class Answerer:
     def _answer(self, examples: list[Example], top: int) -> list[list[Answer]]:
         batch = collate(examples, self.bert.processor.images).to(self.bert.device)
         places = batch.starts + torch.tensor([answer_place(e) for e in examples], device=batch.device)
-        states = self.bert.model(batch, positions=places).last_hidden_state
-        logits = self.bert.model.head_logits(HEAD, states).float()
+        found = read_head(self.bert.model, HEAD, batch, places).logits
+        assert found is not None
+        logits = found.float()
         likely = logits.softmax(1) if is_exclusive(self.bert.config, HEAD) else logits.sigmoid()
         best = likely.cpu().topk(top)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -15,7 +15,8 @@ from mmbert.api.front_door import MMBert, _ref
 from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
-from mmbert.model.task_models import ground_regions
+from mmbert.model.packed import region_places
+from mmbert.model.task_models import read_head
 from mmbert.vision.boxes import windows
 from mmbert.vision.images import load_image
 from mmbert.vision.regions import GivenBoxes
@@ -133,9 +134,9 @@ class Grounder:
     def _judge(self, examples: list[Example]) -> list[Grounding]:
         batch = collate(examples, self.bert.processor.images).to(self.bert.device)
         assert batch.regions is not None
-        logits = ground_regions(self.bert.model, batch).logits
+        logits = read_head(self.bert.model, "grounding", batch, region_places(batch)).logits
         assert logits is not None
-        scores = logits.float().sigmoid().cpu()
+        scores = logits.squeeze(1).float().sigmoid().cpu()
         boxes = batch.regions.boxes.float().cpu().numpy()
         counts = [len(spec.region_rows) for spec in batch.sequences]
         return [

@@ -23,6 +23,7 @@ from mmbert.data.packing import Example, collate
 from mmbert.data.records import Record
 from mmbert.data.sources.vcr import CHOICES
 from mmbert.errors import ConfigError, DataError, UsageError
+from mmbert.model.task_models import read_sequences
 from mmbert.tasks import vcr
 from mmbert.tasks.vcr import VcrTask
 
@@ -90,8 +91,9 @@ class Chooser:
         with tqdm(total=len(asked), desc=self.task.options.step, disable=not progress) as bar, torch.inference_mode():
             for examples in self._passes(asked):
                 batch = collate(examples, self.model.processor.images).to(self.model.device)
-                pooled = self.model.model(batch, positions=batch.starts[:0]).pooled
-                logits = self.model.model.head_logits("choice", pooled).float().view(-1, CHOICES)
+                logits = read_sequences(self.model.model, "choice", batch).logits
+                assert logits is not None
+                logits = logits.float().view(-1, CHOICES)
                 found.append(logits.softmax(1).cpu().numpy())
                 bar.update(len(logits))
         return np.concatenate(found) if found else np.zeros((0, CHOICES), dtype=np.float32)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from mmbert.errors import ConfigError
+from mmbert.model.around import FIRSTS, REGIONS, Around
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 from mmbert.model.linear import linear
@@ -176,18 +177,67 @@ class ProductHead(ProductPooler):
     and the match head of a model that has learned which texts and images belong together.
     """
 
-    reads_first = True
-    """``forward`` wants the first states, too."""
+    reads = frozenset({FIRSTS})
+    """What ``forward`` wants of :class:`Around`."""
 
     def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0) -> None:
         super().__init__(config)
         self.dropout = Dropout(dropout)
         self.predictor = nn.Linear(config.hidden_size, outputs)
 
-    def forward(self, states: Tensor, first_states: Tensor) -> Tensor:  # type: ignore[override]
-        """[M, H] states and the [M, H] first states of their sequences to [M, outputs]."""
-        product = super().forward(first_states, states)
+    def forward(self, states: Tensor, around: Around) -> Tensor:  # type: ignore[override]
+        """[M, H] states and what stands around them to [M, outputs]."""
+        product = super().forward(around.firsts, states)
         return self.predictor(self.dropout(product.to(self.predictor.weight.dtype)))
+
+
+class PointingHead(nn.Module):
+    """Answers by pointing at regions: which are meant, what the one meant is, and how many there are.
+
+    ``points`` says how far each region is meant (as in grounding). The regions' vectors, averaged by the softmax of
+    that (attentional reduction: Yu et al., 2019, MCAN), are compared with a vector for each output; how many regions
+    are meant (the sum of their probabilities: Zhang et al., 2018) and the state itself are looked at by a layer beside.
+    From the answers alone a network learns slowly to look where a question says; ``points`` can start as a head that
+    has learned it (``model.init.heads``).
+    """
+
+    reads = frozenset({FIRSTS, REGIONS})
+    COUNTED = 64
+    """Width of the layer on the numbers."""
+
+    def __init__(self, config: MMBertConfig, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.points = ProductHead(config, 1)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.predictor = nn.Linear(config.hidden_size, outputs)
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+        self.counted = nn.Linear(3, self.COUNTED)
+        self.dropout = Dropout(dropout)
+        self.further = nn.Linear(self.COUNTED + config.hidden_size, outputs)
+
+    def forward(self, states: Tensor, around: Around) -> Tensor:
+        """[M, H] states and what stands around them to [M, outputs]."""
+        regions, owners = around.regions, around.owners
+        assert regions is not None
+        assert owners is not None
+        dtype = self.predictor.weight.dtype
+        meant = _exact(self.points(regions, Around(around.firsts.index_select(0, owners))).squeeze(1))
+        values = nn.functional.normalize(_exact(self.value(regions)), dim=-1)
+        highest, shares = _softmax(meant, owners, len(states))
+        pointed = values.new_zeros(len(states), values.shape[1]).index_add(0, owners, shares[:, None] * values)
+        number = meant.new_zeros(len(states)).index_add(0, owners, meant.sigmoid())
+        counted = torch.stack([number, number.log1p(), highest.sigmoid()], 1)
+        beside = torch.cat([torch.relu(self.counted(counted.to(dtype))), states.to(dtype)], 1)
+        named = self.log_scale.exp() * _exact(self.predictor(pointed.to(dtype)))
+        return named + _exact(self.further(self.dropout(beside)))
+
+
+def _softmax(logits: Tensor, owners: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest logit of each owner [count] (the least number where it has none), and the softmax [R] within each."""
+    highest = logits.new_full((count,), torch.finfo(logits.dtype).min).scatter_reduce(0, owners, logits, "amax")
+    powers = (logits - highest.detach().index_select(0, owners)).exp()
+    sums = powers.new_zeros(count).index_add(0, owners, powers)
+    return highest, powers / sums.index_select(0, owners)
 
 
 HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
@@ -195,6 +245,7 @@ HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
     "two_layer": TwoLayerHead,
     "transform": TransformHead,
     "product": ProductHead,
+    "pointing": PointingHead,
 }
 """What ``kind`` may be in the options of a named head."""
 MEANINGS = ("labels", "lexicon", "answers", "neighbours", "exclusive")

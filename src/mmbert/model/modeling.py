@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mmbert.errors import ConfigError
+from mmbert.model.around import Around, surroundings
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.decoder import Decoder, join_states, packed_view
 from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
@@ -333,24 +335,73 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         """[B, H] pooled vectors to [B, 1] or [B, 2] outputs of the match head as it is."""
         return self._head("match_head")(pooled)
 
-    def head_logits(self, name: str, states: Tensor, first_states: Tensor | None = None) -> Tensor:
+    def head_logits(self, name: str, states: Tensor, around: Around | None = None) -> Tensor:
         """[M, H] states to the [M, outputs] of the head that the configuration calls ``name``.
 
         Args:
             name: of the head.
-            states: that it reads.
-            first_states: [M, H] of the first token of each state's sequence, for heads that read these too.
+            states: that it is asked about.
+            around: what stands around them, for heads that read that too; :meth:`logits_at` finds it.
         """
+        head = self._named(name)
+        if not getattr(head, "reads", None):
+            return head(states)
+        if around is None:
+            raise ValueError(f"head {name!r} reads what stands around a state as well")
+        return head(states, around)
+
+    def places_read(self, name: str, batch: PackedBatch, places: Tensor) -> Tensor:
+        """[S] sorted flat positions of all states that a head reads when it is asked about those at [M] ``places``."""
+        around = self._around(name, batch, places)
+        further = [] if around is None else [around.firsts, around.regions]
+        return torch.cat([places, *(found for found in further if found is not None)]).unique()
+
+    def logits_at(self, name: str, batch: PackedBatch, places: Tensor, states: Callable[[Tensor], Tensor]) -> Tensor:
+        """[M, outputs] of a head for the states at [M] flat ``places``.
+
+        Args:
+            name: of the head.
+            batch: that was encoded.
+            places: flat positions.
+            states: [n] flat positions to their [n, H] states; asked for none but :meth:`places_read`.
+        """
+        around = self._around(name, batch, places)
+        if around is not None:
+            regions = None if around.regions is None else states(around.regions)
+            around = Around(states(around.firsts), regions, around.owners)
+        return self.head_logits(name, states(places), around)
+
+    def sequence_logits(
+        self,
+        name: str,
+        batch: PackedBatch,
+        sequences: Tensor,
+        pooled: Tensor | None,
+        states: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """[n, outputs] of a head for [n] sequences: of their pooled vectors, or their first states if it looks around.
+
+        Args:
+            name: of the head.
+            batch: that was encoded.
+            sequences: their numbers.
+            pooled: [B, H] of the batch.
+            states: as of :meth:`logits_at`; the places are the sequences' first tokens.
+        """
+        if getattr(self._named(name), "reads", ()):
+            return self.logits_at(name, batch, batch.starts.index_select(0, sequences), states)
+        assert pooled is not None
+        return self.head_logits(name, pooled.index_select(0, sequences))
+
+    def _around(self, name: str, batch: PackedBatch, places: Tensor) -> Around | None:
+        return surroundings(batch, places, getattr(self._named(name), "reads", ()))
+
+    def _named(self, name: str) -> nn.Module:
         if name not in self.heads:
             raise ValueError(
                 f"this model has no head {name!r}; its configuration names: {', '.join(self.heads) or '-'}"
             )
-        head = self.heads[name]
-        if not getattr(head, "reads_first", False):
-            return head(states)
-        if first_states is None:
-            raise ValueError(f"head {name!r} reads the first state of each sequence as well")
-        return head(states, first_states)
+        return self.heads[name]
 
     def _head(self, name: str) -> nn.Module:
         head = getattr(self, name)

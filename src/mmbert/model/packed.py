@@ -362,3 +362,8 @@ def joined(first: SequenceSpec, second: SequenceSpec) -> SequenceSpec:
     whole = int(np.asarray(first.text_rows).reshape(-1)[0])
     tokens = np.concatenate([first.token_ids, second.token_ids[1:]])
     return SequenceSpec(tokens, 0, whole, first.region_rows, first.region_masked)
+
+
+def region_places(batch: PackedBatch) -> Tensor:
+    """[M] flat positions of all regions, ascending."""
+    return ((batch.kinds == REGION) | (batch.kinds == MASKED_REGION)).nonzero().squeeze(1)

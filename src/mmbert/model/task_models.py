@@ -6,6 +6,7 @@ objectives (``mmbert.objectives``), which read states through the heads' methods
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmbert.model.modeling import MMBertForPreTraining, MMBertOutput
-from mmbert.model.packed import MASKED_REGION, REGION, TEXT, PackedBatch
+from mmbert.model.packed import TEXT, PackedBatch, region_places
 
 
 @dataclass
@@ -75,23 +76,44 @@ class MMBertForMultimodalLexicalTranslation(_TaskModel):
         return self.head_logits("lexical", states)
 
 
-class MMBertForQuestionAnswering(_TaskModel):
-    """Answers a question about an image: ``logits`` [B, answers], read at the ``[MASK]`` of each sequence."""
+class _HeadModel(MMBertForPreTraining):
+    """Runs the trunk for what a named head reads, and the head, which may read what stands around its places."""
 
-    def places(self, batch: PackedBatch) -> Tensor | None:
-        return mask_places(batch, self.config.mask_token_id)
+    head = ""
 
-    def logits(self, states: Tensor) -> Tensor:
-        return self.head_logits("answer", states)
-
-
-class MMBertForReferringExpressions(_TaskModel):
-    """Which region does an expression mean? ``logits`` [M], one per region; a sigmoid gives the probability."""
+    def places(self, batch: PackedBatch) -> Tensor:
+        """[M] flat positions that the head is asked about."""
+        raise NotImplementedError
 
     def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        """As of the other task models."""
         if positions is not None:
             return super().forward(batch, positions=positions, **kwargs)
-        return ground_regions(self, batch, **kwargs)
+        return read_head(self, self.head, batch, self.places(batch), **kwargs)
+
+
+class MMBertForQuestionAnswering(_HeadModel):
+    """Answers a question about an image: ``logits`` [B, answers], asked at the ``[MASK]`` of each sequence."""
+
+    head = "answer"
+
+    def places(self, batch: PackedBatch) -> Tensor:
+        return mask_places(batch, self.config.mask_token_id)
+
+
+class MMBertForReferringExpressions(_HeadModel):
+    """Which region does an expression mean? ``logits`` [M], one per region; a sigmoid gives the probability."""
+
+    head = "grounding"
+
+    def places(self, batch: PackedBatch) -> Tensor:
+        return region_places(batch)
+
+    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        output = super().forward(batch, positions=positions, **kwargs)
+        if isinstance(output, MMBertTaskOutput) and output.logits is not None:
+            output.logits = output.logits.squeeze(1)
+        return output
 
     @torch.no_grad()
     def best_regions(self, output: MMBertTaskOutput, batch: PackedBatch) -> list[int]:
@@ -108,8 +130,13 @@ class MMBertForMultipleChoice(_TaskModel):
     on once.
     """
 
-    def logits(self, states: Tensor) -> Tensor:
-        return self.head_logits("choice", states).squeeze(1)
+    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
+        if positions is not None:
+            return super().forward(batch, positions=positions, **kwargs)
+        output = read_sequences(self, "choice", batch, **kwargs)
+        assert output.logits is not None
+        output.logits = output.logits.squeeze(1)
+        return output
 
     @torch.no_grad()
     def probabilities(self, output: MMBertTaskOutput, choices: int = 4) -> Tensor:
@@ -131,16 +158,39 @@ class MMBertForTranslation(_TaskModel):
         return self.token_logits(states)
 
 
-def ground_regions(model: MMBertForPreTraining, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
-    """Logits [M] that each region of a batch is meant, by the head ``grounding``; ``kwargs`` as of the trunk."""
-    places = region_places(batch)
-    read, rows = torch.cat([batch.starts, places]).unique(return_inverse=True)
-    output = MMBertForPreTraining.forward(model, batch, positions=read, **kwargs)
-    assert output.last_hidden_state is not None
-    firsts, regions = output.last_hidden_state.index_select(0, rows).split([batch.num_sequences, len(places)])
-    counts = torch.tensor([len(spec.region_rows) for spec in batch.sequences], device=batch.device)
-    logits = model.head_logits("grounding", regions, firsts.repeat_interleave(counts, 0)).squeeze(1)
-    return MMBertTaskOutput(**{**output, "last_hidden_state": regions}, logits=logits, places=places)
+def read_head(
+    model: MMBertForPreTraining, name: str, batch: PackedBatch, places: Tensor, **kwargs: Any
+) -> MMBertTaskOutput:
+    """Logits [M, outputs] of a named head at [M] flat ``places``; the last states are those at the places.
+
+    Args:
+        model: trunk and heads.
+        name: of the head.
+        batch: the sequences.
+        places: flat positions.
+        kwargs: as of the trunk.
+    """
+    output, states = _run(model, batch, model.places_read(name, batch, places), kwargs)
+    logits = model.logits_at(name, batch, places, states)
+    return MMBertTaskOutput(**{**output, "last_hidden_state": states(places)}, logits=logits, places=places)
+
+
+def read_sequences(model: MMBertForPreTraining, name: str, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+    """Logits [B, outputs] of a head that is asked about whole sequences; arguments as of :func:`read_head`."""
+    output, states = _run(model, batch, model.places_read(name, batch, batch.starts), kwargs)
+    sequences = torch.arange(batch.num_sequences, device=batch.device)
+    logits = model.sequence_logits(name, batch, sequences, output.pooled, states)
+    return MMBertTaskOutput(**output, logits=logits)
+
+
+def _run(
+    model: MMBertForPreTraining, batch: PackedBatch, positions: Tensor, options: dict[str, Any]
+) -> tuple[MMBertOutput, Callable[[Tensor], Tensor]]:
+    """The trunk's output for sorted positions, and what gives the states of some of these."""
+    output = MMBertForPreTraining.forward(model, batch, positions=positions, **options)
+    found = output.last_hidden_state
+    assert found is not None
+    return output, lambda asked: found.index_select(0, torch.searchsorted(positions, asked))
 
 
 def mask_places(batch: PackedBatch, mask_token_id: int | None) -> Tensor:
@@ -153,8 +203,3 @@ def mask_places(batch: PackedBatch, mask_token_id: int | None) -> Tensor:
         raise ValueError("the configuration has no mask_token_id")
     text = (batch.kinds == TEXT).nonzero().squeeze(1)
     return text[batch.token_ids == mask_token_id]
-
-
-def region_places(batch: PackedBatch) -> Tensor:
-    """[M] flat positions of all regions."""
-    return ((batch.kinds == REGION) | (batch.kinds == MASKED_REGION)).nonzero().squeeze(1)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.heads import is_exclusive
-from mmbert.model.packed import Target
+from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.model.packed import PackedBatch, Target
 from mmbert.objectives.base import LossTerm, StepContext, exact
 
-READS = "positions"
+HEAD = "answer"
+
+
+def reads(model: MMBertForPreTraining, batch: PackedBatch, target: Target) -> Tensor:
+    """[S] positions whose states are read: the head may look around its place."""
+    return model.places_read(HEAD, batch, target.positions)
 
 
 class Options(BaseModel):
@@ -27,9 +34,9 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     entropy to the scores, made to add up to 1 (Kazemi and Elqursh, 2017: the mean log likelihood of the given answers).
     A question without a right answer then has no loss.
     """
-    logits = exact(step.model.head_logits("answer", step.states(target.positions)))
+    logits = exact(step.model.logits_at(HEAD, step.batch, target.positions, step.states))
     wanted = target.labels.to(logits.dtype)
-    if is_exclusive(step.model.config, "answer"):
+    if is_exclusive(step.model.config, HEAD):
         shares = wanted / wanted.sum(1, keepdim=True).clamp(min=torch.finfo(wanted.dtype).tiny)
         total = F.cross_entropy(logits, shares, reduction="sum")
     else:

@@ -7,10 +7,16 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmbert.model.packed import Target
+from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.model.packed import PackedBatch, Target
 from mmbert.objectives.base import LossTerm, StepContext
 
-READS = "sequences"
+HEAD = "choice"
+
+
+def reads(model: MMBertForPreTraining, batch: PackedBatch, target: Target) -> Tensor:
+    """[S] positions whose states are read: the first of each sequence, and what the head looks at around it."""
+    return model.places_read(HEAD, batch, batch.starts.index_select(0, target.positions))
 
 
 class Options(BaseModel):
@@ -27,9 +33,8 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     ``target.positions`` [M] are sequences, ``target.labels`` [M] 1 for the right ones; the choices of a question have
     the same number in ``target.extra["question"]`` [M].
     """
-    assert step.output.pooled is not None
-    pooled = step.output.pooled.index_select(0, target.positions)
-    logits = step.model.head_logits("choice", pooled).squeeze(1).float()
+    found = step.model.sequence_logits(HEAD, step.batch, target.positions, step.output.pooled, step.states)
+    logits = found.squeeze(1).float()
     right = target.labels > 0
     table = _by_question(logits, target.extra["question"])
     answers = _by_question(right.to(logits.dtype), target.extra["question"]).argmax(1)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 from torch.nn import functional as F
 
-from mmbert.model.packed import Target
+from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.model.packed import PackedBatch, Target
 from mmbert.objectives.base import LossTerm, StepContext, exact
 
-READS = "positions"
+HEAD = "grounding"
+
+
+def reads(model: MMBertForPreTraining, batch: PackedBatch, target: Target) -> Tensor:
+    """[S] positions whose states are read."""
+    return model.places_read(HEAD, batch, target.positions)
 
 
 class Options(BaseModel):
@@ -21,9 +28,7 @@ class Options(BaseModel):
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Binary cross entropy of the logit of each of the [M] regions to ``target.labels`` [M]."""
-    sequences = torch.searchsorted(step.batch.cu_seqlens.long(), target.positions, right=True) - 1
-    states, firsts = step.states(target.positions), step.first_states(sequences)
-    logits = exact(step.model.head_logits("grounding", states, firsts).squeeze(1))
+    logits = exact(step.model.logits_at(HEAD, step.batch, target.positions, step.states).squeeze(1))
     wanted = target.labels.to(logits.dtype)
     total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     count = torch.tensor(float(len(wanted)), device=total.device)

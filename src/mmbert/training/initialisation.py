@@ -7,10 +7,9 @@ fresh.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ from mmbert.compat.weights import Weights, open_weights
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
-from mmbert.plugins import nearest
-from mmbert.training.recipe import HeadStart, InitRecipe
+from mmbert.training.head_starts import copy_tensor, start_head
+from mmbert.training.recipe import InitRecipe
 
 WORDS, SPECIAL_WORDS = "trunk.embeddings.words.weight", "trunk.embeddings.special_words.weight"
 SEGMENTS = "trunk.embeddings.segments.weight"
@@ -43,12 +42,6 @@ VISION = (
     "trunk.embeddings.segments.",
 )
 """What mode ``hybrid`` takes."""
-LAYERS = {
-    "token_head": ("token_head", ("dense", "norm")),
-    "region_head": ("region_head", ("dense",)),
-    "pooler": ("trunk.pooler", ("text", "image", "dense")),
-}
-"""What ``transform`` may be in ``model.init.heads``: the part that has these layers, and their names."""
 VISION_SIZES = (
     "visual_size visual_ln region_feature_size num_region_classes region_mask_feature object_mask_word_embedding "
     "text_only_visual text_only_visual_size max_position_embeddings type_vocab_size vision"
@@ -165,7 +158,7 @@ class Parts:
                 used[part.origin].update(part.names[name])
                 filled.add(name)
         for name, start in self.recipe.heads.items():
-            filled |= self._start_head(model, name, start, tokenizer, used)
+            filled |= start_head(model, name, start, tokenizer, self._find, used)
         if SPECIAL_WORDS in state and SPECIAL_WORDS not in filled and WORDS in filled:
             rows = min(len(state[SPECIAL_WORDS]), len(state[WORDS]))
             state[SPECIAL_WORDS][:rows] = state[WORDS][:rows]
@@ -196,51 +189,6 @@ class Parts:
                 return part
         raise ConfigError(f"model.init: no part has {name}", hint="a head can only start from one that is there")
 
-    def _start_head(
-        self,
-        model: MMBertForPreTraining,
-        name: str,
-        start: HeadStart,
-        tokenizer: PreTrainedTokenizerBase,
-        used: dict[str, set[str]],
-    ) -> set[str]:
-        """Fill a named head; returns the names of ours that were filled."""
-        if name not in model.heads:
-            close = nearest(name, model.heads)
-            hint = f"did you mean {close!r}?" if close else "model.config.heads names them"
-            raise ConfigError(f"model.init.heads: the model has no head {name!r}", hint=hint)
-        head = {key: value for key, value in model.state_dict().items() if key.startswith(f"heads.{name}.")}
-        filled: set[str] = set()
-        if start.transform is not None:
-            origin, layers = LAYERS[start.transform]
-            wanted = [k for k in head if k.split(".")[2] in layers]
-            if not wanted:
-                raise ConfigError(f"model.init.heads.{name}: a head of this kind has no {layers[0]} layer to start")
-            for key in wanted:
-                source = key.replace(f"heads.{name}", origin)
-                part = self._find(source)
-                _put(head[key], source, part)
-                used[part.origin].update(part.names[source])
-                filled.add(key)
-        outputs, bias = (f"heads.{name}.predictor.{part}" for part in ("weight", "bias"))
-        if start.match:
-            for key in (outputs, bias):
-                source = key.replace(f"heads.{name}.predictor", "match_head")
-                part = self._find(source)
-                rows = part.tensors[source]
-                _copy(head[key], rows[1:] - rows[:1] if len(rows) == 2 else rows, source, part)
-                used[part.origin].update(part.names[source])
-                filled.add(key)
-        if start.words is not None:
-            where = f"model.config.heads.{name}.labels" if start.words is True else start.words
-            lines = (model.config.heads or {})[name].get("labels") if start.words is True else _lines(Path(start.words))
-            if not lines:
-                raise ConfigError(f"model.init.heads.{name}: the head has no labels to start from", hint="name a file")
-            rows = _mean_rows(lines, where, tokenizer, model.get_input_embeddings().weight)
-            _copy_rows(head[outputs], rows, where)
-            filled.add(outputs)
-        return filled
-
     def _copy_segments(self, segments: Tensor) -> None:
         before = segments.clone()
         for row, source in self.recipe.segments.items():
@@ -259,49 +207,5 @@ def _put(target: Tensor, name: str, part: Weights) -> None:
         # BERT has two rows, for texts; RoBERTa's only one stands for all.
         target = target if len(tensor) == 1 else target[: len(tensor)]
         tensor = tensor.expand(len(target), -1)
-    _copy(target, tensor, name, part)
-
-
-def _copy(target: Tensor, tensor: Tensor, name: str, part: Weights) -> None:
-    if tensor.shape != target.shape:
-        hint = "a size in model.config is another than the file's"
-        if name in VOCABULARY:
-            hint = "another vocabulary: mode: skip leaves the word vectors of model out"
-        raise CheckpointError(
-            f"{' + '.join(part.names[name])} is {list(tensor.shape)}, the model has {list(target.shape)}",
-            where=part.origin,
-            hint=hint,
-        )
-    target.copy_(tensor)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("cannot read the answers", where=str(path)) from error
-
-
-def _mean_rows(lines: Sequence[str], where: str, tokenizer: PreTrainedTokenizerBase, table: Tensor) -> Tensor:
-    """[n, H]: for each answer the mean of its pieces' word vectors (VL-BERT's CLASSIFIER_PRETRAINED).
-
-    Raises:
-        ConfigError: an answer without a piece.
-    """
-    rows = []
-    for number, line in enumerate(lines, 1):
-        ids = tokenizer(line, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise ConfigError("an answer without a word", where=f"{where}:{number}")
-        rows.append(table[torch.tensor(ids)].mean(0))
-    return torch.stack(rows) if rows else table[:0]
-
-
-def _copy_rows(target: Tensor, rows: Tensor, where: str) -> None:
-    if rows.shape != target.shape:
-        raise ConfigError(
-            f"{len(rows)} answers of width {rows.shape[1]} for an output layer of {list(target.shape)}",
-            where=where,
-            hint="one line for each output of the head, which has to read states directly",
-        )
-    target.copy_(rows)
+    other = "another vocabulary: mode: skip leaves the word vectors of model out" if name in VOCABULARY else None
+    copy_tensor(target, tensor, name, part, other)

@@ -144,10 +144,14 @@ class TrainingModule(nn.Module):
         found = [batch.starts]
         for name, (module, _) in self.objectives.items():
             target = batch.targets.get(name)
+            if target is None:
+                continue
             reads = getattr(module, "READS", None)
-            if target is not None and reads is None:
+            if hasattr(module, "reads"):
+                found.append(module.reads(self.model, batch, target))
+            elif reads is None:
                 return None
-            if target is not None and reads == "positions":
+            elif reads == "positions":
                 found.append(target.positions)
         return torch.cat(found).unique()
 

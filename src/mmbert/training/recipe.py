@@ -51,16 +51,23 @@ class HeadStart(Section):
         match: its output starts as the match head's log odds (of a two-output head: row 1 - row 0).
         words: a file with one answer a line; output row i starts as the mean of answer i's word pieces. True: the
             head's own labels.
+        vectors: of a pointing head: each output starts as the embedding head's vector of its label, and the regions'
+            vectors as those of images, so that a region's name is its most probable answer from the start.
+        points: what points at regions in a pointing head starts as this head of a model that grounds expressions, or
+            (``match``) as the pooler and the match head.
     """
 
     transform: Literal["token_head", "region_head", "pooler"] | None = None
     match: bool = False
     words: Literal[True] | str | None = None
+    vectors: bool = False
+    points: str | None = None
 
     @model_validator(mode="after")
     def _one_output(self) -> Self:
-        if self.match and self.words is not None:
-            raise ValueError("match and words both say where the output starts")
+        said = [name for name in ("match", "words", "vectors") if getattr(self, name) not in (None, False)]
+        if len(said) > 1:
+            raise ValueError(f"{' and '.join(said)} both say where the output starts")
         return self
 
 
