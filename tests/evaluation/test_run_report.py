@@ -15,7 +15,7 @@ from mmbert.cli.main import run
 from mmbert.data.sources import open_data
 from mmbert.errors import DataError, UsageError
 from mmbert.evaluation.gallery import build_gallery
-from mmbert.evaluation.run_report import Curve, language_matrix, principal_plane, read_curves
+from mmbert.evaluation.run_report import Curve, language_matrix, read_curves
 
 LINES = [
     {"step": 1, "time": 1.0, "loss": 4.0, "epoch": 0.1},
@@ -67,19 +67,6 @@ def test_languages_against_languages(tmp_path: Path) -> None:
         right = groups[gallery.languages["fr"]] == group
         by_hand += scores[row][right].max() > scores[row][~right].max()
     assert matrix[1, 3] == pytest.approx(by_hand / len(german))
-
-
-def test_the_plane_is_that_of_greatest_spread() -> None:
-    rng = np.random.default_rng(0)
-    directions = np.linalg.qr(rng.standard_normal((6, 6)))[0]
-    spread = np.array([9.0, 4.0, 0.1, 0.1, 0.1, 0.1])
-    points = rng.standard_normal((200, 6)) * spread
-    plane = principal_plane(points @ directions.T)
-    for axis in (0, 1):
-        assert abs(np.corrcoef(plane[:, axis], points[:, axis])[0, 1]) > 0.99
-    assert plane.min(axis=0) == pytest.approx([0, 0])
-    assert plane.max(axis=0) == pytest.approx([1, 1])
-    assert principal_plane(np.ones((3, 1))).shape == (3, 2)
 
 
 def test_the_page_of_a_run(

@@ -24,12 +24,22 @@ THUMBNAIL_SIDE = 192
 
 def thumbnail(image: Image.Image, side: int = THUMBNAIL_SIDE) -> str:
     """A small copy of an RGB image as a ``data:`` URL."""
+    return as_url(shrunk(image, side))
+
+
+def shrunk(image: Image.Image, side: int = THUMBNAIL_SIDE) -> Image.Image:
+    """A copy of an image whose longer side has at most ``side`` pixels."""
     from PIL import Image as images
 
     small = image.copy()
     small.thumbnail((side, side), images.Resampling.LANCZOS, reducing_gap=2.0)
+    return small
+
+
+def as_url(image: Image.Image) -> str:
+    """An RGB image as a ``data:`` URL."""
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=80, method=4)
+    image.save(buffer, "WEBP", quality=80, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
