@@ -12,7 +12,9 @@ from mmbert.cli.common import note
 
 FontsOption = Annotated[
     list[Path] | None,
-    typer.Option("--font", help="A TrueType font to take before those of this machine in PNGs; may be given again."),
+    typer.Option(
+        "--font", help="A TrueType font that PNGs are written in before those of this machine; may be given again."
+    ),
 ]
 MOST_MISSING = 40
 

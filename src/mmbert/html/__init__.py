@@ -1,13 +1,16 @@
 """HTML pages in one file: values and images go in, a page that needs nothing else comes out.
 
-No scripts, fonts or pictures from elsewhere; light and dark; right-to-left text as it should be. Evaluation and search
-both render through here and know nothing of each other.
+No fonts, pictures or scripts from elsewhere; light and dark; right-to-left text as it should be. A page's policy lets
+no script run but the one that it was made with, if any. Evaluation and search both render through here and know nothing
+of each other.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
     from PIL import Image
 
 THUMBNAIL_SIDE = 192
@@ -41,6 +45,28 @@ def as_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script within a page.
+
+    Args:
+        code: of it.
+        policy: how the page's content security policy names it, so that no other one runs.
+    """
+
+    code: Markup
+    policy: str
+
+
+def script(name: str) -> Script:
+    """A script of this package, for ``render(…, script=…)``."""
+    from markupsafe import Markup
+
+    code = (Path(__file__).parent / "templates" / name).read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+    return Script(Markup(code), f"sha256-{digest}")
 
 
 def render(template: str, **values: Any) -> str:
