@@ -128,9 +128,16 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str, boxes: Seque
 
 
 def _labels(encoded: Any, caption: str) -> tuple[str, ...]:
-    """What each token stands for: its part of the caption; its own name where it has none, as special tokens."""
-    parts = [caption[start:end].strip() for start, end in encoded["offset_mapping"]]
-    return tuple(part or token for part, token in zip(parts, encoded.tokens(), strict=True))
+    """What each token stands for: its part of the caption, or its own name.
+
+    Special tokens have no part, and the mark of a word's start stands where the word's first piece does.
+    """
+    spans = [*encoded["offset_mapping"], (0, 0)]
+    labels = []
+    for token, (start, end), (next_start, next_end) in zip(encoded.tokens(), spans, spans[1:], strict=False):
+        mark = start <= next_start < min(end, next_end)
+        labels.append((not mark and caption[start:end].strip()) or token)
+    return tuple(labels)
 
 
 def _boxed(model: MMBert, image: OpenedImage, boxes: Sequence[Box]) -> OpenedImage | BoxedImage:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mmbert.explain.attention import AttentionMaps
 from mmbert.explain.figures import (
-    FAINT,
     INK,
+    LINE,
     Sheet,
     letters,
     new_figure,
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TILE, PAD, COLUMNS = 1.4, 0.12, 6
+TILE, PAD, COLUMNS, STEP = 1.4, 0.12, 6, 1.12
 ROW = 0.19
 """Inches of a line of text in the head view."""
-LEAST, MOST_LINES, MOST_SMALL = 0.004, 4000, 400
+LEAST, MOST_LINES, MOST_SMALL = 0.004, 1000, 400
 """Weaker attention is no line; and the most lines of a head, in the head view and in the model view."""
 
 
@@ -145,30 +145,47 @@ def head_view_figure(maps: AttentionMaps, raw: Array, layer: int | None, head: i
 
 def model_view_figure(raw: Array) -> Figure:
     """Every layer (down) and head (across) as lines from what looks to what is looked at."""
+    from matplotlib.patches import Rectangle
+
     layers, heads, count = raw.shape[:3]
     figure = new_figure(max(3.0, 0.85 * heads + 0.4), max(1.5, 0.75 * layers + 0.4))
-    for layer in range(layers):
-        for head in range(heads):
-            axes = figure.add_subplot(layers, heads, layer * heads + head + 1)
-            _lines(axes, raw[layer, head], _colour(head, heads), 0.5, MOST_SMALL)
-            axes.set(xlim=(0, 1), ylim=(count - 0.5, -0.5), xticks=[], yticks=[])
-            if layer == 0:
-                axes.set_title(f"head {head}", fontsize=6, color=FAINT)
-            if head == 0:
-                axes.set_ylabel(f"layer {layer}", fontsize=6, color=FAINT)
+    axes = figure.add_subplot()  # one for all: each of its own would take seconds to lay out
+    for layer, head in np.ndindex(layers, heads):
+        corner = (head * STEP, layer * STEP)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=LINE, linewidth=0.6))
+        _lines(axes, raw[layer, head], _colour(head, heads), 0.5, MOST_SMALL, corner=corner, down=1 / count)
+    axes.set(xlim=(-0.05, heads * STEP), ylim=(layers * STEP, -0.05))
+    axes.set_xticks([head * STEP + 0.5 for head in range(heads)], [f"head {head}" for head in range(heads)])
+    axes.set_yticks([layer * STEP + 0.5 for layer in range(layers)], [f"layer {layer}" for layer in range(layers)])
+    axes.tick_params(labelsize=6, length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     return figure
 
 
 def _lines(
-    axes: Axes, weights: Array, colour: tuple[float, float, float], width: float, most: int, share: float = 1.0
+    axes: Axes,
+    weights: Array,
+    colour: tuple[float, float, float],
+    width: float,
+    most: int,
+    share: float = 1.0,
+    corner: tuple[float, float] = (0.0, -0.5),
+    down: float = 1.0,
 ) -> None:
-    """A line for each pair, the ``most`` strongest ones, as strong as the attention (times ``share``)."""
+    """A line for each pair, the ``most`` strongest ones, as strong as the attention (times ``share``).
+
+    Args:
+        corner: where the first position's row begins; lines are 1 wide.
+        down: height of a position.
+    """
     from matplotlib.collections import LineCollection
 
     flat = weights.ravel()
     strongest = np.argsort(-flat, kind="stable")[:most]
     asks, answers = np.divmod(strongest[flat[strongest] >= LEAST], weights.shape[1])
-    ends = np.stack([np.zeros(len(asks)), asks, np.ones(len(asks)), answers], axis=1).reshape(-1, 2, 2)
+    left, top = np.full(len(asks), corner[0]), corner[1] + 0.5 * down
+    ends = np.stack([left, top + down * asks, left + 1, top + down * answers], axis=1).reshape(-1, 2, 2)
     strong = np.clip(weights[asks, answers] * share, 0, 1)
     colours: Any = np.concatenate([np.tile(colour, (len(asks), 1)), strong[:, None]], axis=1)
     axes.add_collection(LineCollection(list(ends), colors=colours, linewidths=width))
