@@ -1,4 +1,4 @@
-"""Say what a model is (sizes, languages, licence, results), what an export holds, or how a training run went."""
+"""Say what a model or export is (sizes, languages, licence, results), or how a run went."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def info(
     ] = "starter",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model is (sizes, languages, licence, results), what an export holds, or how a training run went.
+    """Say what a model or export is (sizes, languages, licence, results), or how a run went.
 
     Reads files only; no weights are loaded. Of a folder of mmbert export it says what each graph is and how close to
     PyTorch and how fast it was when it was made.
