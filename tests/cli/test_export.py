@@ -127,7 +127,11 @@ def test_info_of_a_graph_with_weights_beside_it_and_one_kept_in_fp32(
         "1 with 2, 2.0 KB"
     )
     assert lines[4].strip() == "kept in fp32: int8 was slower here"
-    assert lines[5] == "measured    on a chip, without VNNI, 2 cores; openvino 1"
+    assert lines[5] == "measured    on a chip, without VNNI, 2 cores, openvino 1"
+    for damaged in ({"parity": {"max_abs": 1.0}}, {"seconds": {}}, {"seconds": {"1": {"pytorch": 1.0}}}):
+        about.model_copy(update={"graphs": {"text": graph.model_copy(update=damaged)}}).write(tmp_path)
+        assert run(["info", str(tmp_path)]) == 2
+        assert "damaged, or of another version: graphs.text: " in capsys.readouterr().err
 
 
 def test_mistakes_are_told(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,7 +168,7 @@ def test_the_commands_write_them(
     assert run(["evaluate", "retrieval", "--data", "photos", "--png", "matrix.png"]) == 2
     assert "is a file" in capsys.readouterr().err
     assert run(["evaluate", "retrieval", "--data", "photos", "--png", "no/pictures"]) == 2
-    assert "its parent has to exist" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_galleries_of_an_evaluation(model: ColourModel, records: list[Record], tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def test_the_command(
     assert run(["explain", str(tmp_path / "dog.png"), "x", "--png", str(tmp_path / "pictures")]) == 0
     assert f"picture: {tmp_path / 'pictures' / 'model-view.png'}" in capsys.readouterr().err
     assert run(["explain", str(tmp_path / "dog.png"), "x", "--png", str(tmp_path / "no" / "pictures")]) == 2
-    assert "its parent has to exist" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
+    assert run(["explain", str(tmp_path / "dog.png"), "x", "--png", str(tmp_path / "a.svg")]) == 2
+    assert "pictures are PNG, not .svg" in capsys.readouterr().err
     assert run([*asked, "--json", "--layer", "1", "--head", "0"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [word["region"] for word in found["words"]] == [2, 4]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from mmbert.errors import CheckpointError
 
@@ -44,6 +44,15 @@ class GraphAbout(BaseModel):
     parity: dict[str, float] | None = None
     seconds: dict[str, dict[str, float]] | None = None
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> GraphAbout:
+        if self.parity is not None and not {"max_abs", "relative", "agreement"} <= set(self.parity):
+            raise ValueError(f"parity is incomplete: {', '.join(self.parity)}")
+        compared = {"pytorch", self.precision}
+        if self.seconds is not None and not (self.seconds and all(compared <= set(t) for t in self.seconds.values())):
+            raise ValueError(f"seconds of {' and '.join(sorted(compared))} are not there")
+        return self
 
 
 class ExportAbout(BaseModel):
@@ -118,7 +127,8 @@ def summary(about: ExportAbout) -> list[dict[str, Any]]:
         if graph.parity is not None and graph.seconds is not None:
             row |= graph.parity
             row["times_as_fast"] = {
-                threads: round(found["pytorch"] / found[graph.precision], 2) for threads, found in graph.seconds.items()
+                threads: round(found["pytorch"] / max(found[graph.precision], 1e-6), 2)
+                for threads, found in graph.seconds.items()
             }
         rows.append(row)
     return rows

@@ -74,8 +74,11 @@ def export_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _machine(machine: dict[str, Any]) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in (machine.get("packages") or {}).items())
-    vnni = "" if machine.get("vnni") is None else f", {'with' if machine['vnni'] else 'without'} VNNI"
-    return (
-        f"on {machine.get('processor') or 'a processor not said'}{vnni}, {machine.get('cores', '?')} cores; {packages}"
-    )
+    said = [f"on {machine.get('processor') or 'a processor not said'}"]
+    if machine.get("vnni") is not None:
+        said.append("with VNNI" if machine["vnni"] else "without VNNI")
+    said.append(f"{machine.get('cores', '?')} cores")
+    packages = machine.get("packages")
+    if isinstance(packages, dict):
+        said += [f"{name} {version}" for name, version in packages.items()]
+    return ", ".join(said)

@@ -91,14 +91,12 @@ def retrieval(
     from mmbert.data.sources import open_data
     from mmbert.evaluation.report import write_retrieval_page
     from mmbert.evaluation.retrieval import Retrieval, as_mode
-    from mmbert.explain.figures import need_matplotlib, picture_folder
+    from mmbert.explain.figures import can_draw
 
     if before is not None and html is None:
         raise UsageError("--before needs a page to compare on", hint="add --html compared.html")
     page = None if html is None else output_path(html)
-    if png is not None:
-        need_matplotlib()
-        picture_folder(png)
+    can_draw(png)
     earlier = None if before is None else read_report(before)
     bad = BadRecords(skip=skip_bad)
     checked = as_mode(mode, rerank)

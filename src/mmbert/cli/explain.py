@@ -12,6 +12,8 @@ from mmbert.cli._tables import print_table
 from mmbert.cli.common import DeviceOption, JsonOption, ModelOption, load_model, note, output_path, print_json
 from mmbert.errors import UsageError
 
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".svg", ".pdf")
+
 
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
@@ -47,16 +49,16 @@ def explain(
       mmbert explain dog.jpg "a dog on a beach" --model vl-bert-base-e2e --box 30,40,180,200 --box 0,150,320,240
     """
     from mmbert.explain.attention import attention_maps
-    from mmbert.explain.figures import need_matplotlib, picture_folder
+    from mmbert.explain.figures import can_draw
     from mmbert.explain.page import explain_picture, save_picture, strengths, write_explain_page
     from mmbert.vision.images import load_image
 
     page = None if html is None else output_path(html)
+    if png is not None and png.suffix.lower() in OTHER_PICTURES:
+        raise UsageError(f"pictures are PNG, not {png.suffix}", hint="give a name with .png, or a folder")
     sheet = output_path(png) if png is not None and png.suffix.lower() == ".png" else None
     folder = png if sheet is None else None
-    if folder is not None:
-        need_matplotlib()
-        picture_folder(folder)
+    can_draw(folder)
     opened = load_image(image)
     maps = attention_maps(load_model(model, device), image, caption, [_as_box(one) for one in boxes or []])
     looks = maps.word_to_region(layer, head)

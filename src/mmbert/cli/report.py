@@ -46,14 +46,12 @@ def report(
     from mmbert import html
     from mmbert.evaluation.embedding_map import usable_method
     from mmbert.evaluation.run_report import LOG, RunReport, read_curves, run_page, run_report
-    from mmbert.explain.figures import need_matplotlib, picture_folder
+    from mmbert.explain.figures import can_draw
 
     page = output_path(out or run / "report.html")
     curves = read_curves(run / LOG)
     method = usable_method(layout)
-    if png is not None:
-        need_matplotlib()
-        picture_folder(png)
+    can_draw(png)
     facts: list[tuple[str, Any]] = [("Run", run)]
     found, remark = RunReport(curves), ""
     if not curves_only:

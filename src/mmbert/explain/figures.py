@@ -142,19 +142,36 @@ def save_figure(path: Path, figure: Figure) -> None:
         part.unlink(missing_ok=True)
 
 
-def picture_folder(path: Path) -> Path:
+def picture_folder(path: Path, make: bool = True) -> Path:
     """``path`` as a folder for pictures, made where it is missing.
 
+    Args:
+        make: False: look only whether it could be made.
+
     Raises:
-        UsageError: it is a file, or cannot be made.
+        UsageError: it is a file, its parent is missing, or it cannot be made.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file", hint="give a folder for the pictures")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", hint="create it first")
     try:
-        path.mkdir(exist_ok=True)
+        if make:
+            path.mkdir(exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {path}: {error.strerror}", hint="its parent has to exist") from error
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}") from error
     return path
+
+
+def can_draw(path: Path | None) -> None:
+    """Look before the work begins whether pictures can be written into a folder, if one is given.
+
+    Raises:
+        UsageError: Matplotlib is not installed, or as of ``picture_folder``.
+    """
+    if path is not None:
+        need_matplotlib()
+        picture_folder(path, make=False)
 
 
 class Sheet:
