@@ -58,7 +58,7 @@ $(VENV)/installed: pyproject.toml constraints.txt $(VENV)/torch
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "installing the tools for development"
-	@$(PIP) install --editable '.[dev,serve,build,features,export]' $(CONSTRAINED)
+	@$(PIP) install --editable '.[dev,serve,build,features,export,report]' $(CONSTRAINED)
 	@touch $@
 
 test: $(VENV)/installed-dev ## every check: lint, format, types, layers, tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ pytest.importorskip("onnxruntime")
 
 from mmbert import MMBert, SearchIndex
 from mmbert.api import export_measures
+from mmbert.api.export_folder import ExportAbout, GraphAbout
 from mmbert.api.exported import ExportedMMBert
 from mmbert.cli.main import run
 from mmbert.cli.serve import load_served
@@ -55,6 +57,81 @@ def test_parity_and_speed_are_told_and_kept(
         assert row["max_abs"] == kept["graphs"][row["graph"]]["parity"]["max_abs"] < 1e-4
         assert row["times_as_fast"]["1"] > 0
     assert kept["preprocessing"]["image"]["size"] == 160
+    assert run(["info", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["times_as_fast"] for row in facts["graphs"]] == [row["times_as_fast"] for row in told["graphs"]]
+    assert [row["seconds"] for row in facts["graphs"]] == [graph["seconds"] for graph in kept["graphs"].values()]
+    assert run(["info", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "match: fp32, off by at most" in printed
+    assert f"measured    on {kept['machine']['processor']}" in printed
+
+
+def test_info_says_what_an_export_is_and_what_its_model_says_of_itself(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model_folder, copy)
+    (copy / "README.md").write_text("---\nlicense: cc-by-4.0\nlanguage: [de, fa]\n---\n# A model\n", "utf-8")
+    (copy / "metrics.json").write_text(json.dumps({"evaluation": {"bleu": 12.5}}))
+    out = tmp_path / "exported"
+    assert run(["export", "-m", str(copy), "-o", str(out), "--no-measure"]) == 0
+    capsys.readouterr()
+    assert run(["info", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["format"], facts["model"], facts["measured"]) == ("onnx", str(copy), False)
+    assert facts["license"] == "cc-by-4.0"
+    assert facts["languages"] == ["de", "fa"]
+    assert {row["graph"]: row["bytes"] for row in facts["graphs"]} == {
+        path.stem: path.stat().st_size for path in out.glob("*.onnx")
+    }
+    assert facts["bytes"] == sum(path.stat().st_size for path in out.iterdir())
+    assert facts["fingerprint"] == MMBert.from_pretrained(copy).fingerprint
+    assert run(["info", str(out)]) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "exported for ONNX Runtime",
+        "no (mmbert export --no-measure)",
+        "bleu 12.50",
+        "cc-by-4.0",
+        "text: fp32",
+    ):
+        assert part in printed
+    (out / "text.onnx").unlink()
+    assert run(["info", str(out)]) == 2
+    assert "text.onnx is missing" in capsys.readouterr().err
+
+
+def test_info_of_a_graph_with_weights_beside_it_and_one_kept_in_fp32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenVINO's form of a graph, by its files alone."""
+    graph = GraphAbout(
+        inputs={"input_ids": ("texts", "tokens")},
+        parity={"max_abs": 0.25, "relative": 0.25, "agreement": 0.975},
+        seconds={"1": {"pytorch": 0.3, "fp32": 0.2}, "2": {"pytorch": 0.2, "fp32": 0.2}},
+        note="kept in fp32: int8 was slower here",
+    )
+    about = ExportAbout(
+        format="openvino", model="starter", fingerprint="abc", config={"hidden_size": 8}, preprocessing={},
+        graphs={"text": graph},
+        machine={"processor": "a chip", "vnni": False, "cores": 2, "packages": {"openvino": "1"}},
+    )  # fmt: skip
+    about.write(tmp_path)
+    (tmp_path / "text.xml").write_bytes(b"x" * 500)
+    (tmp_path / "text.bin").write_bytes(b"x" * 1500)
+    assert run(["info", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == (
+        "graphs      text: fp32, off by at most 0.25 (agreement 0.97500), 1.5 times as fast as PyTorch with 1 thread, "
+        "1 with 2, 2.0 KB"
+    )
+    assert lines[4].strip() == "kept in fp32: int8 was slower here"
+    assert lines[5] == "measured    on a chip, without VNNI, 2 cores, openvino 1"
+    for damaged in ({"parity": {"max_abs": 1.0}}, {"seconds": {}}, {"seconds": {"1": {"pytorch": 1.0}}}):
+        about.model_copy(update={"graphs": {"text": graph.model_copy(update=damaged)}}).write(tmp_path)
+        assert run(["info", str(tmp_path)]) == 2
+        assert "damaged, or of another version: graphs.text: " in capsys.readouterr().err
 
 
 def test_mistakes_are_told(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

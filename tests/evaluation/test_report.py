@@ -30,35 +30,41 @@ def test_the_page_is_whole_html_and_needs_nothing_else(page: str) -> None:
 def test_every_query_has_five_pictures_and_its_gloss(page: str) -> None:
     parsed = Page(page)
     assert len(parsed.all("article", "query")) == 4 * 12
-    assert len(parsed.all("img")) == 4 * 12 * 5
+    assert len(parsed.all("img")) == 4 * 12 * 5 + 4 * 12
     asked = [(attrs["lang"], text) for attrs, text in parsed.all("h3")]
     assert ("ar", "غامق أحمر") in asked
     assert all(attrs["dir"] == "auto" for attrs, _ in parsed.all("h3"))
-    glosses = [text for attrs, text in parsed.all("span") if attrs.get("lang") == "en" and attrs.get("dir") == "auto"]
-    assert len(glosses) == 3 * 12  # under the foreign ones, not under the English ones
-    assert glosses.count("dark red") == 3
+    glosses = [text for attrs, text in parsed.all("span") if attrs == {"lang": "en", "dir": "auto"}]
+    assert len(glosses) == 3 * 12 + 12 * 5  # beside foreign queries, not English ones; what images find in English
+    assert glosses[: 3 * 12].count("dark red") == 3
 
 
-def test_right_pictures_are_framed_green_and_red_is_for_queries_without_any(records: list[Record]) -> None:
+def test_right_pictures_are_framed_green_and_wrong_ones_red(records: list[Record]) -> None:
     class Colourblind(ColourModel):
         """Takes every text for yellow."""
 
         def encode_text(self, texts, **_: object):  # type: ignore[no-untyped-def]
             return super().encode_text(["yellow"] * len(texts))
 
-    retrieval = Retrieval(Colourblind(), records[:4], languages=["en"])
-    page = Page(retrieval_page(retrieval, per_language=4))
-    assert len(page.all("li", "right")) == 4
-    assert page.all("li", "miss") == []  # five shown of four: the right one is among them
-
     retrieval = Retrieval(Colourblind(), records, languages=["en"])
     answers = [retrieval.answer(row, 5) for row in range(6)]
     without = [answer for answer in answers if not any(found.right for found in answer.found)]
     assert len(without) == 1  # six pictures, five shown
-    page = Page(retrieval_page(retrieval, per_language=6))
+    page = Page(retrieval_page(retrieval, shown_answers=answers))
     assert len(page.all("li", "right")) == 5
-    assert len(page.all("li", "miss")) == 5
+    assert len(page.all("li", "miss")) == 5 * 6 - 5
     assert "right at rank 6" in [text for _, text in page.all("span", "wrong")]
+
+
+def test_every_image_has_five_captions_with_what_they_mean(model: ColourModel, records: list[Record]) -> None:
+    retrieval = Retrieval(model, records, languages=["de", "en"])
+    parsed = Page(retrieval_page(retrieval, per_language=6))
+    right = [attrs for attrs, _ in parsed.all("li", "right") if "tile" not in (attrs["class"] or "")]
+    assert len(right) == 2 * 6  # this model finds each
+    assert len(parsed.all("li", "wrong")) == 2 * 6 * 4
+    said = [(attrs["lang"], text) for attrs, text in parsed.all("span") if attrs.get("lang")]
+    assert ("de", "rot") in said
+    assert len([1 for attrs, _ in parsed.all("span", "muted") if attrs.get("lang") == "en"]) == 6 * 5  # German ones
 
 
 def test_captions_cannot_become_markup(model: ColourModel, records: list[Record]) -> None:

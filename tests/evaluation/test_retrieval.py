@@ -227,6 +227,20 @@ def test_answers_carry_scores_gloss_and_what_is_right(model: ColourModel, shades
     assert retrieval.gallery.images[answer.found[0].image].key == "dark red"
 
 
+def test_descriptions_are_the_best_captions_of_one_language(model: ColourModel, shades: list[Record]) -> None:
+    retrieval = Retrieval(model, shades, mode="match", languages=["de", "en"])
+    found = retrieval.describe(0, "de", k=3)
+    assert [(said.text, said.gloss, said.right) for said in found.said[:1]] == [("dunkel rot", "dark red", True)]
+    assert found.rank == 1
+    assert found.said[0].cosine is None
+    scores = [said.match for said in found.said]
+    assert scores == sorted(scores, reverse=True)
+    assert retrieval.describe(0, "en", k=1).said[0].gloss is None
+    rows = retrieval.sample_images(per_language=4, k=2, seed=1)
+    assert rows == retrieval.sample_images(per_language=4, k=2, seed=1)
+    assert [one.language for one in rows] == ["de"] * 4 + ["en"] * 4
+
+
 def test_a_sample_is_the_same_every_time_and_covers_every_language(model: ColourModel, records: list[Record]) -> None:
     first = Retrieval(model, records).sample(per_language=2)
     assert first == Retrieval(model, records).sample(per_language=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mmbert.cli.main import run
 from mmbert.data.sources import open_data
 from mmbert.errors import DataError, UsageError
 from mmbert.evaluation.gallery import build_gallery
-from mmbert.evaluation.run_report import Curve, language_matrix, principal_plane, read_curves
+from mmbert.evaluation.run_report import Curve, language_matrix, read_curves
 
 LINES = [
     {"step": 1, "time": 1.0, "loss": 4.0, "epoch": 0.1},
@@ -69,17 +70,27 @@ def test_languages_against_languages(tmp_path: Path) -> None:
     assert matrix[1, 3] == pytest.approx(by_hand / len(german))
 
 
-def test_the_plane_is_that_of_greatest_spread() -> None:
-    rng = np.random.default_rng(0)
-    directions = np.linalg.qr(rng.standard_normal((6, 6)))[0]
-    spread = np.array([9.0, 4.0, 0.1, 0.1, 0.1, 0.1])
-    points = rng.standard_normal((200, 6)) * spread
-    plane = principal_plane(points @ directions.T)
-    for axis in (0, 1):
-        assert abs(np.corrcoef(plane[:, axis], points[:, axis])[0, 1]) > 0.99
-    assert plane.min(axis=0) == pytest.approx([0, 0])
-    assert plane.max(axis=0) == pytest.approx([1, 1])
-    assert principal_plane(np.ones((3, 1))).shape == (3, 2)
+def test_without_the_extra_the_map_says_what_it_is_and_how_to_get_the_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_folder(tmp_path / "photos")
+    (folder / "best").mkdir()
+    (folder / "best" / "config.json").write_text("{}")
+    monkeypatch.setattr(report_command, "load_model", lambda name, device=None: ColourModel())
+    asked = ["report", str(folder), "--data", str(tmp_path / "photos")]
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else real(name, *rest)
+    )
+    assert run(asked) == 0
+    assert "pip install 'mm-bert[report]'" in capsys.readouterr().err
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "principal components" in page
+    assert "needs scikit-learn" in page
+    assert run([*asked, "--map", "tsne"]) == 2
+    assert "t-SNE is not installed" in capsys.readouterr().err
+    assert run([*asked, "--map", "pca"]) == 0
+    assert "needs scikit-learn" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_page_of_a_run(
@@ -95,11 +106,16 @@ def test_the_page_of_a_run(
     parsed = Page(page)
     assert len(parsed.all("polyline", "curve")) == 2
     assert len(parsed.all("article", "query")) == 4  # a caption of each language
-    assert len(parsed.all("img")) == 4 * 5 + 12 + 5  # found, on the map, described
+    assert len(parsed.all("img")) == 4 * 5 + 4 + 12  # found, described, on the map
     assert [text for _, text in parsed.all("h2")] == [
-        "Recall by language", "Language to language", "Training", "What it found", "What it says of images",
+        "Recall by language", "Language to language", "Training", "Captions find images", "Images find captions",
         "Where images lie",
     ]  # fmt: skip
+    asked = ["report", str(folder), "--data", str(tmp_path / "photos"), "--map", "pca", "--map-captions"]
+    assert run(asked) == 0
+    captioned = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert len([attrs for attrs, _ in captioned.all("i") if ": " in (attrs.get("title") or "")]) == 12 * 4
+    assert "Where images and captions lie" in [text for _, text in captioned.all("h2")]
     assert run(["report", str(folder), "--curves-only", "--out", str(tmp_path / "curves.html")]) == 0
     assert len(Page((tmp_path / "curves.html").read_text()).all("h2")) == 1
     capsys.readouterr()

@@ -52,6 +52,23 @@ def test_weights_are_softmax_of_queries_and_keys(model: MMBert, picture: Image.I
     count = len(maps.words)
     assert maps.weights[0][:, count:, count:] == pytest.approx(whole, abs=1e-5)
     assert maps.region_to_region(0, 1) == pytest.approx(whole[1], abs=1e-5)
+    assert maps.raw is not None
+    assert maps.raw[0] == pytest.approx(np.stack(by_hand), abs=1e-5)
+
+
+def test_every_position_has_a_name(model: MMBert, picture: Image.Image) -> None:
+    maps = attention_maps(model, picture, "ein فيل")
+    assert maps.raw is not None
+    assert len(maps.positions) == maps.raw.shape[-1] == maps.raw.shape[-2]
+    assert maps.raw.sum(axis=-1) == pytest.approx(np.ones(maps.raw.shape[:3]), abs=1e-5)
+    assert maps.tokens[0] == "[CLS]" and maps.tokens[-1] == "[SEP]"
+    assert maps.tokens[1] == "▁"  # the mark of a word's start, a piece of its own here
+    assert "".join(maps.tokens[1:-1]).replace("▁", "") == "einفيل"
+    assert "▁" not in maps.tokens[-2]
+    regions = len(maps.boxes)
+    assert maps.positions[len(maps.tokens) :] == (
+        "whole image", *(f"region {number}" for number in range(1, regions)), "[END]",
+    )  # fmt: skip
 
 
 def test_words_their_places_and_what_they_share_out(model: MMBert, picture: Image.Image) -> None:

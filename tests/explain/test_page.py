@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +28,10 @@ def maps() -> AttentionMaps:
     weights = np.full((2, 2, 7, 7), 0.1)
     weights[:, :, 0, 3], weights[:, :, 1, 6] = 0.5, 0.4
     weights[1, 0, 0, 3], weights[1, 0, 0, 4] = 0.1, 0.6  # one head looks elsewhere
-    return AttentionMaps("<b> كلب", ("<b>", "كلب"), ((0, 3), (4, 7)), boxes, weights, 0.875)
+    raw = np.full((2, 2, 10, 10), 0.05)  # [CLS], two words, [SEP], five regions, [END]
+    raw[:, :, 1, 5], raw[:, :, 1, 9] = 0.5, 0.1
+    tokens = ("[CLS]", "<b>", "كلب", "[SEP]")
+    return AttentionMaps("<b> كلب", ("<b>", "كلب"), ((0, 3), (4, 7)), boxes, weights, 0.875, tokens, raw)
 
 
 @pytest.fixture
@@ -52,8 +57,68 @@ def test_the_page_shows_words_regions_and_heads(maps: AttentionMaps, picture: Im
         f"layer {layer}, head {head}" for layer in (0, 1) for head in (0, 1)
     ]
     assert "87.5 %" in page
+    alone = Page(explain_page(replace(maps, raw=None), picture))  # maps of someone who has not kept all
+    assert "Head view" not in [text for _, text in alone.all("h2")]
     with pytest.raises(UsageError, match="no layer 7"):
         explain_page(maps, picture, layer=7)
+
+
+def test_the_page_brings_the_attention_of_all_positions(maps: AttentionMaps, picture: Image.Image) -> None:
+    assert maps.raw is not None
+    page = explain_page(maps, picture, head=1)
+    parsed = Page(page)
+    assert {"Head view", "Model view"} <= {text for _, text in parsed.all("h2")}
+    (data,) = [text for attrs, text in parsed.all("script") if attrs.get("type") == "application/json"]
+    assert "<b>" not in data  # a caption cannot end the script
+    brought = json.loads(data)
+    assert brought["names"] == [
+        "[CLS]", "<b>", "كلب", "[SEP]", "whole image", "region 1", "region 2", "region 3", "region 4", "[END]",
+    ]  # fmt: skip
+    assert (brought["tokens"], brought["layer"], brought["head"]) == (4, None, 1)
+    numbers = np.frombuffer(base64.b64decode(brought["weights"]), dtype="<u2").reshape(maps.raw.shape)
+    assert numbers / 65535 == pytest.approx(maps.raw, abs=1e-5)
+
+
+def test_every_picture_of_the_page_as_png(maps: AttentionMaps, picture: Image.Image, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from mmbert.explain import pictures
+
+    files, missing = pictures.write_attention_pictures(tmp_path / "pictures", maps, picture, layer=0)
+    assert missing == ""
+    assert [path.name for path in files] == [
+        "words.png", "regions.png", "heads.png", "head-view.png", "model-view.png",
+    ]  # fmt: skip
+    words, regions, heads, view, models = (Image.open(path).convert("RGB") for path in files)
+    left = pictures.PAD + pictures.TILE + pictures.PAD  # the first word's, whose image is as wide and half as high
+    spots = [(left + pictures.TILE * x, pictures.PAD + pictures.TILE * y) for x, y in ((0.2, 0.4), (0.8, 0.6))]
+    bright, dark = (words.getpixel((round(160 * x), round(160 * y))) for x, y in spots)
+    assert bright[0] > 180 > 2 * dark[0]
+    assert regions.width > 300
+    assert min(drawn.getextrema()[0][0] for drawn in (heads, view, models)) < 150  # something is drawn
+    with pytest.raises(UsageError, match="no head 5"):
+        pictures.write_attention_pictures(tmp_path / "other", maps, picture, head=5)
+    assert not (tmp_path / "other").exists()
+
+
+def test_lines_are_the_strongest_of_each_head(maps: AttentionMaps) -> None:
+    pytest.importorskip("matplotlib")
+    from mmbert.explain import pictures
+    from mmbert.explain.figures import letters
+
+    assert maps.raw is not None
+    with letters(maps.positions):
+        views = pictures.head_view_figure(maps, maps.raw, 0, 1).axes[0]
+        models = pictures.model_view_figure(maps.raw).axes[0]
+    assert [text.get_text() for text in views.texts[::2]] == [text.get_text() for text in views.texts[1::2]]
+    (lines,) = views.collections
+    strength, (start, end) = lines.get_colors()[0][3], lines.get_segments()[0]
+    assert strength == pytest.approx(0.5)
+    assert (list(start), list(end)) == ([0, 1], [1, 5])
+    assert len(lines.get_segments()) == 100
+    assert len(models.collections) == 4
+    start, end = models.collections[3].get_segments()[0]
+    assert list(start) == pytest.approx([pictures.STEP, pictures.STEP + 0.15])
+    assert list(end) == pytest.approx([pictures.STEP + 1, pictures.STEP + 0.55])
 
 
 def test_the_png_is_bright_where_the_word_looks(maps: AttentionMaps, picture: Image.Image) -> None:
@@ -83,6 +148,12 @@ def test_the_command(
     with Image.open(tmp_path / "a.png") as written:
         assert written.format == "PNG"
     assert not list(tmp_path.glob("*.part"))
+    assert run(["explain", str(tmp_path / "dog.png"), "x", "--png", str(tmp_path / "pictures")]) == 0
+    assert f"picture: {tmp_path / 'pictures' / 'model-view.png'}" in capsys.readouterr().err
+    assert run(["explain", str(tmp_path / "dog.png"), "x", "--png", str(tmp_path / "no" / "pictures")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert run(["explain", str(tmp_path / "dog.png"), "x", "--png", str(tmp_path / "a.svg")]) == 2
+    assert "pictures are PNG, not .svg" in capsys.readouterr().err
     assert run([*asked, "--json", "--layer", "1", "--head", "0"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [word["region"] for word in found["words"]] == [2, 4]

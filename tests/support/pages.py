@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -44,7 +46,7 @@ class Page(HTMLParser):
 
 
 def outside_references(page: str) -> list[str]:
-    """Everything that a browser would fetch."""
+    """Everything that a browser would fetch, and scripts that the page's policy does not name by their hash."""
     parsed = Page(page)
     links = [
         value
@@ -52,4 +54,20 @@ def outside_references(page: str) -> list[str]:
         for name, value in attrs.items()
         if name in ("src", "href", "srcset", "data", "action", "poster") and not (value or "").startswith("data:")
     ]
-    return links + re.findall(r"@import|url\(", page) + [tag for tag, _, _ in parsed.elements if tag == "script"]
+    return links + re.findall(r"@import|url\(", page) + [tag for tag, *_ in _other_scripts(parsed)]
+
+
+def _other_scripts(parsed: Page) -> list[tuple[str, dict[str, str | None], list[str]]]:
+    """Scripts that are neither data nor named by the policy."""
+    policies = [attrs.get("content") or "" for attrs, _ in parsed.all("meta") if "http-equiv" in attrs]
+    scripts = [
+        one
+        for one in parsed.elements
+        if one[0] == "script" and one[1] != {"type": "application/json", "id": "attention"}
+    ]
+    digests = [base64.b64encode(hashlib.sha256("".join(text).encode()).digest()).decode() for *_, text in scripts]
+    return [
+        one
+        for one, digest in zip(scripts, digests, strict=True)
+        if one[1] or not any(f"'sha256-{digest}'" in policy for policy in policies)
+    ]

@@ -15,17 +15,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmbert import __version__
-from mmbert.api.export_folder import EMBEDDING_HEAD, FORMATS, ExportAbout, Format, GraphAbout
+from mmbert.api.export_folder import CARD, EMBEDDING_HEAD, FORMATS, RESULTS, ExportAbout, Format, GraphAbout
 from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert
-from mmbert.api.front_door import MMBert
+from mmbert.api.front_door import MMBert, find_model
 from mmbert.api.runtimes import NEEDED, need
 from mmbert.api.saving import new_folder
 from mmbert.errors import CheckpointError, UsageError
@@ -78,6 +78,7 @@ def export_model(
         bert.processor.save_pretrained(folder)
         if bert.model.embedding_head is not None:
             save_file(bert.model.embedding_head.state_dict(), folder / EMBEDDING_HEAD)
+        _copy_card(bert, folder)
         with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as aside:
             for name, graph in graphs.items():
                 say(f"graph {name}")
@@ -137,6 +138,19 @@ def _graphs(bert: MMBert) -> dict[str, Graph]:
     if model.match_head is not None:
         made["match"] = MatchGraph(model)
     return {name: graph.eval() for name, graph in made.items()}
+
+
+def _copy_card(bert: MMBert, folder: Path) -> None:
+    """What the model says of itself goes where its graphs go: languages, licence and results."""
+    if bert.name_or_path is None:
+        return
+    try:
+        source = find_model(bert.name_or_path)
+    except CheckpointError:  # gone since it was loaded
+        return
+    for name in (CARD, RESULTS):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _describe(bert: MMBert, format: Format, graphs: dict[str, Graph]) -> ExportAbout:  # noqa: A002
@@ -295,17 +309,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def summary(about: ExportAbout) -> list[dict[str, Any]]:
-    """One row per graph: precision, distance from PyTorch, and how many times as fast with one thread and with all."""
-    rows = []
-    for name, graph in about.graphs.items():
-        row: dict[str, Any] = {"graph": name, "precision": graph.precision, "note": graph.note}
-        if graph.parity is not None and graph.seconds is not None:
-            row |= graph.parity
-            row["times_as_fast"] = {
-                threads: round(found["pytorch"] / found[graph.precision], 2) for threads, found in graph.seconds.items()
-            }
-        rows.append(row)
-    return rows

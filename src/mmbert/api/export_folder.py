@@ -1,13 +1,15 @@
-"""What a folder of ``mmbert export`` holds: the names of its files, and ``export.json`` that describes them."""
+"""What a folder of ``mmbert export`` holds: the names of its files, and ``export.json`` that describes them.
+
+Cheap to import: `mmbert info` reads such folders without the network's libraries.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
-from mmbert.api.front_door import EXPORTED
 from mmbert.errors import CheckpointError
 
 Format = Literal["onnx", "openvino"]
@@ -17,6 +19,10 @@ GRAPHS = ("text", "regions", "image", "match")
 """What is exported, where the model has it: texts to vectors, images to region vectors, these to the image's vector,
 and text with regions to a match logit."""
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+EXPORTED = "export.json"
+"""What the folder says about itself."""
+CARD, RESULTS = "README.md", "metrics.json"
+"""Of the model that was exported, where it has them: its card with languages and licence, and what was measured."""
 EMBEDDING_HEAD = "embedding_head.safetensors"
 """Scale and query bank, which re-ranking asks for outside of the graphs."""
 VERSION = 1
@@ -38,6 +44,15 @@ class GraphAbout(BaseModel):
     parity: dict[str, float] | None = None
     seconds: dict[str, dict[str, float]] | None = None
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> GraphAbout:
+        if self.parity is not None and not {"max_abs", "relative", "agreement"} <= set(self.parity):
+            raise ValueError(f"parity is incomplete: {', '.join(self.parity)}")
+        compared = {"pytorch", self.precision}
+        if self.seconds is not None and not (self.seconds and all(compared <= set(t) for t in self.seconds.values())):
+            raise ValueError(f"seconds of {' and '.join(sorted(compared))} are not there")
+        return self
 
 
 class ExportAbout(BaseModel):
@@ -72,6 +87,11 @@ class ExportAbout(BaseModel):
         (folder / EXPORTED).write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
 
 
+def is_exported(name_or_path: str | Path) -> bool:
+    """Whether it is a folder of ``mmbert export``."""
+    return (Path(name_or_path) / EXPORTED).is_file()
+
+
 def read_about(folder: Path) -> ExportAbout:
     """Read ``export.json`` and look whether all graphs are there.
 
@@ -97,3 +117,18 @@ def read_about(folder: Path) -> ExportAbout:
         if not (folder / about.file(name)).is_file():
             raise CheckpointError(f"{about.file(name)} is missing", where=str(folder), hint="export the model again")
     return about
+
+
+def summary(about: ExportAbout) -> list[dict[str, Any]]:
+    """One row per graph: precision, distance from PyTorch, and how many times as fast with one thread and with all."""
+    rows = []
+    for name, graph in about.graphs.items():
+        row: dict[str, Any] = {"graph": name, "precision": graph.precision, "note": graph.note}
+        if graph.parity is not None and graph.seconds is not None:
+            row |= graph.parity
+            row["times_as_fast"] = {
+                threads: round(found["pytorch"] / max(found[graph.precision], 1e-6), 2)
+                for threads, found in graph.seconds.items()
+            }
+        rows.append(row)
+    return rows

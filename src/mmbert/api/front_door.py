@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from mmbert.api.export_folder import is_exported
 from mmbert.api.processing import MMBertProcessor
 from mmbert.api.regions import check_regions
 from mmbert.data.archives import ZippedImage
@@ -42,8 +43,6 @@ SHIPPED = {"starter": ASSETS / "starter" / "model"}
 """Models that come with the package."""
 FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
 """What is fetched from the hub: weights, configuration and tokenizer, and the card that `mmbert info` reads."""
-EXPORTED = "export.json"
-"""What a folder of ``mmbert export`` says about itself."""
 NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """Configuration keys that say how or where a model was saved, not what it computes."""
 
@@ -470,11 +469,6 @@ class MMBert:
 
     def _find_embedding_head(self) -> EmbeddingHead | None:
         return self.model.embedding_head
-
-
-def is_exported(name_or_path: str | Path) -> bool:
-    """Whether it is a folder of ``mmbert export``."""
-    return (Path(name_or_path) / EXPORTED).is_file()
 
 
 def find_model(name_or_path: str | Path) -> Path:

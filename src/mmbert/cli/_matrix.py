@@ -34,6 +34,9 @@ def matrix(
     images: Annotated[bool, typer.Option(help="A row and a column for the images.")] = True,
     features: FeaturesOption = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with heat maps.")] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", help="Write the heat map of --metric, R@1 unless told, as a picture.")
+    ] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -47,11 +50,12 @@ def matrix(
 
       mmbert evaluate matrix --data starter:validation
       mmbert evaluate matrix --model runs/first/best --data my-photos:test --lang de,fr --html matrix.html
+      mmbert evaluate matrix --data my-photos:test --metric R@5 --png matrix.png
       mmbert evaluate matrix --data parallel-text:test --no-images --metric R@5 --json
     """
     from mmbert.data.records import BadRecords
     from mmbert.data.sources import open_data
-    from mmbert.evaluation.matrix import METRICS, as_text, kinds_in_words
+    from mmbert.evaluation.matrix import METRICS, as_cells, as_text, kinds_in_words
     from mmbert.evaluation.matrix_page import measure_matrix, write_matrix_page
 
     if metric not in METRICS:
@@ -59,7 +63,9 @@ def matrix(
         raise UsageError(
             f"unknown metric {metric!r}", hint=f"did you mean {close!r}?" if close else f"known: {', '.join(METRICS)}"
         )
-    page = None if html is None else output_path(html)
+    page, sheet = (None if path is None else output_path(path) for path in (html, png))
+    if sheet is not None:
+        _drawable(metric)
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
     bert = load_model(model, device)
@@ -70,6 +76,11 @@ def matrix(
     if page is not None:
         shown = [(name.capitalize(), human_count(v) if isinstance(v, int) else v) for name, v in facts.items()]
         write_matrix_page(page, found, title=f"Languages on {data}", facts=shown)
+    if sheet is not None:
+        from mmbert.evaluation.pictures import write_heat_map
+
+        title = f"Queries (rows) that find a right answer\namong the first {metric.removeprefix('R@')} (columns), %"
+        write_heat_map(sheet, found.names, as_cells(found, metric), title)
     if as_json:
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
         print_json(facts | {"left_out": left_out} | found.as_dict())
@@ -81,5 +92,19 @@ def matrix(
         if metric != "median_rank":
             print("mean: " + ", ".join(kinds_in_words(found.means(metric))))
         note_left_out(bad.found)
-    if page is not None:
-        note(f"page: {page}")
+    for kind, path in (("page", page), ("picture", sheet)):
+        if path is not None:
+            note(f"{kind}: {path}")
+
+
+def _drawable(metric: str) -> None:
+    """Look whether there can be a heat map.
+
+    Raises:
+        UsageError: not of ranks, and not without Matplotlib.
+    """
+    from mmbert.explain.figures import need_matplotlib
+
+    if metric == "median_rank":
+        raise UsageError("a heat map shows fractions, not ranks", hint="--metric R@1, R@5 or R@10")
+    need_matplotlib()

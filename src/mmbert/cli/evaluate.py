@@ -11,6 +11,7 @@ import typer
 from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._lexical import mlt
 from mmbert.cli._matrix import matrix
+from mmbert.cli._pictures import FontsOption, note_pictures
 from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
@@ -64,6 +65,8 @@ def retrieval(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the figures and a gallery of answers.")
     ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="A folder for the galleries as PNGs.")] = None,
+    fonts: FontsOption = None,
     before: Annotated[
         Path | None,
         typer.Option("--before", help="What an earlier run printed with --json; the page compares with it."),
@@ -88,10 +91,12 @@ def retrieval(
     from mmbert.data.sources import open_data
     from mmbert.evaluation.report import write_retrieval_page
     from mmbert.evaluation.retrieval import Retrieval, as_mode
+    from mmbert.explain.figures import can_draw
 
     if before is not None and html is None:
         raise UsageError("--before needs a page to compare on", hint="add --html compared.html")
     page = None if html is None else output_path(html)
+    can_draw(png)
     earlier = None if before is None else read_report(before)
     bad = BadRecords(skip=skip_bad)
     checked = as_mode(mode, rerank)
@@ -129,6 +134,10 @@ def retrieval(
         note_left_out(bad.found)
     if page is not None:
         note(f"page: {page}")
+    if png is not None:
+        from mmbert.evaluation.pictures import write_gallery_pictures
+
+        note_pictures(*write_gallery_pictures(png, result, fonts=fonts or ()))
 
 
 @app.command()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mmbert.cli._exports import said_of
 from mmbert.cli.common import JsonOption, ModelOption, load_model, note, print_json
 
 
@@ -31,10 +32,12 @@ def export(
 
       mmbert export --out exported
       mmbert export --model runs/first/best --format onnx --int8 --out exported
+      mmbert info exported
       mmbert embed photos --model exported --out photos.npy
       mmbert serve --backend onnx --model exported
     """
-    from mmbert.api.export import export_model, summary
+    from mmbert.api.export import export_model
+    from mmbert.api.export_folder import summary
 
     bert = load_model(model, "cpu")
     about = export_model(bert, out, format=kind, int8=int8, measure=measure, say=note)
@@ -43,18 +46,7 @@ def export(
         print_json({"out": out, "format": about.format, "machine": about.machine, "graphs": rows})
         return
     for row in rows:
-        print(_line(row))
+        print(said_of(row))
         if row["note"]:
             note(f"{row['graph']}: {row['note']}")
     note(f"{out} can be given as --model")
-
-
-def _line(row: dict[str, Any]) -> str:
-    line = f"{row['graph']}: {row['precision']}"
-    if "times_as_fast" not in row:
-        return line
-    speed = ", ".join(
-        f"{times:g} times as fast as PyTorch with {threads} thread{'s' if threads != '1' else ''}"
-        for threads, times in row["times_as_fast"].items()
-    )
-    return f"{line}, off by at most {row['max_abs']:.2g} (agreement {row['agreement']:.5f}), {speed}"

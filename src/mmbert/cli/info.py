@@ -1,4 +1,4 @@
-"""Say what a model is (sizes, languages, licence, results), or how a training run went."""
+"""Say what a model or export is (sizes, languages, licence, results), or how a run went."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from mmbert.cli._exports import describe_export, export_rows
 from mmbert.cli._runs import describe_run, is_run, print_run
 from mmbert.cli.common import JsonOption, find_model, human_bytes, human_count, print_json
 from mmbert.errors import CheckpointError
@@ -29,28 +30,39 @@ SHAPE_KEYS = (
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="'starter', a model folder, a hub id, or a run's folder.")] = "starter",
+    model: Annotated[
+        str, typer.Argument(help="'starter', a folder of a model, an export or a run, or a hub id.")
+    ] = "starter",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model is (sizes, languages, licence, results), or how a training run went.
+    """Say what a model or export is (sizes, languages, licence, results), or how a run went.
 
-    Reads files only; no weights are loaded.
+    Reads files only; no weights are loaded. Of a folder of mmbert export it says what each graph is and how close to
+    PyTorch and how fast it was when it was made.
 
     Examples:
 
       mmbert info starter
       mmbert info runs/first
       mmbert info runs/first/best --json
+      mmbert info exported-int8
     """
+    from mmbert.api.export_folder import is_exported
+
     if is_run(Path(model)):
         run = describe_run(Path(model))
         print_json(run) if as_json else print_run(run)
         return
-    facts = describe(find_model(model))
-    if as_json:
-        print_json(facts)
+    if is_exported(model):
+        facts = describe_export(Path(model))
+        facts |= _beside(Path(model), facts["config"])
+        rows = export_rows(facts)
+        if facts["results"]:
+            rows.append(("", "results below are those of the model that it was made from"))
     else:
-        _print(facts)
+        facts = describe(find_model(model))
+        rows = _weight_rows(facts)
+    print_json(facts) if as_json else _print([*rows, *_rows(facts)])
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -74,13 +86,20 @@ def describe(folder: Path) -> dict[str, Any]:
         for name, (dtype, count) in read_header(path).items():
             parts[_part(name)] += count
             dtypes[dtype] += count
-    card = _read_card(folder / "README.md")
-    languages = card.get("language") or []
     return {
         "path": str(folder),
         "model_type": config.get("model_type"),
         "parameters": {"total": sum(parts.values()), **dict(sorted(parts.items(), key=lambda item: -item[1]))},
         "dtypes": dict(dtypes),
+        "config": config,
+    } | _beside(folder, config)
+
+
+def _beside(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the weights or graphs: configuration in short, tokenizer, card and results."""
+    card = _read_card(folder / "README.md")
+    languages = card.get("language") or []
+    return {
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "shape": {key: config[key] for key in SHAPE_KEYS if key in config},
         "vision": config.get("vision"),
@@ -88,7 +107,6 @@ def describe(folder: Path) -> dict[str, Any]:
         "languages": [languages] if isinstance(languages, str) else list(languages),
         "license": card.get("license"),
         "results": _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {},
-        "config": config,
     }
 
 
@@ -198,24 +216,30 @@ def _vision(options: dict[str, Any] | None) -> str:
     return f"{options.get('kind', '?')}: {rest}"
 
 
-def _print(facts: dict[str, Any]) -> None:
-    shape = facts["shape"]
+def _weight_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     parameters = dict(facts["parameters"])
-    rows = [
+    return [
         ("model", facts["path"]),
         ("type", facts["model_type"] or "not said"),
         ("parameters", f"{human_count(parameters.pop('total'))} ({', '.join(facts['dtypes'])})"),
         *(("", f"{human_count(count):>14}  {part}") for part, count in parameters.items()),
+    ]
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What models and exports have both."""
+    languages, tokenizer = facts["languages"], facts["tokenizer"]
+    return [
         ("on disk", human_bytes(facts["bytes"])),
-        ("shape", ", ".join(f"{key} {value}" for key, value in shape.items())),
+        ("shape", ", ".join(f"{key} {value}" for key, value in facts["shape"].items())),
         ("vision", _vision(facts["vision"])),
-        ("tokenizer", "{type}, {vocabulary:,} tokens".format(**facts["tokenizer"]) if facts["tokenizer"] else "none"),
-        (
-            "languages",
-            f"{len(facts['languages'])}: {' '.join(facts['languages'])}" if facts["languages"] else "not said",
-        ),
+        ("tokenizer", "{type}, {vocabulary:,} tokens".format(**tokenizer) if tokenizer else "none"),
+        ("languages", f"{len(languages)}: {' '.join(languages)}" if languages else "not said"),
         ("licence", facts["license"] or "not said"),
         *(("" if number else "results", line) for number, line in enumerate(_results(facts["results"]))),
     ]
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
     for label, value in rows:
         print(f"{label:<12}{value}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.cli._pictures import FontsOption, note_pictures
 from mmbert.cli.common import DeviceOption, load_model, note, output_path, show_progress
 from mmbert.errors import UsageError
 
@@ -20,6 +21,15 @@ def report(
     ] = None,
     per_language: Annotated[int, typer.Option("--per-language", help="Captions shown of each language.", min=0)] = 1,
     curves_only: Annotated[bool, typer.Option("--curves-only", help="Leave the model alone.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option("--map", help="How images are laid out: pca, tsne or umap. Default: tsne where it is installed."),
+    ] = None,
+    map_captions: Annotated[
+        bool, typer.Option("--map-captions", help="Captions of every language on the map, too.")
+    ] = False,
+    png: Annotated[Path | None, typer.Option("--png", help="A folder for each picture as a PNG.")] = None,
+    fonts: FontsOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Show a training run as a page with curves, figures and pictures.
@@ -31,15 +41,19 @@ def report(
 
       mmbert report runs/first
       mmbert report runs/first --data my-photos --out first.html
+      mmbert report runs/first --map tsne --map-captions --png runs/first/pictures
     """
     from mmbert import html
-    from mmbert.evaluation.run_report import LOG, read_curves, run_page
+    from mmbert.evaluation.embedding_map import usable_method
+    from mmbert.evaluation.run_report import LOG, RunReport, read_curves, run_page, run_report
+    from mmbert.explain.figures import can_draw
 
     page = output_path(out or run / "report.html")
     curves = read_curves(run / LOG)
+    method = usable_method(layout)
+    can_draw(png)
     facts: list[tuple[str, Any]] = [("Run", run)]
-    retrieval: Any = None
-    model: Any = None
+    found, remark = RunReport(curves), ""
     if not curves_only:
         from mmbert.data.sources import open_data
         from mmbert.evaluation.retrieval import Retrieval
@@ -49,11 +63,16 @@ def report(
         source = open_data(chosen)
         retrieval = Retrieval(model, [source[i] for i in range(len(source))], progress=show_progress())
         facts.append(("Evaluated on", source.name))
-    written = run_page(
-        curves, retrieval, model, title=f"Training run {run.name}", facts=facts, per_language=per_language
-    )
-    html.write_page(page, written)
+        found = run_report(curves, retrieval, model, per_language=per_language, method=method, captions=map_captions)
+        if layout is None and method == "pca":
+            remark = "A map that keeps neighbourhoods (t-SNE) needs scikit-learn: pip install 'mm-bert[report]'."
+            note(remark)
+    html.write_page(page, run_page(found, title=f"Training run {run.name}", facts=facts, remark=remark))
     note(f"page: {page}")
+    if png is not None:
+        from mmbert.evaluation.pictures import write_run_pictures
+
+        note_pictures(*write_run_pictures(png, found, fonts or ()))
 
 
 def _model(run: Path) -> Path:

@@ -116,7 +116,7 @@ def load_served(name: str, backend: str | None, device: str | None) -> MMBert:
     Raises:
         UsageError: an unknown backend, or a folder of another one.
     """
-    from mmbert.api.front_door import is_exported
+    from mmbert.api.export_folder import is_exported
 
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}", hint=f"one of: {', '.join(BACKENDS)}")

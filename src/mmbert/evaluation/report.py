@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmbert import __version__, html
-from mmbert.data.records import ImageRef
 from mmbert.errors import ImageError, UsageError
 from mmbert.evaluation.gallery import Gallery
 from mmbert.evaluation.ranks import CUTOFFS, Report
-from mmbert.evaluation.retrieval import Answer, Found, Retrieval
+from mmbert.evaluation.retrieval import Answer, Description, Found, Retrieval
 from mmbert.vision.images import load_image
 
 COLUMNS = tuple(f"R@{k}" for k in CUTOFFS)
@@ -29,6 +28,7 @@ def recall_page(
     facts: Facts = (),
     names: tuple[str, str] = ("before", "after"),
     answers: Sequence[Mapping[str, Any]] = (),
+    described: Sequence[Mapping[str, Any]] = (),
     at_random: bool = False,
 ) -> str:
     """A page with recall by language as tables and bars.
@@ -38,7 +38,7 @@ def recall_page(
         before: an earlier report to compare with; languages that only it has are left out.
         facts: name and value of what a reader should know (model, data, counts).
         names: what to call ``before`` and ``after``.
-        answers: the gallery below, as ``retrieval_page`` makes it.
+        answers, described: the galleries below, of captions and of images, as ``retrieval_page`` makes them.
         at_random: whether these were drawn at random.
 
     Raises:
@@ -57,6 +57,7 @@ def recall_page(
         before_name=names[0],
         after_name=names[1],
         answers=answers,
+        described=described,
         at_random=at_random,
     )
 
@@ -71,14 +72,16 @@ def retrieval_page(
     per_language: int = 3,
     shown_answers: Sequence[Answer] | None = None,
 ) -> str:
-    """A page with recall by language and a gallery: some queries of each language with their best five images.
+    """A page with recall by language and galleries: some captions of each language with their best five images, and
+    some images with their best five captions of each language.
 
     Args:
         retrieval: a finished evaluation.
-        per_language: queries shown for each language, drawn at random (the same every time).
-        shown_answers: show these instead.
+        per_language: queries of each kind shown for each language, drawn at random (the same every time).
+        shown_answers: show these captions instead, and no images.
         before, title, facts, names: as for ``recall_page``.
     """
+    at_random = shown_answers is None
     chosen = retrieval.sample(per_language) if shown_answers is None else shown_answers
     return recall_page(
         retrieval.report(),
@@ -87,18 +90,17 @@ def retrieval_page(
         facts=facts,
         names=names,
         answers=as_shown(retrieval.gallery, chosen),
-        at_random=shown_answers is None,
+        described=as_described(retrieval.gallery, retrieval.sample_images(per_language) if at_random else ()),
+        at_random=at_random,
     )
 
 
 def as_shown(gallery: Gallery, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Answers as the template wants them; each image is opened once."""
-    used = sorted({found.image for answer in answers for found in answer.found})
-    pictures = {image: _picture(gallery.images[image]) for image in used}
+    """Answers as the template and the pictures want them; each image is opened once."""
+    pictures = _pictures(gallery, (found.image for answer in answers for found in answer.found))
 
     def tile(found: Found) -> dict[str, Any]:
-        name = gallery.names.get(int(gallery.image_group[found.image]), "")
-        return asdict(found) | {"image": pictures[found.image], "name": name}
+        return asdict(found) | pictures[found.image] | {"name": _name(gallery, found.image)}
 
     return [
         {
@@ -113,11 +115,37 @@ def as_shown(gallery: Gallery, answers: Sequence[Answer]) -> list[dict[str, Any]
     ]
 
 
-def _picture(image: ImageRef) -> str | None:
-    try:
-        return html.thumbnail(load_image(image))
-    except ImageError:  # it was there when it was encoded; the page says that it is not any more
-        return None
+def as_described(gallery: Gallery, descriptions: Sequence[Description]) -> list[dict[str, Any]]:
+    """The other direction, likewise."""
+    pictures = _pictures(gallery, (one.image for one in descriptions))
+    return [
+        pictures[one.image]
+        | {
+            "name": _name(gallery, one.image),
+            "language": one.language,
+            "said": [asdict(said) for said in one.said],
+            "rank": one.rank,
+            "any_right": any(said.right for said in one.said),
+        }
+        for one in descriptions
+    ]
+
+
+def _name(gallery: Gallery, image: int) -> str:
+    return gallery.names.get(int(gallery.image_group[image]), "")
+
+
+def _pictures(gallery: Gallery, used: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Each image small, as it is (``picture``) and for a page (``image``); None where it cannot be opened any more."""
+    found: dict[int, dict[str, Any]] = {}
+    for image in sorted(set(used)):
+        try:
+            picture = html.shrunk(load_image(gallery.images[image]))
+        except ImageError:  # it was there when it was encoded; the page says that it is not any more
+            found[image] = {"picture": None, "image": None}
+            continue
+        found[image] = {"picture": picture, "image": html.as_url(picture)}
+    return found
 
 
 def write_recall_page(path: Path, after: Report, before: Report | None = None, **options: Any) -> None:

@@ -124,6 +124,27 @@ class Answer:
     rank: int
 
 
+@dataclass(frozen=True)
+class Said:
+    """One caption found for an image: what it says, in English too where it is foreign, and whether it is right."""
+
+    text: str
+    gloss: str | None
+    cosine: float | None
+    match: float | None
+    right: bool
+
+
+@dataclass(frozen=True)
+class Description:
+    """An image, its best captions in one language and the rank of the best right one; 0 where there is none."""
+
+    image: int
+    language: str
+    said: tuple[Said, ...]
+    rank: int
+
+
 class Retrieval:
     """A model's answers on a set of records: encode once, then ask for figures and examples.
 
@@ -181,10 +202,20 @@ class Retrieval:
         rank = int(ranks.ranks(scores, gallery.text_group[row : row + 1], gallery.image_group)[0])
         return Answer(gallery.texts[row], language, None if language == "en" else gloss, found, rank)
 
-    def best_text(self, image: int, language: str) -> int:
-        """Row of the caption of ``language`` that goes best with an image of the gallery."""
-        rows = self.gallery.languages[language]
-        return rows.start + int(self._scorer.images(image, image + 1, rows)[0].argmax())
+    def describe(self, image: int, language: str, k: int = 5) -> Description:
+        """The best ``k`` captions of ``language`` for an image of the gallery."""
+        gallery, rows = self.gallery, self.gallery.languages[language]
+        scores, group = self._scorer.images(image, image + 1, rows), gallery.image_group[image : image + 1]
+        found = [self._said(rows.start + int(row), image, language) for row in top(scores, k)[0]]
+        rank = int(ranks.ranks(scores, group, gallery.text_group[rows])[0])
+        return Description(image, language, tuple(found), rank)
+
+    def _said(self, row: int, image: int, language: str) -> Said:
+        gallery, group = self.gallery, int(self.gallery.text_group[row])
+        cosine, match = self._scorer.shown(row, np.array([image]))
+        gloss = None if language == "en" else gallery.gloss.get(group)
+        right = group == int(gallery.image_group[image])
+        return Said(gallery.texts[row], gloss, _number(cosine, 0), _number(match, 0), right)
 
     def sample(self, per_language: int = 3, k: int = 5, seed: int = 0) -> list[Answer]:
         """Answers to ``per_language`` texts of each language, drawn at random among those that have an answer."""
@@ -195,6 +226,16 @@ class Retrieval:
             drawn = np.random.default_rng([seed, number]).choice(askable, size=count, replace=False)
             answers.extend(self.answer(int(row), k) for row in drawn)
         return answers
+
+    def sample_images(self, per_language: int = 3, k: int = 5, seed: int = 0) -> list[Description]:
+        """Captions of each language for ``per_language`` images, drawn at random among those that have one in it."""
+        described: list[Description] = []
+        for number, (language, rows) in enumerate(self.gallery.languages.items()):
+            askable = np.flatnonzero(np.isin(self.gallery.image_group, self.gallery.text_group[rows]))
+            count = min(per_language, len(askable))
+            drawn = np.random.default_rng([seed, number]).choice(askable, size=count, replace=False)
+            described.extend(self.describe(int(image), language, k) for image in drawn)
+        return described
 
 
 def as_mode(mode: str, rerank: int) -> Mode:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmbert import __version__, html
-from mmbert.errors import DataError, ImageError, UsageError
+from mmbert.errors import DataError, UsageError
+from mmbert.evaluation.embedding_map import EmbeddingMap, embedding_map
 from mmbert.evaluation.gallery import Gallery
 from mmbert.evaluation.matrix import retrieval_matrix
-from mmbert.evaluation.ranks import Array
-from mmbert.evaluation.report import COLUMNS, as_shown
+from mmbert.evaluation.ranks import Array, Report
+from mmbert.evaluation.report import COLUMNS, Facts, as_described, as_shown
 from mmbert.evaluation.retrieval import Retrieval
-from mmbert.vision.images import load_image
+
+if TYPE_CHECKING:
+    from mmbert.api.front_door import MMBert
 
 LOG = "log.jsonl"
 WIDTH, HEIGHT = 320.0, 110.0
 """Of a curve's drawing area."""
 NOT_CURVES = {"step", "time", "epoch"}
-MAP_IMAGES = 250
 
 
 @dataclass(frozen=True)
@@ -89,103 +91,76 @@ def language_matrix(model: Any, gallery: Gallery) -> tuple[list[str], Array]:
     return found.names, found.figures["R@1"]
 
 
-def principal_plane(vectors: Array) -> Array:
-    """[n, D] vectors to [n, 2] in 0..1: their two directions of greatest spread (principal components)."""
-    centred = vectors - vectors.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    plane = centred @ directions[:2].T
-    if plane.shape[1] < 2:
-        plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
-    low, high = plane.min(axis=0), plane.max(axis=0)
-    return (plane - low) / np.where(high > low, high - low, 1)
-
-
-def run_page(
-    curves: Sequence[Curve],
-    retrieval: Retrieval | None = None,
-    model: Any = None,
-    *,
-    title: str,
-    facts: Iterable[tuple[str, Any]] = (),
-    per_language: int = 1,
-    seed: int = 0,
-) -> str:
-    """The page.
+@dataclass(frozen=True)
+class RunReport:
+    """What is known of a run.
 
     Args:
         curves: of the log.
-        retrieval, model: a finished evaluation and its model; without them the page has the curves alone.
-        per_language: captions of each language shown with what they find.
+        recall: figures by language, as ``recall_report`` gives them.
+        languages, matrix: L languages and [L][L] fractions of captions that find one of the other language.
+        answers, described: captions with images that they find, and images with captions (``report.as_shown``).
+        map: where images lie.
     """
-    more: dict[str, Any] = {"after": None, "answers": [], "languages": [], "matrix": [], "map": [], "described": []}
-    if retrieval is not None:
-        gallery = retrieval.gallery
-        languages, matrix = language_matrix(model, gallery)
-        more = {
-            "after": retrieval.report(),
-            "answers": as_shown(gallery, retrieval.sample(per_language)),
-            "languages": languages,
-            "matrix": [[None if np.isnan(cell) else float(cell) for cell in row] for row in matrix],
-            "map": _map(model, gallery, seed),
-            "described": _described(retrieval, seed),
-        }
+
+    curves: Sequence[Curve]
+    recall: Report | None = None
+    languages: Sequence[str] = ()
+    matrix: Sequence[Sequence[float | None]] = ()
+    answers: Sequence[Mapping[str, Any]] = ()
+    described: Sequence[Mapping[str, Any]] = ()
+    map: EmbeddingMap | None = None
+
+
+def run_report(
+    curves: Sequence[Curve],
+    retrieval: Retrieval,
+    model: MMBert,
+    *,
+    per_language: int = 1,
+    method: str = "pca",
+    captions: bool = False,
+    seed: int = 0,
+) -> RunReport:
+    """The curves of a run with what its model answers.
+
+    Args:
+        retrieval: a finished evaluation of the model.
+        per_language: captions of each language shown with what they find, and images likewise.
+        method, captions: of the map, as for ``embedding_map``.
+    """
+    gallery = retrieval.gallery
+    languages, matrix = language_matrix(model, gallery)
+    return RunReport(
+        curves,
+        retrieval.report(),
+        languages,
+        [[None if np.isnan(cell) else float(cell) for cell in row] for row in matrix],
+        as_shown(gallery, retrieval.sample(per_language)),
+        as_described(gallery, retrieval.sample_images(per_language)),
+        embedding_map(model, gallery, method=method, captions=captions, seed=seed),
+    )
+
+
+def run_page(report: RunReport, *, title: str, facts: Facts = (), remark: str = "") -> str:
+    """The page.
+
+    Args:
+        remark: said below the map.
+    """
     return html.render(
         "run.html",
         title=title,
         facts=list(facts),
         version=__version__,
         columns=COLUMNS,
-        before=None,
-        at_random=True,
-        curves=curves,
         width=WIDTH,
         height=HEIGHT,
-        **more,
+        before=None,
+        after=report.recall,
+        at_random=True,
+        remark=remark,
+        report=report,
+        answers=report.answers,
+        described=report.described,
     )
-
-
-def _map(model: Any, gallery: Gallery, seed: int) -> list[dict[str, Any]]:
-    """Some images where their vectors lie on the principal plane."""
-    chosen = np.random.default_rng(seed).permutation(len(gallery.images))[:MAP_IMAGES]
-    opened = []
-    for i in chosen.tolist():
-        try:
-            opened.append((i, load_image(gallery.images[i])))
-        except ImageError:  # gone since it was evaluated
-            continue
-    if len(opened) < 3:
-        return []
-    places = principal_plane(model.encode_images([image for _, image in opened]))
-    return [
-        {"x": f"{94 * x:.2f}", "y": f"{94 * y:.2f}", "image": html.thumbnail(image, 48), "name": _gloss(gallery, i)}
-        for (i, image), (x, y) in zip(opened, places.tolist(), strict=True)
-    ]
-
-
-def _gloss(gallery: Gallery, image: int) -> str:
-    return gallery.gloss.get(int(gallery.image_group[image]), "")
-
-
-def _described(retrieval: Retrieval, seed: int, count: int = 5) -> list[dict[str, Any]]:
-    """The other direction: some images with the best caption of each language."""
-    gallery = retrieval.gallery
-    shown: list[dict[str, Any]] = []
-    for image in np.random.default_rng(seed + 1).permutation(len(gallery.images)).tolist():
-        if len(shown) == count:
-            break
-        try:
-            opened = load_image(gallery.images[image])
-        except ImageError:
-            continue
-        rows = [_best_text(retrieval, image, language) for language in gallery.languages]
-        shown.append({"image": html.thumbnail(opened), "name": _gloss(gallery, image), "rows": rows})
-    return shown
-
-
-def _best_text(retrieval: Retrieval, image: int, language: str) -> Mapping[str, Any]:
-    gallery = retrieval.gallery
-    row = retrieval.best_text(image, language)
-    group = int(gallery.text_group[row])
-    gloss = "" if language == "en" else gallery.gloss.get(group, "")
-    right = group == int(gallery.image_group[image])
-    return {"language": language, "text": gallery.texts[row], "gloss": gloss, "right": right}

@@ -34,6 +34,9 @@ class AttentionMaps:
             tokens is left out, so a row sums to at most 1. A word's row is the mean of its pieces' rows, its column
             the sum of their columns.
         match: probability that caption and image belong together; None in a model without match head.
+        tokens: the text's positions in the sequence, special tokens among them, each by what it stands for.
+        raw: [layers, heads, P, P] of all positions as the network has them, so that a row sums to 1: tokens, regions
+            and ``[END]``.
     """
 
     caption: str
@@ -42,6 +45,14 @@ class AttentionMaps:
     boxes: Array
     weights: Array
     match: float | None
+    tokens: tuple[str, ...] = ()
+    raw: Array | None = None
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """[P] names of the rows and columns of ``raw``."""
+        regions = ("whole image", *(f"region {number}" for number in range(1, len(self.boxes))))
+        return (*self.tokens, *regions, "[END]")
 
     def word_to_region(self, layer: int | None = None, head: int | None = None) -> Array:
         """[W, R] how much each word looks at each region; the mean over layers or heads where None.
@@ -111,7 +122,22 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str, boxes: Seque
         looked_into.clip(0, 1),
         _gathered(raw, units, tokens, regions),
         match,
+        _labels(encoded, caption),
+        raw,
     )
+
+
+def _labels(encoded: Any, caption: str) -> tuple[str, ...]:
+    """What each token stands for: its part of the caption, or its own name.
+
+    Special tokens have no part, and the mark of a word's start stands where the word's first piece does.
+    """
+    spans = [*encoded["offset_mapping"], (0, 0)]
+    labels = []
+    for token, (start, end), (next_start, next_end) in zip(encoded.tokens(), spans, spans[1:], strict=False):
+        mark = start <= next_start < min(end, next_end)
+        labels.append((not mark and caption[start:end].strip()) or token)
+    return tuple(labels)
 
 
 def _boxed(model: MMBert, image: OpenedImage, boxes: Sequence[Box]) -> OpenedImage | BoxedImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,7 +29,8 @@ def explain_page(
     head: int | None = None,
     facts: Iterable[tuple[str, Any]] = (),
 ) -> str:
-    """A page: the image once for each word with what the word looks at, regions by regions, and every head.
+    """A page: the image once for each word with what the word looks at; lines from what looks to what is looked at, of
+    one layer and of all (the head view and the model view of BertViz, Vig 2019); regions by regions; every head.
 
     Args:
         maps: as ``attention_maps`` gives them.
@@ -47,7 +49,7 @@ def explain_page(
     return html.render(
         "explain.html",
         title="What the model looks at",
-        facts=[*facts, *shown, ("Shown", _which(layer, head))],
+        facts=[*facts, *shown, ("Shown", which(layer, head))],
         version=__version__,
         caption=maps.caption,
         image=html.thumbnail(image, 448),
@@ -55,6 +57,8 @@ def explain_page(
         words=words,
         regions=_matrix(maps.region_to_region(layer, head)[1:, 1:]),
         heads=_heads(maps),
+        views=_views(maps, layer, head),
+        script=html.script("attention.js"),
     )
 
 
@@ -75,7 +79,7 @@ def explain_picture(
     tiles = [(image.convert("RGB"), "")]
     for number, (word, row) in enumerate(zip(maps.words, maps.word_to_region(layer, head), strict=True), 1):
         drawable = font is not None or word.isascii()
-        tiles.append((_lit(image, maps, row), word if drawable else str(number)))
+        tiles.append((lit(image, maps, row), word if drawable else str(number)))
     columns = min(len(tiles), 6)
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * (SIDE + 8) + 8, rows * (SIDE + 36) + 8), "white")
@@ -150,21 +154,45 @@ def _matrix(weights: Array) -> dict[str, Any]:
     return {"rows": weights.shape[0], "columns": weights.shape[1], "cells": cells}
 
 
+def _views(maps: AttentionMaps, layer: int | None, head: int | None) -> dict[str, Any] | None:
+    """What the script draws; weights as whole numbers of 16 bits, little end first, in base64."""
+    if maps.raw is None:
+        return None
+    layers, heads = maps.raw.shape[:2]
+    numbers = np.rint(maps.raw.clip(0, 1) * 65535).astype("<u2")
+    return {
+        "names": list(maps.positions),
+        "tokens": len(maps.tokens),
+        "boxes": [[round(edge, 4) for edge in box] for box in maps.boxes.tolist()],
+        "layers": layers,
+        "heads": heads,
+        "layer": layer,
+        "head": head,
+        "weights": base64.b64encode(numbers.tobytes()).decode("ascii"),
+    }
+
+
 def _heads(maps: AttentionMaps) -> list[dict[str, Any]]:
-    """Words by regions of every head, or of every layer where there are too many heads."""
+    return [
+        {"name": which(layer, head), "map": _matrix(maps.word_to_region(layer, head))}
+        for layer, head in shown_heads(maps)
+    ]
+
+
+def shown_heads(maps: AttentionMaps) -> list[tuple[int, int | None]]:
+    """Layer and head of every small matrix; every layer alone (head None) where there are too many heads."""
     layers, heads = maps.weights.shape[:2]
     if layers * heads <= MOST_HEADS:
-        chosen: list[tuple[int, int | None]] = [(layer, head) for layer in range(layers) for head in range(heads)]
-    else:
-        chosen = [(layer, None) for layer in range(layers)]
-    return [{"name": _which(layer, head), "map": _matrix(maps.word_to_region(layer, head))} for layer, head in chosen]
+        return [(layer, head) for layer in range(layers) for head in range(heads)]
+    return [(layer, None) for layer in range(layers)]
 
 
-def _which(layer: int | None, head: int | None) -> str:
+def which(layer: int | None, head: int | None) -> str:
+    """What is shown, in words."""
     return f"{'all layers' if layer is None else f'layer {layer}'}, {'all heads' if head is None else f'head {head}'}"
 
 
-def _lit(image: Image.Image, maps: AttentionMaps, row: Array) -> Image.Image:
+def lit(image: Image.Image, maps: AttentionMaps, row: Array) -> Image.Image:
     """The image in grey with regions as bright as the attention they get."""
     grey = ImageOps.grayscale(image).point(lambda value: int(value * 0.75)).convert("RGB")
     light = Image.new("RGB", image.size, HEAT)
