@@ -15,14 +15,14 @@ export async function call(path, body) {
   throw new Error(hint ? `${message} (${hint})` : message);
 }
 
-const wanted = new WeakMap();
+const latest = new WeakMap();
 
 /** Shows what is at a path in an <img>; of several that are on their way the last counts. */
 export async function show(image, path) {
-  wanted.set(image, path);
+  latest.set(image, path);
   if (path.startsWith("data:") || !sessionStorage.getItem("key")) { image.src = path; return; }
   const blob = await (await call(path)).blob();  // an <img> cannot send a key
-  if (wanted.get(image) !== path) return;
+  if (latest.get(image) !== path) return;
   image.onload = () => URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
 }
