@@ -155,17 +155,17 @@ def embedding_map(
     Args:
         captions: place a caption of each language of these images, too.
     """
-    opened = _opened(gallery, IMAGES_WITH_CAPTIONS if captions else IMAGES, seed)
-    if len(opened) < 3:
+    pictures = _thumbnails(gallery, IMAGES_WITH_CAPTIONS if captions else IMAGES, seed)
+    if len(pictures) < 3:
         return None
-    vectors = model.encode_images(list(opened.values()))
-    rows = _caption_rows(gallery, list(opened)) if captions else []
+    vectors = model.encode_images([gallery.images[i] for i in pictures])
+    rows = _caption_rows(gallery, list(pictures)) if captions else []
     if rows:
         vectors = np.concatenate([vectors, model.encode_text([gallery.texts[row] for row in rows])])
     places = lay_out(vectors, method, seed).tolist()
     images = [
-        Placed(x, y, gallery.gloss.get(int(gallery.image_group[i]), ""), picture=html.shrunk(image, SIDE))
-        for (i, image), (x, y) in zip(opened.items(), places, strict=False)
+        Placed(x, y, gallery.gloss.get(int(gallery.image_group[i]), ""), picture=picture)
+        for (i, picture), (x, y) in zip(pictures.items(), places, strict=False)
     ]
     said = [
         Placed(x, y, gallery.texts[row], gallery.language_of(row))
@@ -174,12 +174,12 @@ def embedding_map(
     return EmbeddingMap(method, images, said)
 
 
-def _opened(gallery: Gallery, most: int, seed: int) -> dict[int, Image.Image]:
-    """Images drawn at random, by their place in the gallery."""
+def _thumbnails(gallery: Gallery, most: int, seed: int) -> dict[int, Image.Image]:
+    """Images drawn at random, small (they may be hundreds of photographs), by their place in the gallery."""
     found: dict[int, Image.Image] = {}
     for i in np.random.default_rng(seed).permutation(len(gallery.images))[:most].tolist():
         try:
-            found[i] = load_image(gallery.images[i])
+            found[i] = html.shrunk(load_image(gallery.images[i]), SIDE)
         except ImageError:  # gone since it was evaluated
             continue
     return found
