@@ -12,7 +12,7 @@ from PIL import Image
 
 pytest.importorskip("selenium")
 
-from browsers import BROWSER, DRIVER, browsing
+from browsing import BROWSER, DRIVER, browsing
 
 from mmbert.explain.attention import AttentionMaps
 from mmbert.explain.page import write_explain_page
@@ -47,7 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing() as driver:
+    with browsing(offline=True) as driver:
         yield driver
 
 

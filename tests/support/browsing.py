@@ -36,17 +36,22 @@ def serving(service: Any) -> Iterator[str]:
 
 
 @contextmanager
-def browsing() -> Iterator[Any]:
-    """A browser."""
+def browsing(width: int = 1100, height: int = 900, *, offline: bool = False) -> Iterator[Any]:
+    """A browser; ``offline``: nothing but files reaches it."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service as Driver
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(BROWSER)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"):
+    size = f"--window-size={width},{height}"
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", size):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Driver(DRIVER))
     try:
+        if offline:
+            driver.execute_cdp_cmd("Network.enable", {})
+            conditions = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+            driver.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
         yield driver
     finally:
         driver.quit()
