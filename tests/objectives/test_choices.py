@@ -10,6 +10,7 @@ import torch
 from tiny import FEATURES, KnownRegions, picture, step_of, tiny_network
 
 from mmbert.data.packing import Example, Label
+from mmbert.model.task_models import read_head, read_sequences
 from mmbert.objectives import choice, feature_class, region_class
 from mmbert.training.module import TrainingModule
 
@@ -106,3 +107,23 @@ def test_a_training_step_sums_them_by_their_weights() -> None:
     mean = {name: float(result["terms"][name][0] / result["terms"][name][1]) for name in options}
     wanted = 2 * mean["a/choice"] + 0.5 * mean["a/region_class"] + mean["a/feature_class"]
     assert result["loss"].item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_head_that_looks_around_is_asked_about_the_first_state() -> None:
+    """The loss of a pointing head is that of its logits at the sequences' first tokens, whatever else is computed."""
+    model = tiny_network(4, heads=HEADS | {"choice": {"kind": "pointing", "outputs": 1}})
+    step = step_of(model, examples(), KnownRegions(PICTURES))
+    term = choice.compute(step, step.batch.targets["a/choice"], choice.Options(), "a/choice")
+    with torch.no_grad():
+        logits = read_head(model, "choice", step.batch, step.batch.starts).logits
+        whole = read_sequences(model, "choice", step.batch).logits
+    assert logits is not None
+    torch.testing.assert_close(whole, logits)
+    table = [
+        [x for x, (q, _, _) in zip(logits[:, 0].tolist(), CHOICES, strict=True) if q == asked] for asked in (30, 70)
+    ]
+    rights = [[r for q, _, r in CHOICES if q == asked].index(1) for asked in (30, 70)]
+    wanted = sum(math.log(sum(map(math.exp, row))) - row[right] for row, right in zip(table, rights, strict=True))
+    assert term.total.item() == pytest.approx(wanted, rel=1e-4)
+    module = TrainingModule(model, {"a/choice": {}})
+    assert module(step.batch)["loss"].item() == pytest.approx(wanted / 2, rel=1e-4)

@@ -47,7 +47,7 @@ def test_every_optimiser_descends_and_goes_on_where_it_was(name: str) -> None:
             optimizer.step()
 
     whole, cut = quadratic_model(), quadratic_model()
-    before = float(loss_of(whole))
+    before = loss_of(whole).item()
     steps(whole, build_optimizer(whole, recipe), 6)
     assert float(loss_of(whole)) < before
     first = build_optimizer(cut, recipe)

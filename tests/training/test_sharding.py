@@ -55,6 +55,11 @@ def distance(one: Path, other: Path) -> float:
     return max(float((first[k] - second[k]).abs().max() / (second[k].abs().max() + 1e-9)) for k in first if len(first))
 
 
+def log(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+
+
 @pytest.mark.slow
 def test_a_sharded_run_is_the_run_of_the_whole_model(recipe_of: MakeRecipe, photos: Path, tmp_path: Path) -> None:
     """Weights, averages, clipping, evaluation and checkpoints; and either kind goes on from the other's checkpoint."""
@@ -71,7 +76,9 @@ def test_a_sharded_run_is_the_run_of_the_whole_model(recipe_of: MakeRecipe, phot
          "5-from-0-whole": shards},
     )  # fmt: skip
     norms = [
-        line["grad_norm"] for line in map(json.loads, (tmp_path / "0-whole" / "log.jsonl").open()) if "loss" in line
+        line["grad_norm"]
+        for line in map(json.loads, (tmp_path / "0-whole" / "log.jsonl").read_text("utf-8").splitlines())
+        if "loss" in line
     ]
     assert min(norms) > 0.5, "all steps are clipped"
     last = Path("last", "model.safetensors")
@@ -85,7 +92,11 @@ def test_a_sharded_run_is_the_run_of_the_whole_model(recipe_of: MakeRecipe, phot
         ):
             assert distance(tmp_path / name / file, tmp_path / "0-whole" / file) < 1e-5, (name, file)
         logs = [
-            [line for line in map(json.loads, (tmp_path / one / "log.jsonl").open()) if "grad_norm" in line]
+            [
+                line
+                for line in map(json.loads, (tmp_path / one / "log.jsonl").read_text("utf-8").splitlines())
+                if "grad_norm" in line
+            ]
             for one in (name, "0-whole")
         ]
         assert [line["grad_norm"] for line in logs[0]] == pytest.approx(
