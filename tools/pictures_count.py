@@ -42,6 +42,8 @@ RECIPES = Path(__file__).parent / "pictures"
 ENCODER = "starter,trainable=false,given_boxes=crop,cells=false"
 """Regions are the whole picture and the boxes of its things, as a detector would give them: without names."""
 PRETRAINING = {"none": None, "task-a": "scenes", "task-b": "scenes", "task-c": "text"}
+WRITES_FROM = "task-c"
+"""Captions are learned from the model that finds pictures after this pre-training: it knows which words a thing has."""
 LANGUAGES = ("en", "de")
 
 
@@ -79,22 +81,28 @@ class Experiments:
 
     def retrieval(self) -> None:
         """Pre-training lowers the error of retrieval; pictures decide."""
-        for start, corpus in PRETRAINING.items():
-            if corpus == "scenes":
-                self.stage(start, lambda s=start: self._train(s, s, data=self._folder("scenes"), init="start"))
-            elif corpus == "text":
-                paths = {code: str(self.data / "text" / f"train.{code}") for code in LANGUAGES}
-                text = {"source": "text", "paths": paths}
-                self.stage(start, lambda s=start, t=text: self._train(s, s, data=t, init="start", features=False))
-            self.stage(f"retrieval/{start}", lambda s=start: self._retrieval(s))
+        for start in PRETRAINING:
+            self._finding(start)
 
     def writing(self) -> None:
-        """Captions name what is there; translations need the picture."""
+        """Captions name what is there; translations need the picture. From a model that finds pictures."""
+        self._finding(WRITES_FROM)
         self.stage("writing", self._writing)
 
     def lexical(self) -> None:
         """The translation of a word needs the picture."""
         self.stage("lexical", self._lexical)
+
+    def _finding(self, start: str) -> None:
+        """Pre-training of a kind, and retrieval from it."""
+        corpus = PRETRAINING[start]
+        if corpus == "scenes":
+            self.stage(start, lambda: self._train(start, start, data=self._folder("scenes"), init="start"))
+        elif corpus == "text":
+            paths = {code: str(self.data / "text" / f"train.{code}") for code in LANGUAGES}
+            text = {"source": "text", "paths": paths}
+            self.stage(start, lambda: self._train(start, start, data=text, init="start", features=False))
+        self.stage(f"retrieval/{start}", lambda: self._retrieval(start))
 
     def _scenes(self) -> dict[str, Any]:
         if not self.data.exists():
@@ -118,7 +126,7 @@ class Experiments:
     def _writing(self) -> dict[str, Any]:
         vague = self._folder("vague")
         overrides = [f"components.{part}.data={json.dumps(vague | {'split': 'train'})}" for part in ("seeing", "blind")]
-        self._train("writing", "writing", overrides, data=self._folder("scenes"), init="start")
+        self._train("writing", "writing", overrides, data=self._folder("scenes"), init=f"retrieval-{WRITES_FROM}")
         writer, scenes, items = (
             Writer(self._model("writing")),
             self._records("scenes", "test"),
@@ -232,7 +240,7 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     experiments = Experiments(given.work, given.share)
     experiments.prepare()
-    for name in given.only or ("writing", "lexical", "retrieval"):
+    for name in given.only or ("lexical", "retrieval", "writing"):
         getattr(experiments, name)()
 
 
