@@ -123,7 +123,7 @@ class MMBertForReferringExpressions(_HeadModel):
         return [int(part.argmax()) for part in output.logits.split(counts)]
 
 
-class MMBertForMultipleChoice(_TaskModel):
+class MMBertForMultipleChoice(MMBertForPreTraining):
     """Which of several texts is right about an image (visual commonsense reasoning)? ``logits`` [B], one per sequence.
 
     The choices of a question are sequences of their own over the same rows of the region table: the image is worked

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from mmbert.api.front_door import MMBert
+from mmbert.api.processing import MMBertProcessor
 from mmbert.compat.weights import Weights
 from mmbert.errors import CheckpointError, ConfigError
 from mmbert.model.modeling import MMBertForPreTraining
-from mmbert.model.packed import SequenceSpec, pack
 from mmbert.plugins import nearest
 from mmbert.training.recipe import HeadStart
 
@@ -26,7 +27,6 @@ LAYERS = {
     "pooler": ("trunk.pooler", ("text", "image", "dense")),
 }
 """What ``transform`` may be: the part that has these layers, and their names."""
-TEXTS_AT_ONCE = 256
 BOTH = ("weight", "bias")
 
 
@@ -171,18 +171,8 @@ def _vectors(
     for part in BOTH:
         head.put(f"heads.{head.name}.value.{part}", f"embedding_head.image.{part}")
     weight, bias = (head.find(f"embedding_head.text.{part}").tensors[f"embedding_head.text.{part}"] for part in BOTH)
-    model.eval()
-    found = []
-    for first in range(0, len(lines), TEXTS_AT_ONCE):
-        asked = tokenizer(
-            list(lines[first : first + TEXTS_AT_ONCE]), truncation=True, max_length=model.config.max_text_tokens
-        )["input_ids"]
-        batch = pack([SequenceSpec(torch.tensor(ids).numpy()) for ids in asked])
-        states = model.trunk(batch, positions=batch.starts).last_hidden_state
-        assert states is not None
-        found.append(F.normalize(F.linear(states.float(), weight.float(), bias.float()), dim=-1))
-    model.train()
-    rows = torch.cat(found)
+    states = MMBert(model, MMBertProcessor(tokenizer, model.config)).first_states(lines)
+    rows = F.normalize(F.linear(torch.from_numpy(states), weight.float(), bias.float()), dim=-1)
     return rows - rows.mean(0)
 
 
