@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from scenes import CONCEPTS, Composer, Scene, concept
-from scenes.pairs import kept_apart, share_of
+from scenes.pairs import draw_together, kept_apart, share_of
 
 PHRASES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 MOST = 4
@@ -72,16 +72,12 @@ def draw_things(rng: np.random.Generator, count: int, new: bool) -> list[str] | 
     Returns:
         None where chance found none that fit.
     """
-    order = [CONCEPTS[i] for i in rng.permutation(len(CONCEPTS))]
-    chosen = order[:1]
-    for name in order[1:]:
-        apart = [kept_apart(name, other) for other in chosen]
-        fits = all(apart) if new and len(chosen) == 1 else not any(apart) or new
-        if fits:
-            chosen.append(name)
-        if len(chosen) == count:
-            return chosen
-    return None
+    if not new:
+        return draw_together(rng, count)
+    first, *others = (CONCEPTS[i] for i in rng.permutation(len(CONCEPTS)))
+    while others and not kept_apart(first, others[0]):
+        del others[0]
+    return [first, *others[: count - 1]] if len(others) >= count - 1 else None
 
 
 def draw_scene(rng: np.random.Generator, composer: Composer, kind: str, new: bool) -> Scene:
