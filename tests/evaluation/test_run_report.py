@@ -70,13 +70,18 @@ def test_languages_against_languages(tmp_path: Path) -> None:
     assert matrix[1, 3] == pytest.approx(by_hand / len(german))
 
 
-def test_without_the_extra_the_map_says_what_it_is_and_how_to_get_the_other(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def photos_of(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos to evaluate on in ``tmp_path``, and a model for the run that knows their colours."""
     save_folder(tmp_path / "photos")
     (folder / "best").mkdir()
     (folder / "best" / "config.json").write_text("{}")
     monkeypatch.setattr(report_command, "load_model", lambda name, device=None: ColourModel())
+
+
+def test_without_the_extra_the_map_says_what_it_is_and_how_to_get_the_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos_of(folder, tmp_path, monkeypatch)
     asked = ["report", str(folder), "--data", str(tmp_path / "photos")]
     real = importlib.util.find_spec
     monkeypatch.setattr(
@@ -96,10 +101,7 @@ def test_without_the_extra_the_map_says_what_it_is_and_how_to_get_the_other(
 def test_the_page_of_a_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_folder(tmp_path / "photos")
-    (folder / "best").mkdir()
-    (folder / "best" / "config.json").write_text("{}")
-    monkeypatch.setattr(report_command, "load_model", lambda name, device=None: ColourModel())
+    photos_of(folder, tmp_path, monkeypatch)
     assert run(["report", str(folder), "--data", str(tmp_path / "photos")]) == 0
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert outside_references(page) == []
