@@ -28,15 +28,19 @@ CLASSES = 1601
 """The detector's classes, background included."""
 
 
-def arguments(about: str, quick: str) -> argparse.Namespace:
-    """The command line: ``--quick`` only.
+def arguments(about: str, quick: str, *, devices: bool = False) -> argparse.Namespace:
+    """The command line: ``--quick``.
 
     Args:
         about: the script's docstring.
         quick: what the short version does.
+        devices: also ``--device`` and ``--samples`` (None: as the script has them).
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
+    if devices:
+        parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda; default: cpu")
+        parser.add_argument("--samples", type=int, default=None, help="of a batch; default: enough for a CPU")
     return parser.parse_args()
 
 

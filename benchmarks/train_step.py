@@ -10,6 +10,8 @@ Each side lives in a process of its own; they step in turn. Memory is the peak o
 first step (weights loaded): gradients, optimiser state, activations; and the same without the gradients and optimiser
 state that have to be there. Our step's operations per second (counted by PyTorch) stand against those of a large matrix
 product, measured before and after the steps in the same process.
+
+`--device cuda --samples 256` measures a GPU with a batch that fills it; memory is then what PyTorch allocated on it.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ SHARE = 0.15
 MASK = 103
 
 Loss = Callable[[], Tensor]
+Build = Callable[[int, int, torch.device], tuple[nn.Module, list[Loss]]]
 
 
 def samples(pairs: int, texts: int) -> tuple[list[Example], list[Example], object]:
@@ -70,18 +73,19 @@ def samples(pairs: int, texts: int) -> tuple[list[Example], list[Example], objec
     return with_image, alone, images
 
 
-def build_ours(pairs: int, texts: int) -> tuple[nn.Module, list[Loss]]:
+def build_ours(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module, list[Loss]]:
     """Our module, and the losses whose gradients make one step."""
     with_image, alone, images = samples(pairs, texts)
-    batch = collate([*with_image, *alone], images)
-    module = TrainingModule(MMBertForPreTraining(base_config(match_outputs=0)), {"step/mlm": {}, "step/mvrc": {}})
+    batch = collate([*with_image, *alone], images).to(device)
+    model = MMBertForPreTraining(base_config(match_outputs=0))
+    module = TrainingModule(model, {"step/mlm": {}, "step/mvrc": {}}).to(device)
     return module, [lambda: module(batch)["loss"]]
 
 
-def build_peer(pairs: int, texts: int) -> tuple[nn.Module, list[Loss]]:
+def build_peer(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module, list[Loss]]:
     """VisualBERT, and its two batches' losses."""
     with_image, alone, images = samples(pairs, texts)
-    model = VisualBertForPreTraining(peer_config())
+    model = VisualBertForPreTraining(peer_config()).to(device)
 
     def loss_of(examples: list[Example]) -> Loss:
         inputs = peer_batch(examples, images)
@@ -90,35 +94,47 @@ def build_peer(pairs: int, texts: int) -> tuple[nn.Module, list[Loss]]:
         for row, example in enumerate(examples):
             label = example.labels["step/mlm"]
             labels[row, torch.from_numpy(label.places)] = torch.from_numpy(label.values)
-        return lambda: model(**inputs, labels=labels).loss / 2
+        given = {name: values.to(device) for name, values in {**inputs, "labels": labels}.items()}
+        return lambda: model(**given).loss / 2
 
     return model, [loss_of(with_image), loss_of(alone)]
 
 
-def serve(
-    connection: Connection, build: Callable[[int, int], tuple[nn.Module, list[Loss]]], size: tuple[int, int]
-) -> None:
+def used_memory(device: torch.device, *, peak: bool) -> int:
+    """Bytes of this process on the device, now or at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if peak else psutil.Process().memory_info().rss
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def serve(connection: Connection, build: Build, size: tuple[int, int], device: torch.device) -> None:
     """Do what is asked for.
 
     ``"fp32"`` and ``"bf16"``: a step, answered by its seconds. ``"memory"``: peak bytes; ``"states"``: those of
     gradients and optimiser state. ``"peak"``: a matrix product's operations per second; ``"flop"``: those of a step.
     """
     torch.manual_seed(0)
-    module, losses = build(*size)
+    module, losses = build(*size, device)
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
-    baseline = psutil.Process().memory_info().rss
+    baseline = used_memory(device, peak=False)
     connection.send("ready")
     while (request := connection.recv()) != "stop":
         if request == "memory":
-            unit = 1 if sys.platform == "darwin" else 1024
-            connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - baseline)
+            connection.send(used_memory(device, peak=True) - baseline)
             continue
         if request == "states":
             connection.send(3 * sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad))
             continue
         if request == "peak":
-            connection.send(gemm_peak("fp32", torch.device("cpu"), repeats=3))
+            connection.send(gemm_peak("fp32", device, repeats=3))
             continue
         if request == "flop":
             with FlopCounterMode(display=False) as counter:
@@ -127,26 +143,30 @@ def serve(
             optimizer.zero_grad()
             connection.send(counter.get_total_flops())
             continue
+        finish(device)
         start = time.perf_counter()
         for loss in losses:
-            with torch.autocast("cpu", torch.bfloat16, enabled=request == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=request == "bf16"):
                 value = loss()
             value.backward()
             del value
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        finish(device)
         connection.send(time.perf_counter() - start)
 
 
 def main() -> None:
-    quick = arguments(__doc__, "half of the samples and fewer steps").quick
-    size, rounds = ((4, 4), 2) if quick else ((8, 8), 5)
+    given = arguments(__doc__, "half of the samples and fewer steps", devices=True)
+    device, rounds = torch.device(given.device), 2 if given.quick else 5
+    half = (given.samples // 2 if given.samples else 8) // (2 if given.quick else 1)
+    size = (half, half)
     context = multiprocessing.get_context("spawn")
     sides, processes = {}, []
     for name, build in [("ours", build_ours), ("peer", build_peer)]:
         sides[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, build, size), daemon=True)
+        process = context.Process(target=serve, args=(theirs, build, size, device), daemon=True)
         process.start()
         processes.append(process)
     for connection in sides.values():

@@ -1,8 +1,8 @@
 """Self-attention over packed sequences: each sequence attends within itself, and no position is padding.
 
-On a GPU in half precision PyTorch's variable-length kernel does it in one call. Elsewhere sequences are grouped by
-equal length, so that each group is one dense batched product without a mask: on two CPU cores this measured faster
-than padding, nested tensors and the fused kernel (`benchmarks/attention.py`).
+On a GPU one kernel does it (:mod:`mmbert.model.fused`), or where none fits, a few padded products. Elsewhere sequences
+are grouped by equal length, so that each group is one dense batched product without a mask: on two CPU cores this
+measured faster than padding, nested tensors and the fused kernel (`benchmarks/attention.py`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmbert.model import fused
 from mmbert.model.dropout import dropout
 from mmbert.model.linear import Linear
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # PyTorch before 2.10
-    varlen_attn = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -140,6 +137,57 @@ def _grouped(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
+PADDING = 1 / 3
+"""Most that :func:`binned_attention` pads a sequence by, as a share of the padded length."""
+
+
+def binned_attention(qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float = 0.0) -> Tensor:
+    """Attention by bins of similar length, padded: on a GPU many small products cost more than some padding.
+
+    Args:
+        qkv: [P, 3 * H].
+        plan: the groups, shortest first where there are several of a length.
+        heads: number of heads.
+        dropout_rate: of the weights.
+
+    Returns:
+        [P, H].
+    """
+    head_size = qkv.shape[1] // (3 * heads)
+    outputs = []
+    for start, lengths in _bins(plan):
+        places, inside = _padded_places(start, lengths, qkv.device)
+        parts = qkv.index_select(0, places.flatten()).view(*places.shape, 3, heads, head_size)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [c, heads, n, d] each
+        scores = (query * head_size**-0.5) @ key.transpose(-1, -2)
+        scores = scores.masked_fill(~inside[:, None, None], torch.finfo(scores.dtype).min)
+        weights = dropout(torch.softmax(scores, dim=-1), dropout_rate).to(value.dtype)
+        mixed = (weights @ value).transpose(1, 2).reshape(places.numel(), -1)
+        rows = torch.from_numpy(np.flatnonzero(np.arange(max(lengths)) < np.array(lengths)[:, None]))
+        outputs.append(mixed.index_select(0, rows.to(qkv.device)))
+    return torch.cat(outputs)
+
+
+def _bins(plan: AttentionPlan) -> Iterator[tuple[int, list[int]]]:
+    """First position and lengths of each run of sequences of which none is much shorter or longer than another."""
+    start, lengths = 0, list[int]()
+    for count, length in plan.groups:
+        if lengths and min(*lengths, length) < (1 - PADDING) * max(*lengths, length):
+            yield start, lengths
+            start, lengths = start + sum(lengths), []
+        lengths += [length] * count
+    yield start, lengths
+
+
+def _padded_places(start: int, lengths: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """[c, longest] positions of sequences that stand one behind the other, and whether each is its sequence's own."""
+    sizes = np.array(lengths)[:, None]
+    columns = np.arange(sizes.max())[None]
+    first = start + np.cumsum([0, *lengths[:-1]])[:, None]
+    places = torch.from_numpy(first + np.minimum(columns, sizes - 1))
+    return places.to(device), torch.from_numpy(columns < sizes).to(device)
+
+
 class PackedSelfAttention(nn.Module):
     """Multi-head self-attention within each packed sequence, one projection for query, key and value.
 
@@ -178,21 +226,11 @@ class PackedSelfAttention(nn.Module):
         qkv = self.qkv(hidden)
         if keep_keys is not None:
             keep_keys.append(qkv[:, hidden.shape[1] :])
-        if self._varlen_fits(qkv, rate) and keep_weights is None:
+        if keep_weights is None and fused.fits(qkv, self.head_size, rate):
             query, key, value = qkv.view(-1, 3, self.heads, self.head_size).unbind(1)
-            mixed: Tensor = varlen_attn(  # type: ignore[assignment]
-                query.contiguous(), key.contiguous(), value.contiguous(), plan.cu_seqlens, plan.cu_seqlens,
-                plan.longest, plan.longest,
-            )  # fmt: skip
-            return mixed.reshape(-1, self.heads * self.head_size)
+            bounds = fused.Bounds(plan.cu_seqlens, plan.longest)
+            mixed = fused.fused_packed_attention(query, key, value, bounds, bounds, rate=rate)
+            return mixed.reshape(len(hidden), -1)
+        if keep_weights is None and qkv.is_cuda:
+            return binned_attention(qkv, plan, self.heads, rate)
         return grouped_attention(qkv, plan, self.heads, rate, keep_weights)
-
-    def _varlen_fits(self, qkv: Tensor, rate: float) -> bool:
-        """PyTorch's kernel takes half precision on a GPU and knows no dropout."""
-        return (
-            varlen_attn is not None
-            and qkv.is_cuda
-            and not rate
-            and qkv.dtype in (torch.float16, torch.bfloat16)
-            and self.head_size <= 256
-        )

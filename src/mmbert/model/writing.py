@@ -8,6 +8,7 @@ positions of every text (generation). Both say ``attend``; what differs is where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Cache
 
+from mmbert.model import fused
 from mmbert.model.attention import better_exact
 from mmbert.model.dropout import dropout
 
@@ -86,11 +88,83 @@ def _keys_values(values: Tensor, count: int, heads: int) -> tuple[Tensor, Tensor
     return values.reshape(count, -1, 2, heads, size).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[return-value]
 
 
+class OneKernel:
+    """What :func:`~mmbert.model.fused.fused_packed_attention` needs to know of whole texts.
+
+    Args:
+        lengths: of the texts, in the view's order.
+        memory_starts, memory_lengths, rows, device: as :class:`PackedView` has them, in the same order.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        memory_starts: Sequence[int],
+        memory_lengths: Sequence[int],
+        rows: Tensor | None,
+        device: torch.device,
+    ) -> None:
+        self.lengths, self.memory_starts, self.memory_lengths = lengths, memory_starts, memory_lengths
+        self.rows, self.device = rows, device
+
+    def attend(self, query: Tensor, own: Tensor | None, memory: Tensor | None, heads: int, rate: float) -> Tensor:
+        """[T, H] queries to their [T, 2 * H] own keys and values and those of the [M, 2 * H] memory; [T, H]."""
+        if own is not None and memory is not None:
+            keys, seen = self.both, torch.cat([memory, own]).index_select(0, self._rows_of_both(len(memory)))
+        elif memory is not None:
+            keys, seen = self.memories, memory.index_select(0, self.memory_rows)
+        else:
+            assert own is not None
+            keys, seen = self.own, own
+        key, value = seen.view(len(seen), 2, heads, -1).unbind(1)
+        mixed = fused.fused_packed_attention(
+            query.view(len(query), heads, -1), key, value, self.own, keys, causal=own is not None, rate=rate
+        )
+        return mixed.reshape(len(query), -1)
+
+    @cached_property
+    def own(self) -> fused.Bounds:
+        """Of the texts."""
+        return fused.Bounds.of(self.lengths, self.device)
+
+    @cached_property
+    def memories(self) -> fused.Bounds:
+        """Of their sequences."""
+        return fused.Bounds.of(self.memory_lengths, self.device)
+
+    @cached_property
+    def both(self) -> fused.Bounds:
+        """Of each sequence with its text behind it."""
+        lengths = [m + n for m, n in zip(self.memory_lengths, self.lengths, strict=True)]
+        return fused.Bounds.of(lengths, self.device)
+
+    @cached_property
+    def memory_rows(self) -> Tensor:
+        """[sum of the memories' lengths] rows of the memory, text by text."""
+        found = [np.arange(m, m + k) for m, k in zip(self.memory_starts, self.memory_lengths, strict=True)]
+        index = torch.from_numpy(np.concatenate(found)).to(self.device)
+        return index if self.rows is None else self.rows.index_select(0, index)
+
+    def _rows_of_both(self, count: int) -> Tensor:
+        """Rows of the memory's ``count`` and the own ones behind them: of each text its sequence, then itself."""
+        if self._both is None:
+            order, read, written = [], 0, sum(self.memory_lengths)
+            for memory, length in zip(self.memory_lengths, self.lengths, strict=True):
+                order += [np.arange(read, read + memory), np.arange(written, written + length)]
+                read, written = read + memory, written + length
+            own = torch.arange(count, count + sum(self.lengths), device=self.device)
+            index = torch.from_numpy(np.concatenate(order)).to(self.device)
+            self._both = torch.cat([self.memory_rows, own]).index_select(0, index)
+        return self._both
+
+    _both: Tensor | None = None
+
+
 class PackedView:
     """Whole texts in one flat row, grouped by equal length, so that no position is padding.
 
     Their memories differ in length even so: within a group the shorter ones are looked up as wide as the longest, and
-    what is too much gets no weight.
+    what is too much gets no weight. On a GPU one kernel takes them all as they are.
 
     Args:
         lengths: of the texts.
@@ -114,6 +188,13 @@ class PackedView:
         order = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in by_length])
         self.order = torch.from_numpy(order).to(device)
         self.inverse = torch.from_numpy(np.argsort(order)).to(device)
+        self.texts = OneKernel(
+            [lengths[i] for i in by_length],
+            [memory_starts[i] for i in by_length],
+            [memory_lengths[i] for i in by_length],
+            rows,
+            device,
+        )
         self.groups: list[tuple[int, int, int]] = []
         places, self.hidden = [], []
         for length, run in groupby(by_length, key=lengths.__getitem__):
@@ -133,6 +214,8 @@ class PackedView:
         self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
     ) -> Tensor:
         """See :class:`View`."""
+        if fused.fits(query, query.shape[1] // heads, rate):
+            return self.texts.attend(query, own, self.memory[number] if memory else None, heads, rate)
         seen = self.memory[number].index_select(0, self.index) if memory else None
         longest = max(length + width for _, length, width in self.groups)
         if not better_exact(query, longest):

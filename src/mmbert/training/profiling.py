@@ -27,7 +27,7 @@ from mmbert.vision.augment import build_augmentation
 
 KINDS = {
     "matrix products": ("mm", "addmm", "linear", "mkldnn_linear", "addmm_", "matmul"),
-    "attention": ("bmm", "baddbmm", "_softmax", "_softmax_backward_data", "_varlen_attn", "_flash_attention"),
+    "attention": ("bmm", "baddbmm", "_softmax", "_softmax_backward_data", "_flash_attention", "_efficient_attention"),
     "convolutions": ("convolution", "mkldnn_convolution", "convolution_backward", "cudnn_convolution", "_conv"),
     "norms": ("native_layer_norm", "native_layer_norm_backward", "native_batch_norm", "batch_norm"),
     "dropout": ("random_", "native_dropout", "bernoulli_"),

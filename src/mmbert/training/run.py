@@ -135,6 +135,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     with evaluating(bert):  # the size of what is kept is part of a checkpoint
         bert.keep_queries(queries)
     sharded = Sharded(module, args.device) if recipe.parallel == "fsdp" and args.world_size > 1 else None
+    if sharded is None:  # now, not by the trainer: the average of the weights has to lie where they do
+        module.to(args.device)
     run = _Run(recipe, out, bert, records, queries, sharded)
     with StopOnSignal() as stop:
         trainer = PackedTrainer(
