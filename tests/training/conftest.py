@@ -46,6 +46,7 @@ def recipe_of(photos: Path):  # type: ignore[no-untyped-def]
             "description": "Knows six colours.",
             "seed": 3,
             "steps": 8,
+            "deterministic": True,
             "model": {
                 "config": {
                     "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48,

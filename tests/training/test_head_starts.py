@@ -41,7 +41,7 @@ def test_it_points_as_a_model_that_grounds_expressions(grounding: Path) -> None:
     report = InitReport()
     init = {"model": ["starter", str(grounding)], "heads": {"answer": {"points": "grounding", "vectors": True}}}
     head: Any = start(init, report, config=config()).model.heads["answer"]
-    theirs = MMBert.from_pretrained(grounding).model.heads["grounding"].state_dict()
+    theirs = MMBert.from_pretrained(grounding, device="cpu").model.heads["grounding"].state_dict()
     ours = head.points.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -54,7 +54,7 @@ def test_a_region_that_looks_like_an_answer_is_that_answer(grounding: Path) -> N
     init = {"model": "starter", "heads": {"answer": {"points": "match", "vectors": True}}}
     report = InitReport()
     head: Any = start(init, report, config=config()).model.heads["answer"]
-    starter = MMBert.from_pretrained("starter")
+    starter = MMBert.from_pretrained("starter", device="cpu")
     vectors = torch.as_tensor(starter.encode_text(ANSWERS))
     torch.testing.assert_close(head.predictor.weight.detach(), vectors - vectors.mean(0), rtol=0, atol=1e-4)
     assert torch.equal(head.value.weight, starter.model.embedding_head.image.weight)

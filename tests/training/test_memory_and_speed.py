@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,9 @@ from torch._dynamo.testing import CompileCounter
 
 from mmbert.cli.main import run
 from mmbert.errors import ConfigError
-from mmbert.training.precision import choose
-from mmbert.training.profiling import kind_of
+from mmbert.training.module import TrainingModule
+from mmbert.training.precision import arithmetic, choose
+from mmbert.training.profiling import kind_of, profile_step
 from mmbert.training.recipe import Recipe
 from mmbert.training.run import train
 
@@ -62,6 +65,47 @@ def test_fp16_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="fp16 needs a CUDA GPU"):
         choose("fp16")
     assert [choose(name) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+def settings_of_gpus() -> tuple[str, bool, bool]:
+    return (
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def test_how_gpus_compute_is_as_before_when_a_run_ends_however_it_ends() -> None:
+    before = settings_of_gpus()
+    with arithmetic():
+        assert settings_of_gpus() == before
+    inside = []
+    with contextlib.suppress(ZeroDivisionError), arithmetic(tf32=True, deterministic=True):
+        inside.append(settings_of_gpus())
+        raise ZeroDivisionError
+    assert inside == [("high", True, True)]
+    assert settings_of_gpus() == before
+
+
+def test_a_run_and_a_profile_compute_as_their_recipe_says(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    forward = TrainingModule.forward
+
+    def watched(self: TrainingModule, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        seen.append(settings_of_gpus())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(TrainingModule, "forward", watched)
+    before = settings_of_gpus()
+    recipe = recipe_of(steps=1, tf32=True, deterministic=True)
+    train(recipe, tmp_path / "out")
+    ran = len(seen)
+    profile_step(recipe, 1)
+    assert 0 < ran < len(seen)
+    assert set(seen) == {("high", True, True)}
+    assert settings_of_gpus() == before
 
 
 def test_a_service_that_is_not_installed_is_told(

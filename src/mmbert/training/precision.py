@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -43,3 +46,28 @@ def choose(precision: str) -> str:
         return precision
     faster = add_up(torch.tensor([float(bf16_is_faster())], dtype=torch.float64))
     return "bf16" if int(faster) == world_size() else "fp32"
+
+
+@contextmanager
+def arithmetic(*, tf32: bool = False, deterministic: bool = False) -> Iterator[None]:
+    """How GPUs compute inside; outside it is as it was.
+
+    Args:
+        tf32: fp32 matrix products in TF32.
+        deterministic: the same bits each time, where PyTorch has an algorithm that gives them (it warns where not). A
+            CPU does so anyway.
+    """
+    products, exact = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    warns, tuned = torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark
+    if tf32:
+        torch.set_float32_matmul_precision("high")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.use_deterministic_algorithms(exact, warn_only=warns)
+        torch.backends.cudnn.benchmark = tuned

@@ -18,7 +18,7 @@ from mmbert.data.mixture import StepDataset
 from mmbert.training.build import build_components, build_model, open_sources
 from mmbert.training.heads import with_task_heads
 from mmbert.training.optimizers import build_optimizer
-from mmbert.training.precision import choose
+from mmbert.training.precision import arithmetic, choose
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import FIRST_STAGE, training_module
 from mmbert.training.setup import choose_trained
@@ -149,6 +149,11 @@ def profile_step(recipe: Recipe, steps: int = 5, tell: Callable[[str], None] = l
     Raises:
         MMBertError: as in training.
     """
+    with arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic):
+        return _profile_step(recipe, steps, tell)
+
+
+def _profile_step(recipe: Recipe, steps: int, tell: Callable[[str], None]) -> StepProfile:
     tell("building the model and the mixture")
     step = _prepare(recipe, steps + 3)
     step(0)
@@ -203,10 +208,11 @@ def _prepare(recipe: Recipe, steps: int) -> _Step:
     return _Step(module, dataset, optimizer, recipe, choose(recipe.precision), device)
 
 
-def gemm_peak(precision: str, device: torch.device, size: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of a product of [size, size] matrices, the best of ``repeats``."""
+def gemm_peak(precision: str, device: torch.device, size: int | None = None, repeats: int = 5) -> float:
+    """Operations per second of a product of [size, size] matrices (by default as large as it takes), best of some."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    values = torch.ones(size, size, dtype=dtype, device=device)
+    size = size or (8192 if device.type == "cuda" else 2048)
+    values = torch.rand(size, size, dtype=dtype, device=device)  # of zeros or ones a GPU makes more
     clock, best = _Clock(device), float("inf")
     for _ in range(repeats + 1):
         start = clock.now()

@@ -227,6 +227,7 @@ class Recipe(Section):
         augment: options of the image augmentation; None leaves images as they are.
         precision: ``auto`` measures at the start whether bf16 is faster here; ``fp16`` (GPUs) scales the loss.
         tf32: let GPUs multiply fp32 matrices in TF32.
+        deterministic: let GPUs compute the same bits each time, as CPUs do; slower.
         parallel: with several processes, ``ddp``: each has the whole model; ``fsdp``: each has a part of the weights,
             gradients and optimiser states (PyTorch's FSDP2). A single process has all of it either way.
         compile: torch.compile the layers' position-wise half.
@@ -256,6 +257,7 @@ class Recipe(Section):
     evaluation: EvaluationRecipe = Field(default_factory=EvaluationRecipe)
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     tf32: bool = False
+    deterministic: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     activation_checkpointing: bool = False

@@ -58,6 +58,7 @@ from mmbert.training.initialisation import InitReport
 from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
 from mmbert.training.monitoring import TensorBoard
+from mmbert.training.precision import arithmetic
 from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
 from mmbert.training.setup import arguments, choose_trained, package_versions, run_length, world_rank, world_size
 from mmbert.training.sharding import Sharded
@@ -138,7 +139,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     if sharded is None:  # now, not by the trainer: the average of the weights has to lie where they do
         module.to(args.device)
     run = _Run(recipe, out, bert, records, queries, sharded)
-    with StopOnSignal() as stop:
+    with StopOnSignal() as stop, arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic):
         trainer = PackedTrainer(
             module,
             args,

@@ -82,8 +82,6 @@ def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Traini
     if world_size() > 1:
         PartialState(cpu=not torch.cuda.is_available())
     precision = choose(recipe.precision)
-    if recipe.tf32 and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
     every = recipe.evaluation.every
     watched = watched and every is not None
     return TrainingArguments(

@@ -90,7 +90,9 @@ class PackedTrainer(Trainer):
         # Trainer insists on an evaluation set where it is to evaluate; `measure` has its own.
         super().__init__(model=model, args=args, data_collator=_only, eval_dataset=[], **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = True  # the module divides by the labels of all accumulated batches
+        # The module divides by the labels of all accumulated batches, so Trainer must not divide by their number.
+        self.loss_is_scaled_for_ga = True
+        self.compute_loss_func = self.compute_loss  # what tells so to earlier versions; `compute_loss` never calls it
         self.module = model
         self.optimizer_recipe = optimizer_recipe
         self.measure = measure
