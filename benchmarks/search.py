@@ -79,7 +79,10 @@ def compare(vectors: np.ndarray, asked: np.ndarray, truth: np.ndarray, folder: P
     _, flat_p95 = ask(lambda query: flat.search(query[None], K)[0][0].tolist(), asked, truth)
     disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     used = index.about.neighbours
-    about = "every vector" if used is None else f"{used.kind}, {used.probes} of {used.partitions} parts, x{used.refine}"
+    about = "every vector"
+    if used is not None:
+        effort = used.effort(K)
+        about = f"{used.kind}, {effort.probes} of {used.partitions} parts, x{effort.refine}"
     print(json.dumps({"vectors": len(vectors), "queries": len(asked), "ours": about}), flush=True)
     report("search_recall", recall, "recall@10", "FAISS HNSW32, ef 128", hnsw_recall, more_is_better=True)
     report("search_p95_ms", p95, "ms", "FAISS HNSW32, ef 128", hnsw_p95)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import lancedb
@@ -45,28 +47,47 @@ def test_tuned_settings_find_on_other_queries_what_they_promise(table: object, v
     assert partitions == 55
     queries = np.concatenate([clustered(np.random.default_rng(3), 20), vectors[:20]])
     tuned = neighbours.tune(table, kind, partitions, queries, np.arange(40) >= 20)
-    assert tuned.recall >= neighbours.TARGET
-    found = right = 0
-    for query in clustered(np.random.default_rng(4), 20):
-        ask = table.search(query).distance_type("cosine").select(["n", "_distance"]).limit(10)  # type: ignore[attr-defined]
-        names = set(tuned.ask(ask, 10).to_arrow()["n"].to_pylist())
-        right += len(names & set(np.argsort(-(vectors @ query))[:10].tolist()))
-        found += 10
-    assert right / found >= 0.95
+    assert [effort.depth for effort in tuned.efforts] == [10, 50]
+    for depth in (10, 50):
+        assert tuned.effort(depth).recall >= neighbours.TARGET
+        found = right = 0
+        for query in clustered(np.random.default_rng(4), 20):
+            ask = table.search(query).distance_type("cosine").select(["n", "_distance"]).limit(depth)  # type: ignore[attr-defined]
+            names = set(tuned.ask(ask, depth).to_arrow()["n"].to_pylist())
+            right += len(names & set(np.argsort(-(vectors @ query))[:depth].tolist()))
+            found += depth
+        assert right / found >= 0.95
+
+
+def test_to_find_few_takes_no_more_than_to_find_many(table: object, vectors: np.ndarray) -> None:
+    """Queries between the clusters: their right ten are few parts away, their right fifty more."""
+    partitions = neighbours.train(table, "sq", 64)
+    queries = np.random.default_rng(3).normal(size=(40, vectors.shape[1])).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    few, many = neighbours.tune(table, "sq", partitions, queries, np.zeros(40, dtype=bool)).efforts
+    assert few.probes <= many.probes
+    assert neighbours.Neighbours("sq", 1, 1, (few, many), 1).effort(51) == many
+
+
+def test_an_index_of_an_earlier_format_is_asked_as_it_was() -> None:
+    old = {"kind": "sq", "rows": 9, "partitions": 3, "probes": 2, "refine": 5, "recall": 0.99, "queries": 4}
+    found = neighbours.Neighbours.from_json(old)
+    assert {(e.probes, e.refine, e.recall) for e in found.efforts} == {(2, 5, 0.99)}
+    assert neighbours.Neighbours.from_json(json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_one_probe_of_many_would_not_do(table: object, vectors: np.ndarray) -> None:
     """The recall that tuning measures can be low: it is no constant."""
-    partitions = neighbours.train(table, "flat", 64)
-    poor = neighbours.Neighbours("flat", 3000, partitions, 1, 1, 0.0, 20)
+    neighbours.train(table, "flat", 64)
+    poor = neighbours.Effort(50, 1, 1)
     queries = np.random.default_rng(3).normal(size=(20, vectors.shape[1])).astype(np.float32)  # between the clusters
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     truth, _ = neighbours.exact_top(table, queries, 51)
-    assert neighbours._recall(table, poor, queries, np.zeros(20, dtype=bool), truth) < 0.9
+    assert neighbours._recall(table, "flat", poor, queries, np.zeros(20, dtype=bool), truth) < 0.9
 
 
 def test_when_an_index_is_built_anew() -> None:
-    tuned = neighbours.Neighbours("sq", 200_000, 447, 8, 2, 0.99, 128)
+    tuned = neighbours.Neighbours("sq", 200_000, 447, (neighbours.Effort(10, 8, 2, 0.99),), 128)
     assert not neighbours.is_stale(None, 99_999, None)
     assert neighbours.is_stale(None, 100_000, None)
     assert neighbours.is_stale(None, 10, "flat")

@@ -6,7 +6,8 @@ what an exact search finds (recall), measured on queries like those that will co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import ceil, sqrt
 from typing import Any, Literal, TypeAlias
 
@@ -33,6 +34,23 @@ TIE = 1e-6
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What it takes to find up to so many neighbours.
+
+    Args:
+        depth: how many.
+        probes: parts that a query looks at.
+        refine: so many times the wanted number are compared again by their full vectors.
+        recall: measured with these settings.
+    """
+
+    depth: int
+    probes: int
+    refine: int
+    recall: float = 0.0
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """A vector index and how it is asked.
 
@@ -42,23 +60,38 @@ class Neighbours:
             and Yashunin, 2020); all of them split the vectors into ``partitions`` (IVF).
         rows: of the table when it was trained.
         partitions: parts.
-        probes: parts that a query looks at.
-        refine: so many times the wanted number are compared again by their full vectors.
-        recall: measured on ``queries`` queries with these settings, the lower of those at 10 and at 50.
+        efforts: by rising depth; to find more than the last says is asked for as the last says.
+        queries: on which recall was measured.
     """
 
     kind: str
     rows: int
     partitions: int
-    probes: int
-    refine: int
-    recall: float
+    efforts: tuple[Effort, ...]
     queries: int
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Neighbours:
+        """What ``dataclasses.asdict`` gave; indexes before format 3 have one effort for all depths."""
+        values = dict(values)
+        if "efforts" not in values:
+            one = {name: values.pop(name) for name in ("probes", "refine", "recall")}
+            values["efforts"] = [{"depth": depth, **one} for depth in DEPTHS]
+        efforts = tuple(Effort(**effort) for effort in values.pop("efforts"))
+        return cls(**values, efforts=efforts)
+
+    def effort(self, count: int) -> Effort:
+        """That finds ``count`` neighbours."""
+        return next((effort for effort in self.efforts if count <= effort.depth), self.efforts[-1])
 
     def ask(self, query: Any, count: int) -> Any:
         """Give a LanceDB query for ``count`` neighbours these settings."""
-        query = query.nprobes(self.probes).refine_factor(self.refine)
-        return query.ef(max(2 * count, 100)) if self.kind == "hnsw" else query
+        return _with(query, self.kind, self.effort(count), count)
+
+
+def _with(query: Any, kind: str, effort: Effort, count: int) -> Any:
+    query = query.nprobes(effort.probes).refine_factor(effort.refine)
+    return query.ef(max(2 * count, 100)) if kind == "hnsw" else query
 
 
 def choose_kind(rows: int, kind: str | None = None) -> str:
@@ -129,28 +162,28 @@ def exact_top(table: Any, queries: Array, k: int) -> tuple[Array, Array]:
 
 
 def tune(table: Any, kind: str, partitions: int, queries: Array, own: Array, *, target: float = TARGET) -> Neighbours:
-    """The cheapest settings that reach ``target``, or the best there are.
+    """The cheapest settings that reach ``target`` at each of ``DEPTHS``, or the best there are.
 
     Args:
         queries: [n, D] unit vectors like those that will be asked.
         own: [n] whether the query is itself in the table; it is then not counted among its neighbours.
-        target: recall at both ``DEPTHS``.
+        target: recall.
     """
     rows = int(table.count_rows())
-    depth = min(max(DEPTHS) + 1, rows)
-    truth, _ = exact_top(table, queries, depth)
-    best: Neighbours | None = None
-    for probes in _ladder(partitions):
-        for refine in (1,) if kind == "flat" else (2, 5, 20):
-            tried = Neighbours(kind, rows, partitions, probes, refine, 0.0, len(queries))
-            recall = _recall(table, tried, queries, own, truth)
-            tried = Neighbours(kind, rows, partitions, probes, refine, round(recall, 4), len(queries))
-            if best is None or tried.recall > best.recall:
-                best = tried
-            if recall >= target:
-                return tried
-    assert best is not None
-    return best
+    truth, _ = exact_top(table, queries, min(max(DEPTHS) + 1, rows))
+    efforts: list[Effort] = []
+    for depth in DEPTHS:
+        best = Effort(depth, 0, 0, -1.0)
+        for probes, refine in product(_ladder(partitions), (1,) if kind == "flat" else (2, 5, 20)):
+            if efforts and probes < efforts[-1].probes:
+                continue  # to find more never takes less
+            tried = Effort(depth, probes, refine)
+            tried = replace(tried, recall=round(_recall(table, kind, tried, queries, own, truth), 4))
+            best = max(best, tried, key=lambda effort: effort.recall)
+            if best.recall >= target:
+                break
+        efforts.append(best)
+    return Neighbours(kind, rows, partitions, tuple(efforts), len(queries))
 
 
 def _ladder(partitions: int) -> list[int]:
@@ -162,13 +195,13 @@ def _ladder(partitions: int) -> list[int]:
     return [*steps, partitions]
 
 
-def _recall(table: Any, tried: Neighbours, queries: Array, own: Array, truth: Array) -> float:
-    """The lower of the recalls at ``DEPTHS``. Judged by score, so that of equal ones any counts."""
-    hits = np.zeros((len(DEPTHS), 2))
+def _recall(table: Any, kind: str, tried: Effort, queries: Array, own: Array, truth: Array) -> float:
+    """Recall at the effort's depth. Judged by score, so that of equal ones any counts."""
+    hits = total = 0
     for query, itself, best in zip(queries, own.astype(int), truth, strict=True):
-        for row, wanted in enumerate(DEPTHS):  # each asked for by itself: what is compared again depends on it
-            k = min(wanted + itself, truth.shape[1])
-            ask = table.search(query, vector_column_name="vector").distance_type("cosine").select(["_distance"])
-            found = 1.0 - tried.ask(ask.limit(k), k).to_arrow()["_distance"].to_numpy()
-            hits[row] += (int((found >= best[k - 1] - TIE).sum()) - itself, k - itself)
-    return float((hits[:, 0] / hits[:, 1].clip(1)).min())
+        k = min(tried.depth + int(itself), truth.shape[1])
+        ask = table.search(query, vector_column_name="vector").distance_type("cosine").select(["_distance"])
+        found = 1.0 - _with(ask.limit(k), kind, tried, k).to_arrow()["_distance"].to_numpy()
+        hits += int((found >= best[k - 1] - TIE).sum()) - int(itself)
+        total += k - int(itself)
+    return hits / max(1, total)

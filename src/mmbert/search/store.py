@@ -22,7 +22,7 @@ from mmbert.search.calibration import Calibration
 from mmbert.search.neighbours import Neighbours
 from mmbert.search.place import Place
 
-FORMAT = 2
+FORMAT = 3
 ABOUT = "mmbert-index.json"
 TABLE = "images"
 COMPLETE = "complete"
@@ -105,8 +105,11 @@ def read_about(place: Place) -> About:
 
 
 def _about(values: dict[str, Any]) -> About:
-    kinds = {"neighbours": Neighbours, "calibration": Calibration}
-    learned = {name: kind(**values[name]) for name, kind in kinds.items() if values.get(name) is not None}
+    learned: dict[str, Any] = {}
+    if values.get("neighbours") is not None:
+        learned["neighbours"] = Neighbours.from_json(values["neighbours"])
+    if values.get("calibration") is not None:
+        learned["calibration"] = Calibration(**values["calibration"])
     return About(**(values | learned))
 
 
