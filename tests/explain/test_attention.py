@@ -113,6 +113,9 @@ def test_kept_regions_stand_for_the_image(model: MMBert, picture: Image.Image) -
     kept = model.region_vectors([picture, other])
     assert kept[0].vectors.dtype == np.float16
     expected = model.match_pairs([picture, other, picture], texts, pairs)
+    exact = model.region_vectors([picture, other], exact=True)
+    assert exact[0].vectors.dtype == np.float32
+    assert model.match_pairs([exact[0], exact[1], picture], texts, pairs) == pytest.approx(expected, abs=1e-5)
     found = model.match_pairs([kept[0], other, kept[0]], texts, pairs)
     assert found == pytest.approx(expected, abs=5e-3)
     assert model.match_pairs([kept[0], kept[1], picture], texts, pairs) == pytest.approx(expected, abs=5e-3)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +12,10 @@ from colours import NAMES, ColourModel, picture, save_picture
 from PIL import Image
 
 import mmbert
-from mmbert.api.front_door import KeptRegions
 from mmbert.errors import ImageError, IndexStoreError, UsageError
 from mmbert.search import neighbours, store
 from mmbert.search.index import Ask, SearchIndex, build_index
+from mmbert.search.second_look import SecondLooks
 from mmbert.vision.images import load_image
 
 
@@ -310,24 +308,56 @@ def test_an_image_is_reached_by_its_stored_path_only(index: SearchIndex, folder:
             index.image_of(key)
 
 
-class Keeper(ColourModel):
-    """Matches kept regions, too: here a single one, the mean colour."""
+def test_images_are_looked_at_once_for_all_queries(folder: Path, out: Path) -> None:
+    model = ColourModel()
+    build_index(model, folder, out)
+    opened = SearchIndex.open(out, model)
+    asks = [Ask("dunkel rot", k=12, rerank=4), Ask("red", k=12, rerank=4), Ask("bleu", k=12, rerank=4)]
+    together = opened.search_many(asks)
+    looked = model.images_looked_at
+    assert 4 < looked < 12
+    for ask, wanted in zip(asks, together, strict=True):
+        assert isinstance(wanted, list)
+        assert opened.search_many([ask]) == [wanted]
+        assert SearchIndex.open(out, ColourModel()).search_many([ask]) == [wanted]
+    assert model.images_looked_at == looked
 
-    def region_vectors(self, images: Sequence[Any]) -> list[KeptRegions]:
-        return [KeptRegions(np.asarray(load_image(i)).mean(axis=(0, 1), keepdims=True)[0].astype("f2")) for i in images]
 
-    def match_pairs(self, images: Any, texts: Any, pairs: Any, *, progress: bool = False) -> Any:
-        shown = [
-            np.broadcast_to(image.vectors.round().astype(np.uint8), (4, 4, 3)).copy()
-            if isinstance(image, KeptRegions)
-            else image
-            for image in images
-        ]
-        return super().match_pairs(shown, texts, pairs)
+def test_a_changed_image_is_looked_at_again_and_one_that_is_gone_no_more(folder: Path, out: Path) -> None:
+    model = ColourModel()
+    build_index(model, folder, out)
+    opened = SearchIndex.open(out, model)
+    (before, *_) = opened.search("red", rerank=1)
+    save_picture(Path(before.path), "blue")
+    (after, *_) = opened.search("red", rerank=1)
+    assert before.match is not None and after.match is not None
+    assert after.match < before.match
+    Path(before.path).unlink()
+    with pytest.warns(UserWarning, match="not re-ranked"):
+        (gone, *_) = opened.search("red", rerank=1)
+    assert (gone.path, gone.match) == (before.path, None)
+
+
+def test_looks_take_no_more_room_than_they_may(index: SearchIndex, model: ColourModel) -> None:
+    hits = index.search("red", k=12)
+    one = SecondLooks()
+    one.at(model, hits[:1])
+    few = SecondLooks(most_bytes=3 * one.held)
+    looks = few.at(model, hits)
+    assert set(looks) == {hit.path for hit in hits}
+    assert few.held == 3 * one.held
+    looked = model.images_looked_at
+    few.at(model, hits[-3:])
+    assert model.images_looked_at == looked, "the last ones are kept"
+    few.at(model, hits[:1])
+    assert model.images_looked_at == looked + 1
+    assert few.held == 3 * one.held
+    few.at(model, hits[-2:])
+    assert model.images_looked_at == looked + 1, "the one that was not wanted for longest went"
 
 
 def test_kept_regions_rerank_without_the_images(folder: Path, out: Path) -> None:
-    model = Keeper()
+    model = ColourModel()
     plain = out.with_name("plain")
     build_index(model, folder, plain)
     expected = SearchIndex.open(plain, model).search("dunkel rot", k=12, rerank=12)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmbert.api.front_door import KeptRegions
 from mmbert.vision.images import load_image
 
 COLOURS = {
@@ -90,6 +91,7 @@ class ColourModel:
         self.images_encoded = 0
         self.texts_encoded: list[str] = []
         self.pairs_matched = 0
+        self.images_looked_at = 0
 
     def encode_text(self, texts: str | Sequence[str], *, batch_tokens: int = 8192, progress: bool = False) -> Any:
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -105,12 +107,17 @@ class ColourModel:
     def hubness(self, image_vectors: Any) -> Any:
         return np.zeros(len(image_vectors), dtype=np.float32)
 
+    def region_vectors(self, images: Sequence[Any], *, exact: bool = False) -> list[KeptRegions]:
+        """A single region, the mean colour."""
+        self.images_looked_at += len(images)
+        return [KeptRegions(np.asarray(_image_rgb(i))[None].astype("f4" if exact else "f2")) for i in images]
+
     def match_pairs(self, images: Any, texts: Sequence[str], pairs: Any, *, progress: bool = False) -> Any:
         pairs = np.asarray(pairs)
         assert pairs.ndim == 2
         assert pairs.shape[1] == 2
         self.pairs_matched += len(pairs)
-        shown = np.stack([_image_rgb(image) for image in images])
+        shown = np.stack([i.vectors[0] if isinstance(i, KeptRegions) else _image_rgb(i) for i in images])
         said = np.stack([_text_rgb(text) for text in texts])
         distance = np.abs(shown[pairs[:, 0]] - said[pairs[:, 1]]).sum(axis=1)
         return (6 - 20 * distance).astype(np.float32)

@@ -52,7 +52,7 @@ class KeptRegions:
     """An image's embedded regions (``MMBert.region_vectors``); stands for the image in ``match`` and ``match_pairs``.
 
     Args:
-        vectors: [n, V] float16, the whole image first.
+        vectors: [n, V] float16 (or as exact as they were asked for), the whole image first.
     """
 
     vectors: np.ndarray
@@ -393,17 +393,19 @@ class MMBert:
 
         return ground(self, image, expression, boxes)
 
-    def region_vectors(self, images: Sequence[ImageSource]) -> list[KeptRegions]:
+    def region_vectors(self, images: Sequence[ImageSource], *, exact: bool = False) -> list[KeptRegions]:
         """The embedded regions of images, to be matched with texts later without opening the images again.
 
-        Half precision: 2 bytes a number, a match logit moves by some thousandths.
+        Args:
+            images: the images.
+            exact: in single precision; else in half: 2 bytes a number, a match logit moves by some thousandths.
 
         Raises:
             UsageError: the model has no vision encoder.
             ImageError: an image is missing or damaged.
         """
         vectors, specs = self._region_vectors(list(images))
-        table = vectors.half().cpu().numpy()
+        table = (vectors.float() if exact else vectors.half()).cpu().numpy()
         return [KeptRegions(table[spec.region_rows]) for spec in specs]
 
     def _region_vectors(self, refs: Sequence[Any]) -> tuple[Tensor, list[SequenceSpec]]:

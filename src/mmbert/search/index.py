@@ -16,6 +16,7 @@ from mmbert.search import store
 from mmbert.search.build import IndexSummary, build_index
 from mmbert.search.place import Place
 from mmbert.search.rerank import rerank_many
+from mmbert.search.second_look import SecondLooks
 
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
@@ -113,6 +114,7 @@ class SearchIndex:
         self.place, self.about = place, about
         self._table, self._model = table, model
         names = [name for name in table.schema.names if not name.startswith(store.PRIVATE)]
+        self._looks = SecondLooks()
         self._shown = [*names, store.REGIONS] if about.regions else names
 
     @classmethod
@@ -238,7 +240,8 @@ class SearchIndex:
             except MMBertError as error:
                 answers[number] = error
         again = [(number, hits) for number in good if isinstance(hits := answers[number], list) and asks[number].rerank]
-        reranked = rerank_many(self.model, [(str(asks[n].text), hits, asks[n].rerank) for n, hits in again])
+        todo = [(str(asks[number].text), hits, asks[number].rerank) for number, hits in again]
+        reranked = rerank_many(self.model, todo, self._looks)
         for (number, _), hits in zip(again, reranked, strict=True):
             answers[number] = hits
         return [
