@@ -155,6 +155,7 @@ def check(index: SearchIndex, count: int, process: int) -> None:
             await asyncio.gather(*(client(browser, todo) for _ in range(16)))
 
     asyncio.run(everybody())
+    print(json.dumps({"resident_mb": [round(size / 1e6) for size in grown]}), flush=True)
     growth = max(0, grown[-1] - grown[len(grown) // 4]) / 1e6
     for figure, value, unit in (
         ("serve_answers", tally["answers"], "answers"),

@@ -308,6 +308,19 @@ def test_an_image_is_reached_by_its_stored_path_only(index: SearchIndex, folder:
             index.image_of(key)
 
 
+def test_a_column_of_the_metadata_may_have_the_name_that_lancedb_gives_answers(folder: Path, out: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(row | {"query_index": number}) + "\n" for number, row in enumerate(rows))
+    (folder / "metadata.jsonl").write_text(text)
+    model = ColourModel()
+    build_index(model, folder, out)
+    opened = SearchIndex.open(out, model)
+    asks = [Ask("red", k=3), Ask("grün", k=3), Ask("bleu", k=3)]
+    found = opened.search_many(asks)
+    assert found == [opened.search(str(ask.text), k=3) for ask in asks]
+    assert len({hit.extra["query_index"] for hits in found if isinstance(hits, list) for hit in hits}) > 3
+
+
 def test_images_are_looked_at_once_for_all_queries(folder: Path, out: Path) -> None:
     model = ColourModel()
     build_index(model, folder, out)

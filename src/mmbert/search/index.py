@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,11 @@ class Ask:
     rerank: int = 0
     where: str | None = None
 
+    @property
+    def depth(self) -> int:
+        """So many of the nearest have to be known; an image is itself the one that is most like it."""
+        return max(self.offset + self.k, self.rerank) + (self.like is not None)
+
     def check(self) -> None:
         """Raises: UsageError: it makes no sense."""
         if self.like is not None and (self.text is not None or self.image is not None):
@@ -102,6 +107,10 @@ class Ask:
             raise UsageError(f"cannot re-rank {self.rerank} images", hint=f"0 is none, {DEEPEST:,} the most")
         if self.rerank and self.text is None:
             raise UsageError("only a text query can be re-ranked", hint="leave rerank out for an image")
+
+
+NUMBER = "query_index"
+"""In answers of LanceDB to several vectors: of which one a row is."""
 
 
 class SearchIndex:
@@ -223,7 +232,7 @@ class SearchIndex:
         Returns:
             For each its hits, or what is wrong with it (that one alone: a filter, say, or its image).
         """
-        answers: list[list[Hit] | MMBertError] = [[] for _ in asks]
+        answers: dict[int, list[Hit] | MMBertError] = {}
         good: list[int] = []
         for number, ask in enumerate(asks):
             try:
@@ -231,14 +240,20 @@ class SearchIndex:
                 good.append(number)
             except UsageError as error:
                 answers[number] = error
-        vectors = self._vectors([asks[number] for number in good])
-        for number, vector in zip(good, vectors, strict=True):
+        together: dict[tuple[int, str | None], list[tuple[int, Any]]] = {}
+        for number, vector in zip(good, self._vectors([asks[number] for number in good]), strict=True):
+            if isinstance(vector, MMBertError):
+                answers[number] = vector
+            else:
+                together.setdefault((asks[number].depth, asks[number].where), []).append((number, vector))
+        for (depth, where), members in together.items():
             try:
-                if isinstance(vector, MMBertError):
-                    raise vector
-                answers[number] = self._asked(asks[number], vector)
+                rows = self._rows(np.stack([vector for _, vector in members]), depth, where, self._shown)
             except MMBertError as error:
-                answers[number] = error
+                answers |= dict.fromkeys((number for number, _ in members), error)
+                continue
+            for (number, _), found in zip(members, rows, strict=True):
+                answers[number] = self._hits(found, asks[number])
         again = [(number, hits) for number in good if isinstance(hits := answers[number], list) and asks[number].rerank]
         todo = [(str(asks[number].text), hits, asks[number].rerank) for number, hits in again]
         reranked = rerank_many(self.model, todo, self._looks)
@@ -246,7 +261,7 @@ class SearchIndex:
             answers[number] = hits
         return [
             answer[ask.offset : ask.offset + ask.k] if isinstance(answer, list) else answer
-            for ask, answer in zip(asks, answers, strict=True)
+            for ask, answer in zip(asks, (answers[number] for number in range(len(asks))), strict=True)
         ]
 
     def nearest(
@@ -258,8 +273,7 @@ class SearchIndex:
             UsageError: ``where`` not understood.
             IndexStoreError: the index is damaged.
         """
-        rows = self._rows(vector, offset + k, where, self._shown)
-        rows.sort(key=lambda row: (row["_distance"], row["path"]))
+        (rows,) = self._rows(np.asarray(vector)[None], offset + k, where, self._shown)
         return [self._hit(row, rank, text) for rank, row in enumerate(rows, 1)][offset:]
 
     def image_of(self, key: str) -> ImageRef:
@@ -292,7 +306,7 @@ class SearchIndex:
 
     def rows_near(self, vector: Any, count: int) -> tuple[list[int], Any]:
         """Row ids and cosines of the nearest."""
-        rows = self._rows(vector, count, None, ["path"], row_ids=True)
+        (rows,) = self._rows(np.asarray(vector)[None], count, None, ["path"], row_ids=True)
         return [row["_rowid"] for row in rows], np.array([1.0 - row["_distance"] for row in rows])
 
     def full_path(self, key: str) -> str:
@@ -331,30 +345,36 @@ class SearchIndex:
                 return [error]
             return [vector for image in images for vector in self._image_vectors([image])]
 
-    def _asked(self, ask: Ask, vector: Any) -> list[Hit]:
+    def _hits(self, rows: list[dict[str, Any]], ask: Ask) -> list[Hit]:
         """All hits that the answer may be made of; re-ranking and cutting come later."""
-        deep = max(ask.offset + ask.k, ask.rerank)
+        hits = [self._hit(row, rank, ask.text is not None and ask.image is None) for rank, row in enumerate(rows, 1)]
         if ask.like is None:
-            return self.nearest(vector, k=deep, where=ask.where, text=ask.image is None)
-        hits = self.nearest(vector, k=deep + 1, where=ask.where)
-        others = [hit for hit in hits if hit.image is None or hit.image.key != ask.like][:deep]
+            return hits
+        others = [hit for hit in hits if hit.image is None or hit.image.key != ask.like][: ask.depth - 1]
         return [replace(hit, rank=rank) for rank, hit in enumerate(others, 1)]
 
     def _rows(
-        self, vector: Any, count: int, where: str | None, columns: list[str], row_ids: bool = False
-    ) -> list[dict[str, Any]]:
+        self, vectors: Any, count: int, where: str | None, columns: list[str], row_ids: bool = False
+    ) -> list[list[dict[str, Any]]]:
+        """The nearest rows to each of [n, D] vectors, best first; all vectors in one question to the table."""
+        if len(vectors) > 1 and NUMBER in self._table.schema.names:  # a column of the metadata has that name
+            return [row for vector in vectors for row in self._rows(vector[None], count, where, columns, row_ids)]
         try:
-            ask = self._table.search(vector, vector_column_name="vector").distance_type("cosine")
-            ask = ask.select([*columns, "_distance"]).limit(count)
+            ask = self._table.search(vectors if len(vectors) > 1 else vectors[0], vector_column_name="vector")
+            ask = ask.distance_type("cosine").select([*columns, "_distance"]).limit(count)
             if row_ids:
                 ask = ask.with_row_id(True)
             if where is not None:
                 ask = ask.where(where, prefilter=True)
             neighbours = self.about.neighbours
             ask = ask.bypass_vector_index() if neighbours is None else neighbours.ask(ask, count)
-            return list(ask.to_list())
+            answer = ask.to_arrow()
         except store.FAULTS as error:
             raise self._explain(error, where) from error
+        found: list[list[dict[str, Any]]] = [[] for _ in vectors]
+        for row in _as_dicts(answer):
+            found[row.pop(NUMBER, 0) if len(vectors) > 1 else 0].append(row)
+        return [sorted(rows, key=lambda row: (row["_distance"], row["path"])) for rows in found]
 
     def _by_key(self, key: str, columns: list[str]) -> list[dict[str, Any]]:
         quoted = key.replace("'", "''")
@@ -371,7 +391,7 @@ class SearchIndex:
 
     def _hit(self, row: dict[str, Any], rank: int, text: bool) -> Hit:
         key, data, score = row.pop("path"), row.pop("image"), 1.0 - row.pop("_distance")
-        vector = np.asarray(row.pop("vector"), dtype=np.float32)
+        vector = row.pop("vector")
         captions = {language: tuple(said) for language, said in json.loads(row.pop("captions")).items()}
         calibration = self.about.calibration if text else None
         return Hit(
@@ -405,6 +425,18 @@ class SearchIndex:
         return IndexStoreError(
             f"damaged: {store.first_line(error)}", where=self.path, hint=f"delete {self.path} and index again"
         )
+
+
+def _as_dicts(answer: Any) -> Iterator[dict[str, Any]]:
+    """Rows of an Arrow table; vectors, which as lists of Python numbers would take longest, as arrays."""
+    if "vector" not in answer.schema.names:
+        yield from answer.to_pylist()
+        return
+    column = answer["vector"].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    vectors = flat.reshape(len(answer), column.type.list_size)
+    for row, vector in zip(answer.drop_columns(["vector"]).to_pylist(), vectors, strict=True):
+        yield {**row, "vector": vector}
 
 
 def _check_model(place: Place, about: store.About, model: MMBert) -> None:
