@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from colours import save_folder
 from PIL import Image
+from rays import stand_in_for_ray
 from stores import old_image, old_json, write_zip
 
 from mmbert import MMBert
@@ -200,34 +199,14 @@ def test_the_weights_of_an_encoder_are_loaded(tmp_path: Path) -> None:
     assert found.identity == trained.identity != open_encoder(ENCODER, "cpu").identity
 
 
-class Blocks:
-    """As much of a Ray data set as is used, in one process."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def map_batches(self, worker: Any, *, fn_constructor_args: tuple[Any, ...], **options: Any) -> Blocks:
-        assert options["batch_size"] == 1 and options["concurrency"] == 2
-        self.worker = worker(*fn_constructor_args)
-        return self
-
-    def take_all(self) -> Iterator[dict[str, Any]]:
-        for number in reversed(range(self.count)):  # in whatever order
-            found = self.worker({"id": np.array([number])})
-            yield {name: values[0] for name, values in found.items()}
-
-
 def test_ray_shares_the_shards_out(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(str(photos), ENCODER, "shared", shard_images=2, device="cpu")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"mm-bert\[ray\]"):
         extract_with_ray(job, 2)
-    ray, data = types.ModuleType("ray"), types.ModuleType("ray.data")
-    data.range = lambda count, override_num_blocks: Blocks(count)  # type: ignore[attr-defined]
-    ray.data = data  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.data", data)
+    made = stand_in_for_ray(monkeypatch)
     report = extract_with_ray(job, 2)
+    assert made == {"workers": 2, "pieces": 4}
     assert (report.images, report.complete) == (7, True)
     assert run(["features", "extract", str(photos), "-e", ENCODER, "-o", "alone", "--shard-images", "2"]) == 0
     assert files(Path("shared")) == files(Path("alone"))

@@ -10,8 +10,9 @@ import pytest
 from colours import ColourModel, save_picture
 from filelock import FileLock
 from PIL import Image
+from rays import stand_in_for_ray
 
-from mmbert.errors import DataError, ImageError, IndexStoreError
+from mmbert.errors import DataError, ImageError, IndexStoreError, UsageError
 from mmbert.search import build
 from mmbert.search.index import IndexSummary, SearchIndex, build_index
 
@@ -32,6 +33,52 @@ def test_every_image_is_in_it(model: ColourModel, folder: Path, out: Path) -> No
     summary = build_index(model, folder, out)
     assert summary == IndexSummary(added=12, unchanged=0, removed=0, failed=0)
     assert SearchIndex.open(out, model).count() == 12
+
+
+def test_workers_of_a_cluster_make_the_same_index(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, theirs = ColourModel(), ColourModel()
+    build_index(model, folder, out.with_name("alone"), keep_regions=True)
+    model.images_encoded = 0
+    monkeypatch.setattr(build, "LOT", 5)
+    monkeypatch.setattr("mmbert.api.front_door.MMBert.from_pretrained", lambda name: theirs)
+    asked = stand_in_for_ray(monkeypatch)
+    done = build_index(model, folder, out, keep_regions=True, ray_workers=2)
+    assert done == IndexSummary(added=12, unchanged=0, removed=0, failed=0)
+    assert asked == {"pieces": 3, "workers": 2}
+    assert (model.images_encoded, theirs.images_encoded) == (0, 12)
+    mine, other = SearchIndex.open(out, model), SearchIndex.open(out.with_name("alone"), model)
+    assert mine.search("dunkel rot", k=12, rerank=4) == other.search("dunkel rot", k=12, rerank=4)
+    save_picture(folder / "pictures/red.png", "blue")
+    (folder / "pictures/broken.png").write_bytes(b"no image")
+    rewrite(folder, [*rows_of(folder), {"file_name": "pictures/broken.png"}])
+    done = build_index(model, folder, out, ray_workers=2, skip_bad=True)
+    assert (done.added, done.updated, done.unchanged, done.failed) == (0, 1, 11, 1)
+    with pytest.raises(ImageError, match="broken"):
+        build_index(model, folder, out, ray_workers=2)
+
+
+def test_workers_elsewhere_need_a_model_with_a_name(folder: Path, out: Path) -> None:
+    with pytest.raises(UsageError, match="without a name"):
+        build_index(ColourModel(name_or_path=""), folder, out, ray_workers=2)
+    assert not out.exists()
+
+
+def test_ray_itself_builds_an_index(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from mmbert import MMBert
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for colour in ("red", "green", "blue"):
+        save_picture(photos / f"{colour}.png", colour)
+    model = MMBert.from_pretrained("starter")
+    assert build_index(model, photos, tmp_path / "index", ray_workers=2).added == 3
+    build_index(model, photos, tmp_path / "alone")
+    mine, other = (SearchIndex.open(tmp_path / name, model) for name in ("index", "alone"))
+    assert mine.search("green", k=3) == other.search("green", k=3)
+    (photos / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match="broken"):
+        build_index(model, photos, tmp_path / "index", ray_workers=2)
 
 
 def test_building_again_encodes_nothing(model: ColourModel, folder: Path, out: Path) -> None:

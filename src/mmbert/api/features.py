@@ -5,11 +5,10 @@ The encoder is one by name, or that of a model. Work can be shared out over proc
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +20,11 @@ from PIL import Image
 
 from mmbert import plugins
 from mmbert.api.front_door import SHIPPED, find_model, load_model
+from mmbert.api.ray_pool import ray_map
 from mmbert.data.images import BoxedImage
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources import open_data
-from mmbert.errors import CheckpointError, ConfigError, DataError, MMBertError, UsageError
+from mmbert.errors import CheckpointError, ConfigError, DataError, UsageError
 from mmbert.model.modeling import ENCODERS, build_vision
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.extraction import Extraction, ImageFile
@@ -285,32 +285,18 @@ def extract_with_ray(job: Job, workers: int) -> BuildReport:
         UsageError: Ray is not installed.
         MMBertError: as :func:`extract_features`.
     """
-    try:
-        import ray.data
-    except ImportError as error:
-        raise UsageError("Ray is not installed", hint="pip install 'mm-bert[ray]'") from error
     work = _Work(job)
     builder = work.builder
     if builder.plan is None:
         return builder.build(work.images, lambda lots: iter(()))
     count = len(builder.plan.shards)
     gpus = int(next(work.encoder.parameters()).is_cuda)
-    shards = ray.data.range(count, override_num_blocks=count)
-    work_on = shards.map_batches(
-        RayWorker, fn_constructor_args=(job, count), batch_size=1, concurrency=workers, num_gpus=gpus
-    )
-    try:
-        rows = list(work_on.take_all())
-    except Exception as error:  # Ray wraps what a worker raised
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, MMBertError):
-            raise cause from error
-        raise
-    return _merged([BuildReport(**json.loads(row["report"])) for row in rows], builder)
+    reports = ray_map(ShardWorker, (job, count), range(count), workers, gpus=gpus)
+    return _merged(list(reports), builder)
 
 
-class RayWorker:
-    """One worker of a Ray cluster: loads the encoder once, then extracts the shards that it is handed.
+class ShardWorker:
+    """One worker of many: loads the encoder once, then extracts the shards that it is handed.
 
     Args:
         job: what to extract.
@@ -321,6 +307,5 @@ class RayWorker:
         self.work = _Work(job)
         self.shards = shards
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        reports = [self.work.run((int(number), self.shards)) for number in batch["id"]]
-        return {"report": [json.dumps(asdict(report)) for report in reports]}
+    def __call__(self, number: int) -> BuildReport:
+        return self.work.run((number, self.shards))

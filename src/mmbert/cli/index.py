@@ -39,6 +39,9 @@ def index(
     keep_regions: Annotated[
         bool, typer.Option("--keep-regions", help="Keep what re-ranking needs of each image: faster, and larger.")
     ] = False,
+    ray: Annotated[
+        int, typer.Option("--ray", min=0, help="Workers of a Ray cluster that encode the images; 0: none.")
+    ] = 0,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,6 +55,7 @@ def index(
       mmbert index my-photos
       mmbert index my-photos --model runs/first --out photos-index --prune --skip-bad
       mmbert index starter:heldout_style --out emoji-index
+      mmbert index /shared/photos --out s3://bucket/index --ray 8
     """
     from mmbert.search.build import build_index
 
@@ -65,6 +69,7 @@ def index(
         model_name=lasting_name(model),
         kind=kind,
         keep_regions=keep_regions,
+        ray_workers=ray,
     )
     problems = summary.problems
     if as_json:

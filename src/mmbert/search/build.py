@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from mmbert.api.ray_pool import ray_map
 from mmbert.api.usable import encode_usable_images
 from mmbert.data.records import BadRecords, ImageRef
 from mmbert.data.sources import open_data, parse_data
-from mmbert.errors import DataError, ImageError, IndexStoreError
+from mmbert.errors import DataError, ImageError, IndexStoreError, UsageError
 from mmbert.search import neighbours, store
 from mmbert.search.entries import Entry, Facts, column_types, entries_of, look, rows_of
 from mmbert.search.learn import learn_calibration, tuning_queries
@@ -65,6 +66,7 @@ def build_index(
     model_name: str | None = None,
     kind: str | None = None,
     keep_regions: bool = False,
+    ray_workers: int = 0,
 ) -> IndexSummary:
     """Make an index of the images of ``folder`` at ``out``, or bring it up to date.
 
@@ -82,8 +84,11 @@ def build_index(
             stays as it is, and a new index has none up to 100,000 images and one that fits the number above.
         keep_regions: also keep each image's embedded regions, so that re-ranking opens no images. Lasts: an index
             that has them goes on keeping them.
+        ray_workers: of a Ray cluster that encode, a lot of some hundred images each at a time; all of its machines have
+            to reach ``folder`` under the same name, and the model by ``model_name``. 0: this process encodes.
 
     Raises:
+        UsageError: Ray is not installed, or the model has no name.
         IndexStoreError: no images; ``out`` is of another model or folder, damaged, being written to, or no index.
         DataError: a bad record or image, unless ``skip_bad``.
     """
@@ -94,10 +99,13 @@ def build_index(
     about = store.About(model.fingerprint, model.embedding_size, str(name) if name else None, root, source)
     if kind is not None:
         neighbours.choose_kind(0, kind)
+    if ray_workers and about.model is None:
+        raise UsageError("workers elsewhere cannot load a model without a name", hint="give model_name")
     place = Place(out)
     _prepare(place, about)
     with place.lock():
-        return _Build(model, place, about, bad, kind, keep_regions).run(entries, prune=prune, progress=progress)
+        build = _Build(model, place, about, bad, kind, keep_regions, ray_workers)
+        return build.run(entries, prune=prune, progress=progress)
 
 
 def _root(source: str) -> str | None:
@@ -151,12 +159,20 @@ def _prepare(place: Place, about: store.About) -> None:
 
 class _Build:
     def __init__(
-        self, model: MMBert, place: Place, about: store.About, bad: BadRecords, kind: str | None, keep_regions: bool
+        self,
+        model: MMBert,
+        place: Place,
+        about: store.About,
+        bad: BadRecords,
+        kind: str | None,
+        keep_regions: bool,
+        ray_workers: int,
     ) -> None:
         self.model, self.place, self.about, self.bad, self.kind = model, place, about, bad, kind
         self.there = store.read_about(place)
         self.keep_regions = keep_regions or self.there.regions > 0
         self.regions = self.there.regions
+        self.ray_workers = ray_workers
 
     def run(self, entries: dict[str, Entry], *, prune: bool, progress: bool) -> IndexSummary:
         with store.faults(self.place):
@@ -168,11 +184,11 @@ class _Build:
         good: set[str] = set()
         bar = tqdm(total=len(entries), desc="indexing", unit="image", leave=False, disable=not progress)
         with bar:
-            for lot in _lots(entries.values(), LOT):
-                for what, paths in self._put(table, lot, known, types).items():
+            for seen in self._examined(entries, known):
+                for what, paths in self._put(table, seen, known, types).items():
                     done[what] += len(paths)
                     good.update(paths)
-                bar.update(len(lot))
+                bar.update(seen.count)
         vanished = sorted(known.keys() - good)
         with store.write_faults(self.place):
             if prune:
@@ -225,21 +241,27 @@ class _Build:
             if missing:
                 table.add_columns(pa.schema(missing))
 
-    def _put(self, table: Any, lot: list[Entry], known: dict[str, tuple[str, str]], types: Any) -> dict[str, list[str]]:
-        """Write what is new or changed in ``lot``; gives paths that were added, updated, unchanged."""
-        facts: dict[str, Facts] = {}
-        for entry in lot:
-            try:
-                facts[entry.path] = look(entry)
-            except ImageError as error:
-                self.bad.add(error)
-        lot = [entry for entry in lot if entry.path in facts]
-        seen = [entry for entry in lot if known.get(entry.path, ("",))[0] == facts[entry.path].content]
-        reworded = [entry for entry in seen if known[entry.path][1] != entry.words(types)]
-        same = {entry.path for entry in seen} - {entry.path for entry in reworded}
-        fresh = [entry for entry in lot if known.get(entry.path, ("",))[0] != facts[entry.path].content]
-        fresh, vectors = self._encode(fresh, facts)
-        regions = self._regions(fresh)
+    def _examined(self, entries: dict[str, Entry], known: dict[str, tuple[str, str]]) -> Iterator[Examined]:
+        """All entries, lot by lot, as they are now."""
+        contents = {path: content for path, (content, _) in known.items()}
+        lots = [
+            (lot, {entry.path: contents[entry.path] for entry in lot if entry.path in contents})
+            for lot in _lots(entries.values(), LOT)
+        ]
+        skip, keep = self.bad.skip, self.keep_regions
+        if self.ray_workers:
+            gpus = int(getattr(getattr(self.model, "device", None), "type", "cpu") == "cuda")
+            yield from ray_map(Examiner.by_name, (self.about.model, skip, keep), lots, self.ray_workers, gpus=gpus)
+        else:
+            yield from map(Examiner(self.model, skip, keep), lots)
+
+    def _put(self, table: Any, seen: Examined, known: dict[str, tuple[str, str]], types: Any) -> dict[str, list[str]]:
+        """Write what is new or changed in a lot; gives paths that were added, updated, unchanged."""
+        self.bad.found.extend(seen.problems)
+        self.regions = seen.region_count or self.regions
+        fresh, vectors, regions, facts = seen.fresh, seen.vectors, seen.regions, seen.facts
+        reworded = [entry for entry in seen.same if known[entry.path][1] != entry.words(types)]
+        same = {entry.path for entry in seen.same} - {entry.path for entry in reworded}
         if reworded:
             with store.faults(self.place):
                 old_vectors, old_regions = _kept(table, reworded)
@@ -263,23 +285,88 @@ class _Build:
                 merge = table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(rows.filter(there))
 
-    def _encode(self, lot: list[Entry], facts: dict[str, Facts]) -> tuple[list[Entry], Any]:
+
+@dataclass(frozen=True)
+class Examined:
+    """A lot of entries as they are now.
+
+    Args:
+        count: of the lot.
+        same: entries whose images are those that the index knows.
+        fresh: entries with new or changed images.
+        vectors: [len(fresh), D].
+        regions: embedded regions of the fresh as they are stored, where they are kept.
+        region_count: so many each; 0 where none are kept.
+        facts: of all of them, by path.
+        problems: (where, what) of those that cannot be used.
+    """
+
+    count: int
+    same: list[Entry]
+    fresh: list[Entry]
+    vectors: Any
+    regions: list[bytes | None]
+    region_count: int
+    facts: dict[str, Facts]
+    problems: list[tuple[str, str]]
+
+
+class Examiner:
+    """Reads the files of a lot of entries and encodes those that are new or changed; here or on another machine.
+
+    Args:
+        model: makes the vectors.
+        skip_bad: leave out what cannot be used.
+        keep_regions: embed regions to be kept, too.
+    """
+
+    def __init__(self, model: MMBert, skip_bad: bool, keep_regions: bool) -> None:
+        self.model, self.skip_bad, self.keep_regions = model, skip_bad, keep_regions
+
+    @classmethod
+    def by_name(cls, model: str, skip_bad: bool, keep_regions: bool) -> Examiner:
+        """With the model of this name."""
+        from mmbert.api.front_door import MMBert
+
+        return cls(MMBert.from_pretrained(model), skip_bad, keep_regions)
+
+    def __call__(self, lot: tuple[list[Entry], dict[str, str]]) -> Examined:
+        """Entries, and the hash of each image by path as far as the index knows it.
+
+        Raises:
+            ImageError: an image cannot be used, unless those are skipped.
+            DataError: vectors are not numbers.
+        """
+        entries, known = lot
+        bad, facts = BadRecords(skip=self.skip_bad), dict[str, Facts]()
+        for entry in entries:
+            try:
+                facts[entry.path] = look(entry)
+            except ImageError as error:
+                bad.add(error)
+        there = [entry for entry in entries if entry.path in facts]
+        same = [entry for entry in there if known.get(entry.path) == facts[entry.path].content]
+        fresh = [entry for entry in there if known.get(entry.path) != facts[entry.path].content]
+        fresh, vectors = self._encode(fresh, facts, bad)
+        regions, count = self._regions(fresh)
+        return Examined(len(entries), same, fresh, vectors, regions, count, facts, list(bad))
+
+    def _encode(self, lot: list[Entry], facts: dict[str, Facts], bad: BadRecords) -> tuple[list[Entry], Any]:
         # The hash in the key: whoever keeps images by key must not take a changed file for the old one.
         images = [ImageRef(e.image.path, e.image.data, key=f"{e.path}@{facts[e.path].content}") for e in lot]
         if not lot:
-            return [], np.zeros((0, self.about.size), dtype=np.float32)
-        kept, vectors = encode_usable_images(self.model, images, [entry.where for entry in lot], self.bad)
+            return [], np.zeros((0, self.model.embedding_size), dtype=np.float32)
+        kept, vectors = encode_usable_images(self.model, images, [entry.where for entry in lot], bad)
         if not np.isfinite(vectors).all():
             raise DataError("the model gives vectors that are not numbers (NaN)", hint="its weights are damaged")
         return [lot[i] for i in kept], vectors
 
-    def _regions(self, entries: list[Entry]) -> list[bytes | None]:
-        """Embedded regions of the images as they are stored, where they are kept."""
+    def _regions(self, entries: list[Entry]) -> tuple[list[bytes | None], int]:
+        """Embedded regions of the images as they are stored, and their number, where they are kept."""
         if not self.keep_regions or not entries:
-            return [None] * len(entries)
+            return [None] * len(entries), 0
         kept = self.model.region_vectors([entry.image for entry in entries])
-        self.regions = len(kept[0].vectors)
-        return [regions.vectors.tobytes() for regions in kept]
+        return [regions.vectors.tobytes() for regions in kept], len(kept[0].vectors)
 
 
 def _known(table: Any) -> dict[str, tuple[str, str]]:

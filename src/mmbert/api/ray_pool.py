@@ -1,0 +1,80 @@
+"""Work shared out over a Ray cluster: workers that are each made once are handed one piece after the other.
+
+In: a class of workers and pieces of work. Out: what the workers made of them, as they finish.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mmbert.errors import MMBertError, UsageError
+
+
+def ray_map(
+    make: Callable[..., Callable[[Any], Any]],
+    arguments: tuple[Any, ...],
+    pieces: Sequence[Any],
+    workers: int,
+    *,
+    gpus: int = 0,
+) -> Iterator[Any]:
+    """What ``make(*arguments)(piece)`` is for each piece, in whatever order.
+
+    What goes to the workers and comes back is pickled: among the processes of one cluster only, as Ray itself does.
+
+    Args:
+        make: makes a worker, in a process of its own; a name of a module, so that it is found there.
+        arguments: for it.
+        pieces: of work.
+        workers: at a time.
+        gpus: of each worker.
+
+    Raises:
+        UsageError: Ray is not installed.
+        MMBertError: what a worker raised.
+    """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise UsageError("Ray is not installed", hint="pip install 'mm-bert[ray]'") from error
+    if not pieces:
+        return
+    items = [{"piece": pickle.dumps(piece)} for piece in pieces]
+    todo = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        RayWorker,
+        fn_constructor_args=(make, arguments),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
+        num_gpus=gpus,
+    )
+    try:
+        for row in todo.iter_rows():
+            yield pickle.loads(row["made"])
+    except Exception as error:  # Ray wraps what a worker raised
+        cause = _cause(error)
+        if cause is None:
+            raise
+        raise cause from error
+
+
+def _cause(error: BaseException | None) -> MMBertError | None:
+    """Ours, of what Ray wrapped it in."""
+    while error is not None and not isinstance(error, MMBertError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error
+
+
+class RayWorker:
+    """A worker as Ray wants it: takes and gives columns.
+
+    Args:
+        make, arguments: see :func:`ray_map`.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+        self.work = make(*arguments)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        return {"made": [pickle.dumps(self.work(pickle.loads(piece))) for piece in batch["piece"]]}
