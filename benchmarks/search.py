@@ -107,6 +107,7 @@ def build_ours(vectors: np.ndarray, folder: Path, kind: str | None) -> SearchInd
     table = store.open_for_writing(place, SIZE)
     for start in range(0, len(vectors), LOT):
         table.add(rows(vectors[start : start + LOT], start, table.schema))
+    store.tidy_up(table)
     found = None
     if neighbours.is_stale(None, len(vectors), kind):
         kind = neighbours.choose_kind(len(vectors), kind)

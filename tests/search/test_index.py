@@ -222,7 +222,7 @@ def test_above_the_limit_an_index_over_the_vectors_finds_nearly_the_same(
     assert [entry.index_type for entry in fast._table.list_indices()] == ["IvfSq"]
     tuned = fast.about.neighbours
     assert tuned is not None
-    assert (tuned.kind, tuned.rows, tuned.partitions) == ("sq", 400, 20)
+    assert (tuned.kind, tuned.rows, tuned.partitions) == ("sq", 400, 1)
     assert min(effort.recall for effort in tuned.efforts) >= neighbours.TARGET
     exact = SearchIndex(fast.place, fast._table, replace(fast.about, neighbours=None), model)
     for text in ("red", "grün", "bleu", "violet"):

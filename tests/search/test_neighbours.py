@@ -12,13 +12,18 @@ import pyarrow as pa
 import pytest
 
 from mmbert.errors import UsageError
-from mmbert.search import neighbours
+from mmbert.search import neighbours, store
 
 
 def clustered(rng: np.random.Generator, count: int, size: int = 64) -> np.ndarray:
     centres = np.random.default_rng(1).standard_normal((40, size))
     rows = centres[rng.integers(0, 40, count)] + 0.5 * rng.standard_normal((count, size))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "ROWS_OF_A_PART", 55)
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,21 @@ def test_when_an_index_is_built_anew() -> None:
     assert [neighbours.choose_kind(rows) for rows in (10, 4_999_999, 5_000_000)] == ["sq", "sq", "rq"]
     with pytest.raises(UsageError, match="unknown kind of vector index 'hnws'"):
         neighbours.choose_kind(1, "hnws")
+
+
+def test_tidying_up_leaves_the_parts_that_were_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LanceDB merges small parts; the plan of a query says how many there are."""
+    monkeypatch.undo()
+    rows = 2 * neighbours.ROWS_OF_A_PART
+    vectors = clustered(np.random.default_rng(5), rows, 8)
+    table = lancedb.connect(tmp_path).create_table(
+        "t", schema=pa.schema([pa.field("vector", pa.list_(pa.float32(), 8))])
+    )
+    for lot in np.array_split(vectors, 5):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(lot.ravel()), 8)
+        table.add(pa.table([column], schema=table.schema))
+    store.tidy_up(table)
+    assert neighbours.train(table, "sq", 8) == 2
+    store.complete(table)
+    ask = table.search(vectors[0], vector_column_name="vector").distance_type("cosine").select(["_distance"])
+    assert "partitions_ranked=2" in ask.limit(5).nprobes(99).analyze_plan()

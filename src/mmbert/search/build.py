@@ -197,6 +197,8 @@ class _Build:
             if not good and not table.count_rows():
                 raise IndexStoreError("none of the images can be used", where=self.about.source)
             changed = not store.is_complete(table)
+            if changed:
+                store.tidy_up(table)  # now: to tune an index that is rewritten afterwards would be in vain
             about = self._learned(table, changed)
             if not store.is_complete(table):
                 store.complete(table)

@@ -167,10 +167,14 @@ def is_complete(table: Any) -> bool:
     return COMPLETE in tags and int(tags[COMPLETE]["version"]) == int(table.version)
 
 
+def tidy_up(table: Any) -> None:
+    """Few large files instead of one per lot; new rows enter the vector index. Nothing is removed."""
+    table.optimize(cleanup_older_than=timedelta(days=36_500))
+
+
 def complete(table: Any) -> None:
     """Tidy up and show the latest version to readers."""
-    never = timedelta(days=36_500)
-    table.optimize(cleanup_older_than=never)  # few large files instead of one per lot; new rows enter the vector index
+    tidy_up(table)
     _show(table)
     # Whoever has the index open goes on reading the version before; an hour on, its files may go.
     table.optimize(cleanup_older_than=timedelta(hours=1))
