@@ -49,21 +49,11 @@ def ray_map(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
         num_gpus=gpus,
     )
-    try:
-        for row in todo.iter_rows():
-            yield pickle.loads(row["made"])
-    except Exception as error:  # Ray wraps what a worker raised
-        cause = _cause(error)
-        if cause is None:
-            raise
-        raise cause from error
-
-
-def _cause(error: BaseException | None) -> MMBertError | None:
-    """Ours, of what Ray wrapped it in."""
-    while error is not None and not isinstance(error, MMBertError):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
+    for row in todo.iter_rows():
+        made = pickle.loads(row["made"])
+        if isinstance(made, MMBertError):
+            raise made
+        yield made
 
 
 class RayWorker:
@@ -77,4 +67,11 @@ class RayWorker:
         self.work = make(*arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        return {"made": [pickle.dumps(self.work(pickle.loads(piece))) for piece in batch["piece"]]}
+        return {"made": [pickle.dumps(self._made(pickle.loads(piece))) for piece in batch["piece"]]}
+
+    def _made(self, piece: Any) -> Any:
+        """What is made of a piece, or what is wrong with it: in an exception of Ray's it would be lost."""
+        try:
+            return self.work(piece)
+        except MMBertError as error:
+            return error
