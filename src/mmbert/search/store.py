@@ -173,8 +173,7 @@ def tidy_up(table: Any) -> None:
 
 
 def complete(table: Any) -> None:
-    """Tidy up and show the latest version to readers."""
-    tidy_up(table)
+    """Show the latest version, tidied up before, to readers."""
     _show(table)
     # Whoever has the index open goes on reading the version before; an hour on, its files may go.
     table.optimize(cleanup_older_than=timedelta(hours=1))
