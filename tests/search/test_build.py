@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,14 @@ def test_workers_of_a_cluster_make_the_same_index(folder: Path, out: Path, monke
         build_index(model, folder, out, ray_workers=2)
 
 
-def test_workers_elsewhere_need_a_model_with_a_name(folder: Path, out: Path) -> None:
+def test_workers_elsewhere_need_ray_and_a_model_with_a_name(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="Ray is not installed"):
+        build_index(ColourModel(), folder, out, ray_workers=2)
+    assert not out.exists()
+    stand_in_for_ray(monkeypatch)
     with pytest.raises(UsageError, match="without a name"):
         build_index(ColourModel(name_or_path=""), folder, out, ray_workers=2)
     assert not out.exists()

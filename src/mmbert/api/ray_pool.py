@@ -35,18 +35,15 @@ def ray_map(
         UsageError: Ray is not installed.
         MMBertError: what a worker raised.
     """
-    try:
-        import ray.data
-    except ImportError as error:
-        raise UsageError("Ray is not installed", hint="pip install 'mm-bert[ray]'") from error
+    data = require_ray()
     if not pieces:
         return
     items = [{"piece": pickle.dumps(piece)} for piece in pieces]
-    todo = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    todo = data.from_items(items, override_num_blocks=len(items)).map_batches(
         RayWorker,
         fn_constructor_args=(make, arguments),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
+        compute=data.ActorPoolStrategy(size=min(workers, len(items))),
         num_gpus=gpus,
     )
     for row in todo.iter_rows():
@@ -54,6 +51,19 @@ def ray_map(
         if isinstance(made, MMBertError):
             raise made
         yield made
+
+
+def require_ray() -> Any:
+    """Ray's module of data sets.
+
+    Raises:
+        UsageError: Ray is not installed.
+    """
+    try:
+        import ray.data
+    except ImportError as error:
+        raise UsageError("Ray is not installed", hint="pip install 'mm-bert[ray]'") from error
+    return ray.data
 
 
 class RayWorker:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from mmbert.api.ray_pool import ray_map
+from mmbert.api.ray_pool import ray_map, require_ray
 from mmbert.api.usable import encode_usable_images
 from mmbert.data.records import BadRecords, ImageRef
 from mmbert.data.sources import open_data, parse_data
@@ -99,6 +99,8 @@ def build_index(
     about = store.About(model.fingerprint, model.embedding_size, str(name) if name else None, root, source)
     if kind is not None:
         neighbours.choose_kind(0, kind)
+    if ray_workers:
+        require_ray()  # before anything is written
     if ray_workers and about.model is None:
         raise UsageError("workers elsewhere cannot load a model without a name", hint="give model_name")
     place = Place(out)
