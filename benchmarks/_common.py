@@ -63,10 +63,11 @@ def in_turn(rounds: int, runs: dict[str, Callable[[], Any]], warm_up: int = 1) -
 
 
 def report(figure: str, value: float, unit: str, peer: str, peer_value: float, *, more_is_better: bool = False) -> None:
-    """Print one figure; the ratio is how many times better ours is."""
-    ratio = value / peer_value if more_is_better else peer_value / value
+    """Print one figure; the ratio is how many times better ours is (null where that divides by zero)."""
+    above, below = (value, peer_value) if more_is_better else (peer_value, value)
+    ratio = round(above / below, 3) if below else None
     line = {"figure": figure, "value": round(value, 4), "unit": unit, "peer": peer}
-    print(json.dumps(line | {"peer_value": round(peer_value, 4), "ratio": round(ratio, 3)}), flush=True)
+    print(json.dumps(line | {"peer_value": round(peer_value, 4), "ratio": ratio}), flush=True)
 
 
 def base_config(**changes: Any) -> MMBertConfig:

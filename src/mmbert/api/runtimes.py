@@ -60,6 +60,9 @@ def _open_onnx(package: Any, path: Path, threads: int) -> RunGraph:
     options = package.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    # Between graphs PyTorch's threads open images and put batches together. ONNX Runtime's would go on asking for work
+    # meanwhile on the same cores: 16 images to vectors took 72 ms instead of 48.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = package.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(**arguments: Array) -> Array:
