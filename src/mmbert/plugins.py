@@ -1,6 +1,7 @@
 """Finding parts by file name: a task, corpus or vision encoder is one module in its package.
 
-Adding a part means adding a file; no table has to be kept.
+Adding a part means adding a file; no table has to be kept. And packages that only some parts need: extras of the
+installation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, UsageError
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -43,3 +44,21 @@ def load(package: str, name: str) -> ModuleType:
             hint=f"did you mean {close!r}?" if close else f"known: {', '.join(known)}",
         )
     return importlib.import_module(f"{package}.{name}")
+
+
+def need_packages(extra: str, *packages: str, message: str | None = None) -> list[ModuleType]:
+    """Import packages that an extra of the installation brings.
+
+    Args:
+        extra: its name, for the hint.
+        packages: names of them, or of modules in them.
+        message: what is said where one is missing; by default that it is not installed.
+
+    Raises:
+        UsageError: one is not installed.
+    """
+    try:
+        return [importlib.import_module(package) for package in packages]
+    except ImportError as error:
+        told = message or f"{error.name} is not installed"
+        raise UsageError(told, hint=f"pip install 'mm-bert[{extra}]'") from error

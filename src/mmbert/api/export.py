@@ -26,10 +26,11 @@ from mmbert.api.export_folder import CARD, EMBEDDING_HEAD, FORMATS, RESULTS, Exp
 from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert
 from mmbert.api.front_door import MMBert, find_model
-from mmbert.api.runtimes import NEEDED, need
+from mmbert.api.runtimes import NEEDED
 from mmbert.api.saving import new_folder
 from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.padded import Graph, ImageGraph, MatchGraph, RegionsGraph, TextGraph
+from mmbert.plugins import need_packages
 from mmbert.vision.encoders.grid import fixed_sizes
 
 OPSET = 18
@@ -113,7 +114,7 @@ def _checked(bert: MMBert, format: str, int8: bool, measure: bool) -> Format:  #
         raise UsageError("int8 graphs are made for ONNX Runtime alone", hint="--format onnx --int8")
     if int8 and not measure:
         raise UsageError("whether int8 is faster has to be measured", hint="leave one of both out")
-    need("onnx", *NEEDED[format])
+    need_packages("export", "onnx", *NEEDED[format])
     model = bert.model
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise UsageError(f"the model is {model.dtype} on {model.device}", hint="load it in fp32 on the CPU")
@@ -155,7 +156,7 @@ def _copy_card(bert: MMBert, folder: Path) -> None:
 
 def _describe(bert: MMBert, format: Format, graphs: dict[str, Graph]) -> ExportAbout:  # noqa: A002
     vision, tokenizer = bert.model.trunk.vision, bert.processor.tokenizer
-    packages = [torch, *need(*NEEDED[format])]
+    packages = [torch, *need_packages("export", *NEEDED[format])]
     return ExportAbout(
         format=format,
         model=bert.name_or_path,
@@ -243,7 +244,7 @@ def quantise(source: Path, out: Path) -> None:
     Embeddings stay as they are: visual vectors stand behind every position of a text, so that an error in them is in
     all of them (the starter's vectors of texts keep a cosine of 0.99 to those in fp32, instead of 0.94).
     """
-    onnx, quantization = need("onnx", "onnxruntime.quantization")
+    onnx, quantization = need_packages("export", "onnx", "onnxruntime.quantization")
     names = [node.name for node in onnx.load(str(source)).graph.node if "/embeddings/" in node.name]
     with _quiet():
         quantization.quantize_dynamic(
@@ -260,7 +261,7 @@ def quantise(source: Path, out: Path) -> None:
 
 def _to_openvino(path: Path) -> None:
     """Write the graph in OpenVINO's format beside it, in fp32, and remove it."""
-    (openvino,) = need("openvino")
+    (openvino,) = need_packages("export", "openvino")
     openvino.save_model(openvino.Core().read_model(str(path)), str(path.with_suffix(".xml")), compress_to_fp16=False)
     path.unlink()
 

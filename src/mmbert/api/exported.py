@@ -30,7 +30,7 @@ from mmbert.model.packed import PackedBatch, SequenceSpec
 
 POSITIONS = 1024
 """Positions per pass, filled ones counted: enough for the products to be worth their threads (the starter's pairs take
-13 % longer by 512), and few enough for what is in between to stay near the cores."""
+11 % longer by 512), and few enough for what is in between to stay near the cores."""
 
 
 class ExportedMMBert(MMBert):

@@ -9,7 +9,8 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmbert.errors import MMBertError, UsageError
+from mmbert.errors import MMBertError
+from mmbert.plugins import need_packages
 
 
 def ray_map(
@@ -59,11 +60,8 @@ def require_ray() -> Any:
     Raises:
         UsageError: Ray is not installed.
     """
-    try:
-        import ray.data
-    except ImportError as error:
-        raise UsageError("Ray is not installed", hint="pip install 'mm-bert[ray]'") from error
-    return ray.data
+    (data,) = need_packages("ray", "ray.data", message="Ray is not installed")
+    return data
 
 
 class RayWorker:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from mmbert.errors import CheckpointError, UsageError
+from mmbert.errors import CheckpointError
 from mmbert.model.packed import SequenceSpec
+from mmbert.plugins import need_packages
 
 Array: TypeAlias = np.ndarray[Any, Any]
 RunGraph: TypeAlias = Callable[..., Array]
 """Takes a graph's arguments by name and gives its result."""
 NEEDED = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
 """Packages that run each format."""
-
-
-def need(*packages: str) -> list[Any]:
-    """Import packages of the extra ``export``.
-
-    Raises:
-        UsageError: one is not installed.
-    """
-    try:
-        return [importlib.import_module(package) for package in packages]
-    except ImportError as error:
-        raise UsageError(f"{error.name} is not installed", hint="pip install 'mm-bert[export]'") from error
 
 
 def open_graph(kind: str, path: Path, threads: int) -> RunGraph:
@@ -44,7 +32,7 @@ def open_graph(kind: str, path: Path, threads: int) -> RunGraph:
         CheckpointError: the file is damaged.
     """
     opened = {"onnx": _open_onnx, "openvino": _open_openvino}[kind]
-    (package,) = need(*NEEDED[kind])
+    (package,) = need_packages("export", *NEEDED[kind])
     try:
         return opened(package, path, threads)
     except Exception as error:  # runtimes raise errors of many classes

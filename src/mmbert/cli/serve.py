@@ -9,6 +9,7 @@ import typer
 
 from mmbert.cli.common import DeviceOption, human_count, load_model, note
 from mmbert.errors import UsageError
+from mmbert.plugins import need_packages
 
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
@@ -68,13 +69,11 @@ def serve(
         print(make(keys, new_key))
         note(f"its hash is in {keys}; the key itself is kept nowhere")
         return
-    try:
-        import uvicorn
+    need_packages("serve", "uvicorn", "fastapi")
+    import uvicorn
 
-        from mmbert.search.service.app import make_app
-    except ImportError as error:
-        raise UsageError(f"{error.name} is not installed", hint="pip install 'mm-bert[serve]'") from error
     from mmbert.search.index import SearchIndex
+    from mmbert.search.service.app import make_app
     from mmbert.search.service.core import Service, Settings
     from mmbert.search.service.keys import read_keys
     from mmbert.search.service.offers import Further, read_further

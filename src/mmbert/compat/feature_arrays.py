@@ -16,14 +16,15 @@ import numpy as np
 from mmbert.compat.feature_values import NAMES, find, unpickled
 from mmbert.compat.features import read_file
 from mmbert.data.archives import Archive
-from mmbert.errors import DataError, UsageError
+from mmbert.errors import DataError
+from mmbert.plugins import need_packages
 
 IDS = ("image_id", "image_ids", "img_id", "ids", "id", "key", "keys", "file_name")
 LARGEST_HEADER = 10_000
 
 
-def _needs(library: str) -> UsageError:
-    return UsageError(f"the Python package {library} is not installed", hint="pip install 'mm-bert[features]'")
+def _need(library: str) -> Any:
+    return need_packages("features", library, message=f"the Python package {library} is not installed")[0]
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -76,10 +77,7 @@ class Hdf5Features:
     """A group for each image, or arrays over all images with their ids."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise _needs("h5py") from error
+        h5py = _need("h5py")
         self.path = path
         self._h5py = h5py
         try:
@@ -145,10 +143,7 @@ class LmdbFeatures:
     """A pickle of a dictionary for each image, and perhaps an entry ``keys`` with all names."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import lmdb
-        except ImportError as error:
-            raise _needs("lmdb") from error
+        lmdb = _need("lmdb")
         self.path = path
         self._error = lmdb.Error
         try:

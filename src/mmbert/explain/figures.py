@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert.errors import UsageError
+from mmbert.plugins import need_packages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,10 +32,7 @@ def need_matplotlib() -> None:
     Raises:
         UsageError: Matplotlib is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UsageError("pictures are drawn by Matplotlib", hint="pip install 'mm-bert[report]'") from error
+    need_packages("report", "matplotlib", message="pictures are drawn by Matplotlib")
 
 
 @contextmanager
