@@ -6,10 +6,11 @@ tokens are to be predicted. A step is forward, losses, backward, clipping and fu
 all sixteen samples into one batch and also predicts the classes of 15 % of the regions; VisualBERT, which pads, gets
 the pairs and the texts as two batches, so that it pads nothing here.
 
-Each side lives in a process of its own; they step in turn. Memory is the peak of that process over its size before the
-first step (weights loaded): gradients, optimiser state, activations; and the same without the gradients and optimiser
-state that have to be there. Our step's operations per second (counted by PyTorch) stand against those of a large matrix
-product, measured before and after the steps in the same process.
+Each side lives in a process of its own; they step in turn. Ours keeps the memory that it frees, as `mmbert train` does;
+VisualBERT has what PyTorch does by itself, and in a third process our setting too. Memory is the peak of that process
+over its size before the first step (weights loaded): gradients, optimiser state, activations; and the same without the
+gradients and optimiser state that have to be there. The operations per second of our step (counted by PyTorch) stand
+against those of a large matrix product, measured before and after the steps in the same process.
 
 `--device cuda --samples 256` measures a GPU with a batch that fills it; memory is then what PyTorch allocated on it.
 """
@@ -21,6 +22,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -43,6 +45,7 @@ from transformers import VisualBertForPreTraining
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.modeling import MMBertForPreTraining
+from mmbert.training.allocator import keeping_memory
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
 from mmbert.training.profiling import gemm_peak
@@ -114,12 +117,17 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def serve(connection: Connection, build: Build, size: tuple[int, int], device: torch.device) -> None:
-    """Do what is asked for.
+def serve(connection: Connection, build: Build, keeps: bool, size: tuple[int, int], device: torch.device) -> None:
+    """Do what is asked for, keeping freed memory or not.
 
     ``"fp32"`` and ``"bf16"``: a step, answered by its seconds. ``"memory"``: peak bytes; ``"states"``: those of
     gradients and optimiser state. ``"peak"``: a matrix product's operations per second; ``"flop"``: those of a step.
     """
+    with keeping_memory() if keeps else nullcontext():
+        _serve(connection, build, size, device)
+
+
+def _serve(connection: Connection, build: Build, size: tuple[int, int], device: torch.device) -> None:
     torch.manual_seed(0)
     module, losses = build(*size, device)
     module.train()
@@ -164,9 +172,9 @@ def main() -> None:
     size = (half, half)
     context = multiprocessing.get_context("spawn")
     sides, processes = {}, []
-    for name, build in [("ours", build_ours), ("peer", build_peer)]:
+    for name, build, keeps in [("ours", build_ours, True), ("peer", build_peer, False), ("kept", build_peer, True)]:
         sides[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, build, size, device), daemon=True)
+        process = context.Process(target=serve, args=(theirs, build, keeps, size, device), daemon=True)
         process.start()
         processes.append(process)
     for connection in sides.values():
@@ -179,6 +187,7 @@ def main() -> None:
     def compare(precision: str) -> float:
         median = in_turn(rounds, {name: lambda name=name: ask(name, precision) for name in sides})
         report(f"train_step_{precision}", median["ours"], "s", PEER, median["peer"])
+        report(f"train_step_{precision}_same_allocator", median["ours"], "s", f"{PEER}, our setting", median["kept"])
         return median["ours"]
 
     products = [ask("ours", "peak")]

@@ -29,6 +29,7 @@ from mmbert.objectives.base import StartOfRun
 from mmbert.objectives.class_names import Teacher
 from mmbert.plugins import load
 from mmbert.training.alignment import group_means
+from mmbert.training.allocator import keeping_memory
 from mmbert.training.build import (
     build_components,
     build_model,
@@ -139,7 +140,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     if sharded is None:  # now, not by the trainer: the average of the weights has to lie where they do
         module.to(args.device)
     run = _Run(recipe, out, bert, records, queries, sharded)
-    with StopOnSignal() as stop, arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic):
+    computing = arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic)
+    with StopOnSignal() as stop, keeping_memory(), computing:
         trainer = PackedTrainer(
             module,
             args,
