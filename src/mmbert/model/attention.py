@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmbert.model import fused
 from mmbert.model.dropout import dropout
 from mmbert.model.linear import Linear
+from mmbert.model.recompute import recomputable
 
 
 @dataclass
@@ -127,7 +128,7 @@ def _grouped(
             outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
             continue
         query, key, value = parts.reshape(3, count * heads, length, head_size).unbind(0)
-        weights = torch.softmax(torch.bmm(query * head_size**-0.5, key.transpose(1, 2)), dim=-1)
+        weights = torch.softmax(torch.bmm(_scaled(query, head_size**-0.5), key.transpose(1, 2)), dim=-1)
         if keep_weights is not None:
             keep_weights.extend(weights.detach().view(count, heads, length, length))
         mixed = torch.bmm(dropout(weights, dropout_rate).to(value.dtype), value)
@@ -135,6 +136,11 @@ def _grouped(
     if extra:
         outputs.append(rest[:, : heads * head_size])
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _scaled(query: Tensor, scale: float) -> Tensor:
+    kept = query.detach()
+    return recomputable(query * scale, lambda: kept * scale)
 
 
 PADDING = 1 / 3

@@ -18,6 +18,7 @@ from mmbert.model.dropout import Dropout
 from mmbert.model.embeddings import Embeddings
 from mmbert.model.linear import Linear, missing_rows, with_rows
 from mmbert.model.packed import PackedBatch
+from mmbert.model.recompute import recomputed_activation, recomputed_norm
 from mmbert.model.writing import PackedView, View
 
 
@@ -47,11 +48,11 @@ class DecoderLayer(nn.Module):
         rate = self.attention_dropout if self.training else 0.0
         query, own = self.qkv(hidden).split([hidden.shape[1], 2 * hidden.shape[1]], dim=1)
         mixed = view.attend(number, query, own, memory=False, heads=self.heads, rate=rate)
-        hidden = self.attention_norm(self.dropout(self.attention_output(mixed)) + hidden)
+        hidden = recomputed_norm(self.attention_norm, self.dropout(self.attention_output(mixed)) + hidden)
         mixed = view.attend(number, self.cross_query(hidden), None, memory=True, heads=self.heads, rate=rate)
-        hidden = self.cross_norm(self.dropout(self.cross_output(mixed)) + hidden)
-        expanded = self.activation(self.intermediate(hidden))
-        return self.output_norm(self.dropout(self.output(expanded)) + hidden)
+        hidden = recomputed_norm(self.cross_norm, self.dropout(self.cross_output(mixed)) + hidden)
+        expanded = recomputed_activation(self.activation, self.intermediate(hidden))
+        return recomputed_norm(self.output_norm, self.dropout(self.output(expanded)) + hidden)
 
 
 class Decoder(nn.Module):

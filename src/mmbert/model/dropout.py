@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from mmbert.model.recompute import recomputable
+
+
+class _Dropped(torch.autograd.Function):
+    """``values`` times 0 or ``scale``, of which one byte per value is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, stays: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(stays)
+        ctx.scale = scale
+        return values * _factors(stays, scale, values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (stays,) = ctx.saved_tensors
+        return flowing * _factors(stays, ctx.scale, flowing.dtype), None, None
+
+
+def _factors(stays: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    return stays.to(dtype).mul_(scale)
 
 
 def dropout(values: Tensor, rate: float) -> Tensor:
@@ -23,9 +46,12 @@ def dropout(values: Tensor, rate: float) -> Tensor:
     count = values.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[:count].view(values.shape)
-    factors = torch.empty(values.shape, dtype=values.dtype)
-    torch.ge(draws, round(rate * 2**16) - 2**15, out=factors)  # 1 where the value stays
-    return values * factors.mul_(1 / (1 - rate))
+    stays = torch.empty(values.shape, dtype=torch.uint8)
+    torch.ge(draws, round(rate * 2**16) - 2**15, out=stays)  # 1 where the value stays
+    scale = 1 / (1 - rate)
+    result: Tensor = _Dropped.apply(values, stays, scale)  # type: ignore[no-untyped-call]
+    kept = values.detach()
+    return recomputable(result, lambda: kept * _factors(stays, scale, kept.dtype))
 
 
 class Dropout(nn.Dropout):

@@ -15,6 +15,7 @@ from mmbert.model.attention import AttentionPlan, PackedSelfAttention, cut_plan,
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 from mmbert.model.linear import ROWS, Linear, missing_rows, with_rows
+from mmbert.model.recompute import recomputed_activation, recomputed_norm
 from mmbert.model.writing import View
 
 NUMBERS_PER_THREAD = 1 << 20
@@ -61,13 +62,13 @@ class EncoderLayer(nn.Module):
 
     def after_attention(self, mixed: Tensor, hidden: Tensor) -> Tensor:
         """[P, H] attention's result and [P, H] what it was made from to [P, H]: all that looks at one position."""
-        hidden = self.attention_norm(self.dropout(self.attention_output(mixed)) + hidden)
+        hidden = recomputed_norm(self.attention_norm, self.dropout(self.attention_output(mixed)) + hidden)
         expanded = self._activate(self.intermediate(hidden))
-        return self.output_norm(self.dropout(self.output(expanded)) + hidden)
+        return recomputed_norm(self.output_norm, self.dropout(self.output(expanded)) + hidden)
 
     def _activate(self, values: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not isinstance(self.activation, GELUActivation):
-            return self.activation(values)
+            return recomputed_activation(self.activation, values)
         return torch.ops.aten.gelu_(values)  # in place, which nn.functional has not
 
 

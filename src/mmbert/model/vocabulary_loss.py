@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from mmbert.model.linear import ROWS
 
-CHUNK_NUMBERS = 4_000_000
-"""Logits per chunk, at most: 16 MB in fp32, which caches hold."""
+CHUNK_NUMBERS = 24_000_000
+"""Logits per chunk, at most: 96 MB in fp32. Each chunk adds to the whole table's gradient, so few are better than many;
+more than some hundred rows gain nothing (:data:`CHUNK_ROWS`)."""
+CHUNK_ROWS = 384
 
 
 def vocabulary_loss(
@@ -43,7 +45,7 @@ def vocabulary_loss(
         first has a gradient.
     """
     if rows is None:
-        rows = max(ROWS, CHUNK_NUMBERS // len(table) // ROWS * ROWS)
+        rows = min(max(ROWS, CHUNK_NUMBERS // len(table) // ROWS * ROWS), CHUNK_ROWS)
     if not torch.is_grad_enabled():
         return _forward(states, table, bias, labels, weights, rows, smoothing, (False, False, False))[:3]
     found: tuple[Tensor, Tensor, Tensor] = _Loss.apply(states, table, bias, labels, weights, rows, smoothing)  # type: ignore[no-untyped-call]
@@ -65,9 +67,12 @@ def _forward(
     With L the log softmax, y the label and s the smoothing, a row's loss is ``-(1 - s) L_y - s mean(L)``, and its slope
     along logit k is ``exp(L_k) - (1 - s) [k = y] - s / K``.
     """
-    exact = torch.promote_types(states.dtype, torch.float32)
-    gradients = [torch.zeros_like(t) if w else None for t, w in zip((states, table, bias), wanted, strict=True)]
-    of_states, of_table, of_bias = gradients
+    exact, stored = torch.promote_types(states.dtype, torch.float32), table.dtype
+    gradients = [
+        torch.zeros_like(t) if w else None for t, w in zip((states, bias), (wanted[0], wanted[2]), strict=True)
+    ]
+    of_states, of_bias = gradients
+    of_table: Tensor | None = None  # made by the first chunk: to fill it with zeros takes as long as a product
     # The mean of the table, whose product with a state is the mean of its logits.
     middle, middle_bias = (table.mean(0), bias.mean()) if smoothing else (table.new_zeros(()), bias.new_zeros(()))
     if torch.is_autocast_enabled(states.device.type):
@@ -80,31 +85,36 @@ def _forward(
         part = slice(start, start + rows)
         own, label, weight = states[part], labels[part], weights[part].to(exact)
         logits = F.linear(own, table, bias).to(exact)
-        slopes = torch.log_softmax(logits, dim=1)
-        chosen = slopes.gather(1, label[:, None]).squeeze(1)
-        right += ((chosen == slopes.amax(1)) & (weight > 0)).sum()
-        total -= (chosen * weight).sum()
+        chosen, best = logits.gather(1, label[:, None]).squeeze(1), logits.amax(1)
+        right += ((chosen == best) & (weight > 0)).sum()
+        slopes = logits.sub_(best[:, None]).exp_()  # in place: the logits are the largest tensor there is
+        sums = slopes.sum(1)
+        normaliser = best + sums.log()
+        total += ((normaliser - chosen) * weight).sum()
         if smoothing:
-            normaliser = logits.gather(1, label[:, None]).squeeze(1) - chosen
             spread -= ((own.to(exact) @ middle.to(exact) + middle_bias - normaliser) * weight).sum()
         if not any(wanted):
             continue
-        slopes.exp_()
+        slopes.mul_(sums.reciprocal()[:, None])
         slopes[torch.arange(len(label), device=label.device), label] -= 1 - smoothing
         if of_bias is not None:
             of_bias += weight @ slopes - smoothing / len(table) * weight.sum()
         slopes = slopes.to(table.dtype)
         if of_states is not None:
             of_states[part] = (slopes @ table - smoothing * middle) * weight[:, None]
-        if of_table is not None:
+        if wanted[1]:
             weighted = own * weight[:, None].to(own.dtype)
-            if of_table.dtype == slopes.dtype:
+            if of_table is None:
+                of_table = (slopes.T @ weighted).to(stored)
+            elif of_table.dtype == slopes.dtype:
                 of_table.addmm_(slopes.T, weighted)
             else:
                 of_table += slopes.T @ weighted
             if smoothing:
                 of_table -= smoothing / len(table) * weighted.to(of_table.dtype).sum(0)
-    return (1 - smoothing) * total + smoothing * spread, right, total, gradients
+    if wanted[1] and of_table is None:  # no row at all
+        of_table = torch.zeros_like(table, dtype=stored)
+    return (1 - smoothing) * total + smoothing * spread, right, total, [of_states, of_table, of_bias]
 
 
 class _Loss(torch.autograd.Function):

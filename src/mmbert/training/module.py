@@ -14,6 +14,7 @@ from mmbert.errors import ConfigError
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, Target
 from mmbert.model.ranks import add_up, world_size
+from mmbert.model.recompute import recomputing
 from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
 from mmbert.plugins import load
 from mmbert.training.recipe import validation_error
@@ -103,6 +104,10 @@ class TrainingModule(nn.Module):
         """
         if plans is None:
             plans = self.plan([batch])[0]
+        with recomputing():
+            return self._losses(batch, plans)
+
+    def _losses(self, batch: PackedBatch, plans: dict[str, Plan]) -> dict[str, Any]:
         positions = self._positions(batch)
         output = self.model(batch, positions=positions)
         states = dict(self.states.items())

@@ -1,0 +1,104 @@
+"""Tensors that the backward pass makes again instead of keeping them.
+
+Between forward and backward a layer would keep what went into each product: the result of LayerNorm beside its input,
+that of GELU beside its input, attention weights before and after dropout. Each of these follows from a tensor that is
+kept anyway by an operation that costs next to nothing, where activation checkpointing (Chen et al., 2016) runs whole
+layers, products and all, a second time. Same bits, about half of the memory (`benchmarks/train_step.py`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class _Again:
+    """How a tensor is made again."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+
+_known: ContextVar[dict[int, _Again] | None] = ContextVar("known", default=None)
+"""By address, for as long as the tensor is there, so that an address means the same until it is asked for."""
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """Inside, what is told to :func:`recomputable` is not kept for the backward pass."""
+    known: dict[int, _Again] = {}
+
+    def pack(kept: Tensor) -> Tensor | _Again:
+        if not known or kept.layout is not torch.strided or not kept.is_contiguous():
+            return kept
+        again = known.get(kept.data_ptr())
+        if again is None or again.shape != kept.shape or again.dtype != kept.dtype:
+            return kept
+        return again
+
+    def unpack(kept: Tensor | _Again) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            return kept.make()
+
+    before = _known.set(known)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+    finally:
+        _known.reset(before)
+
+
+def recomputing_now() -> bool:
+    """Whether :func:`recomputable` is listened to: inside of :func:`recomputing`, where gradients are wanted."""
+    return not torch.compiler.is_compiling() and _known.get() is not None and torch.is_grad_enabled()
+
+
+def recomputable(result: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """Say how ``result`` can be made again.
+
+    Args:
+        result: a tensor that whatever takes it next would keep.
+        make: makes it, bit by bit. It must not hold ``result`` itself, nor anything that changes before the backward
+            pass.
+
+    Returns:
+        ``result``.
+    """
+    if not recomputing_now():
+        return result
+    known = _known.get()
+    assert known is not None
+    address = result.data_ptr()
+    known[address] = _Again(result.shape, result.dtype, make)
+    weakref.finalize(result, known.pop, address, None).atexit = False
+    return result
+
+
+def recomputed_norm(norm: nn.LayerNorm, values: Tensor) -> Tensor:
+    """LayerNorm of [..., H], of which the backward pass keeps the input only."""
+    result: Tensor = norm(values)
+    if not recomputing_now():
+        return result
+    kept, shape, eps = values.detach(), norm.normalized_shape, norm.eps
+    # Copies: a sharded module gives its weights back after the forward pass.
+    weight, bias = norm.weight.detach().clone(), norm.bias.detach().clone()
+    return recomputable(result, lambda: nn.functional.layer_norm(kept, shape, weight, bias, eps))
+
+
+def recomputed_activation(activation: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """An activation without weights, of which the backward pass keeps the input only."""
+    result = activation(values)
+    if not recomputing_now():
+        return result
+    kept = values.detach()
+    return recomputable(result, lambda: activation(kept))

@@ -1,0 +1,92 @@
+"""Tensors that are made again for the backward pass: the same bits, less memory."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_network
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from mmbert.model.packed import SequenceSpec, pack
+from mmbert.model.recompute import recomputable, recomputed_norm, recomputing
+
+torch.set_num_threads(1)
+DROPPING = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+
+
+def gradients(network: nn.Module, lengths: list[int], *, again: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    batch = pack([SequenceSpec(np.arange(1, 1 + n)) for n in lengths])
+    network.zero_grad()
+    torch.manual_seed(2)
+    with recomputing() if again else nullcontext():
+        states = network(batch).last_hidden_state
+    states.square().sum().backward()
+    return states, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dropping", [{}, DROPPING])
+def test_gradients_are_those_of_what_was_kept_bit_by_bit(dtype: torch.dtype, dropping: dict[str, float]) -> None:
+    network = tiny_network(dtype=dtype, **dropping).train()
+    for lengths in ([3, 5, 3], [7], [1, 2, 4, 4]):
+        kept, again = (gradients(network, lengths, again=again) for again in (False, True))
+        assert torch.equal(kept[0], again[0])
+        assert kept[1].keys() == again[1].keys()
+        assert all(torch.equal(again[1][name], gradient) for name, gradient in kept[1].items())
+
+
+def held(*, again: bool) -> int:
+    """Bytes that a forward pass leaves behind for the backward pass."""
+    network = tiny_network(**DROPPING, hidden_size=64, intermediate_size=256, num_hidden_layers=4).train()
+    batch = pack([SequenceSpec(np.arange(1, 41)) for _ in range(8)])
+    with (
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found,
+        recomputing() if again else nullcontext(),
+    ):
+        states = network(batch).last_hidden_state
+    assert states.requires_grad
+    return sum(event.self_cpu_memory_usage for event in found.key_averages())
+
+
+def test_at_least_a_third_less_is_kept() -> None:
+    assert held(again=True) < held(again=False) * 2 / 3
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(0, 2**31))
+def test_an_address_that_is_used_anew_is_not_mistaken(kept: list[bool], seed: int) -> None:
+    """Freed tensors leave their address to others of the same shape, which have nothing to do with them."""
+    torch.manual_seed(seed)
+    norm, results = nn.LayerNorm(8), []
+    inputs = [torch.randn(4, 8, requires_grad=True) for _ in kept]
+    with recomputing():
+        for values, used in zip(inputs, kept, strict=True):
+            normed = recomputed_norm(norm, values)
+            if used:
+                results.append(normed.square().sum())
+            del normed
+            results.append((values * 2).square().sum())  # keeps a fresh tensor of this size
+    torch.stack(results).sum().backward()
+    for values, used in zip(inputs, kept, strict=True):
+        twin = values.detach().requires_grad_()
+        expected = (twin * 2).square().sum() + (norm(twin).square().sum() if used else 0.0)
+        torch.testing.assert_close(values.grad, torch.autograd.grad(expected, twin)[0])
+
+
+def test_outside_nothing_is_made_again() -> None:
+    def never() -> Tensor:
+        raise AssertionError
+
+    values = torch.randn(3, requires_grad=True)
+    recomputable(values * 2, never).square().sum().backward()
+    with recomputing(), torch.no_grad():
+        recomputable(values * 2, never).square()
+    with recomputing():
+        result = recomputable(values * 2, never).square().sum()
+    with pytest.raises(AssertionError):
+        result.backward()
