@@ -6,20 +6,28 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 """The parameters' numbers in glibc's ``malloc.h``."""
-USUAL_TRIM_THRESHOLD, USUAL_MMAP_MAX = 64 << 20, 65536
-"""glibc's own: the largest that it sets for trimming by itself, and its number of mapped blocks."""
+USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
+"""glibc's own: the largest sizes that it comes to by itself, and its number of mapped blocks."""
+SETTINGS = {
+    "kept": {MMAP_MAX: 0, TRIM_THRESHOLD: -1},  # no block of its own from the system, and never back
+    "returned": {MMAP_THRESHOLD: 1 << 20},  # each large block from the system, and back
+}
 
 
 @contextmanager
-def keeping_memory() -> Iterator[bool]:
-    """Let the process keep the memory that is freed inside; afterwards it is given back to the system.
+def freed_memory(what: Literal["kept", "returned"]) -> Iterator[bool]:
+    """What becomes of large blocks that are freed inside; afterwards all that is free goes back to the system.
 
-    glibc asks the system for each large block and returns it when it is freed. The activations of a training step are
-    such blocks, so that every step has all its pages mapped and zeroed anew, which took up to a third of its time
-    (`benchmarks/train_step.py`). The most that is held does not grow.
+    By itself glibc does both: the largest blocks it maps anew each time, so that a training step spends up to a third
+    of its time on pages that the system zeroes; the others it keeps, and what lies between them is lost.
+
+    Args:
+        what: ``kept`` for the next step, which is quickest; ``returned`` at once, which holds no more than what is in
+            use, and costs more time than glibc's own way (`benchmarks/train_step.py` measures both).
 
     Yields:
         whether the C library can be told so: glibc can, others are left as they are.
@@ -28,11 +36,11 @@ def keeping_memory() -> Iterator[bool]:
     if library is None:
         yield False
         return
-    library.mallopt(MMAP_MAX, 0)
-    library.mallopt(TRIM_THRESHOLD, -1)  # never
+    for parameter, value in SETTINGS[what].items():
+        library.mallopt(parameter, value)
     try:
         yield True
     finally:
-        library.mallopt(MMAP_MAX, USUAL_MMAP_MAX)
-        library.mallopt(TRIM_THRESHOLD, USUAL_TRIM_THRESHOLD)
+        for parameter, value in USUAL.items():
+            library.mallopt(parameter, value)
         library.malloc_trim(0)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
 from mmbert.data.mixture import StepDataset
-from mmbert.training.allocator import keeping_memory
+from mmbert.training.allocator import freed_memory
 from mmbert.training.build import build_components, build_model, open_sources
 from mmbert.training.heads import with_task_heads
 from mmbert.training.optimizers import build_optimizer
@@ -150,7 +150,7 @@ def profile_step(recipe: Recipe, steps: int = 5, tell: Callable[[str], None] = l
     Raises:
         MMBertError: as in training.
     """
-    with keeping_memory(), arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic):
+    with freed_memory(recipe.freed_memory), arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic):
         return _profile_step(recipe, steps, tell)
 
 

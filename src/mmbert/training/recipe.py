@@ -231,6 +231,8 @@ class Recipe(Section):
         parallel: with several processes, ``ddp``: each has the whole model; ``fsdp``: each has a part of the weights,
             gradients and optimiser states (PyTorch's FSDP2). A single process has all of it either way.
         compile: torch.compile the layers' position-wise half.
+        freed_memory: of large tensors on a CPU: ``kept`` for the next step, which is quickest, or ``returned`` to the
+            system at once, which holds least.
         activation_checkpointing: keep only the layers' inputs and compute the rest again in the backward pass.
         save_dtype: of the stored weights.
         accumulation: batches per step and process.
@@ -260,6 +262,7 @@ class Recipe(Section):
     deterministic: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
+    freed_memory: Literal["kept", "returned"] = "kept"
     activation_checkpointing: bool = False
     save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     accumulation: int = Field(default=1, ge=1)

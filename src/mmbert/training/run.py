@@ -29,7 +29,7 @@ from mmbert.objectives.base import StartOfRun
 from mmbert.objectives.class_names import Teacher
 from mmbert.plugins import load
 from mmbert.training.alignment import group_means
-from mmbert.training.allocator import keeping_memory
+from mmbert.training.allocator import freed_memory
 from mmbert.training.build import (
     build_components,
     build_model,
@@ -70,7 +70,17 @@ from mmbert.vision.augment import build_augmentation
 FIRST_STAGE = "recipe:"
 INITIALISATION = "initialisation.json"
 """In a run's folder: what became of every tensor of the models that it was put together from."""
-PASSING = ("accumulation", "log_every", "save_every", "keep", "keep_every", "report_to", "description", "parallel")
+PASSING = (
+    "accumulation",
+    "log_every",
+    "save_every",
+    "keep",
+    "keep_every",
+    "report_to",
+    "description",
+    "parallel",
+    "freed_memory",
+)
 """Settings that may change when an interrupted run goes on."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -141,7 +151,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         module.to(args.device)
     run = _Run(recipe, out, bert, records, queries, sharded)
     computing = arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic)
-    with StopOnSignal() as stop, keeping_memory(), computing:
+    with StopOnSignal() as stop, freed_memory(recipe.freed_memory), computing:
         trainer = PackedTrainer(
             module,
             args,
