@@ -68,10 +68,8 @@ def _forward(
     along logit k is ``exp(L_k) - (1 - s) [k = y] - s / K``.
     """
     exact, stored = torch.promote_types(states.dtype, torch.float32), table.dtype
-    gradients = [
-        torch.zeros_like(t) if w else None for t, w in zip((states, bias), (wanted[0], wanted[2]), strict=True)
-    ]
-    of_states, of_bias = gradients
+    of_states = torch.zeros_like(states) if wanted[0] else None
+    of_bias = torch.zeros_like(bias) if wanted[2] else None
     of_table: Tensor | None = None  # made by the first chunk: to fill it with zeros takes as long as a product
     # The mean of the table, whose product with a state is the mean of its logits.
     middle, middle_bias = (table.mean(0), bias.mean()) if smoothing else (table.new_zeros(()), bias.new_zeros(()))

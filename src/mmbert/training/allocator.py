@@ -1,4 +1,4 @@
-"""Memory of a training run on a CPU: what one step gives back, the next one takes again."""
+"""What becomes of the memory that a training run frees on a CPU: kept for its next step, or returned to the system."""
 
 from __future__ import annotations
 
