@@ -9,6 +9,7 @@ from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 from mmbert.model.linear import Linear
 from mmbert.model.packed import BLANK, NO_IMAGE, PackedBatch, RegionTable
+from mmbert.model.table_gradient import WordTable
 
 
 def box_coordinates(boxes: Tensor, sizes: Tensor, frequencies: int = 256) -> Tensor:
@@ -116,7 +117,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: MMBertConfig, *, region_words: bool = True) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.words = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
+        self.words = WordTable(config.vocab_size, hidden, padding_idx=config.pad_token_id)
         self.special_words = nn.Embedding(config.num_special_words, hidden) if config.word_embedding_frozen else None
         self.positions = nn.Embedding(config.max_position_embeddings, hidden)
         self.segments = nn.Embedding(config.type_vocab_size, hidden)

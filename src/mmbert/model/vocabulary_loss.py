@@ -2,11 +2,13 @@
 
 For M labelled rows and K words the logits, their softmax and its gradient would be 3 x M x K numbers. Here each chunk's
 gradients are computed right after its loss and only they are kept (as Wijmans et al., 2024, "Cut your losses", and
-Hsu et al., 2024, "Liger kernel", do on GPUs): [M, H] and [K, H], which the backward pass needs anyway.
+Hsu et al., 2024, "Liger kernel", do on GPUs): [M, H] of the states, and for the table the smaller of its gradient,
+[K, H], and the [M, K] and [M, H] whose product that is.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.linear import ROWS
+from mmbert.model.table_gradient import TableGradient, gradient_of
 
 CHUNK_NUMBERS = 24_000_000
 """Logits per chunk, at most: 96 MB in fp32. Each chunk adds to the whole table's gradient, so few are better than many;
@@ -48,8 +51,29 @@ def vocabulary_loss(
         rows = min(max(ROWS, CHUNK_NUMBERS // len(table) // ROWS * ROWS), CHUNK_ROWS)
     if not torch.is_grad_enabled():
         return _forward(states, table, bias, labels, weights, rows, smoothing, (False, False, False))[:3]
-    found: tuple[Tensor, Tensor, Tensor] = _Loss.apply(states, table, bias, labels, weights, rows, smoothing)  # type: ignore[no-untyped-call]
+    stands_for, gradient = gradient_of(table) if table.requires_grad else (None, None)
+    found: tuple[Tensor, Tensor, Tensor] = _Loss.apply(  # type: ignore[no-untyped-call]
+        states, table.detach(), bias, labels, weights, rows, smoothing, stands_for, gradient
+    )
     return found
+
+
+@dataclass
+class _Slopes:
+    """The loss's gradients, made beside it, but for a factor that only the backward pass knows.
+
+    Attributes:
+        states, bias: [M, H] and [K], where they are wanted.
+        parts: whose products' sum is the table's gradient: [m, K] and [m, H] of each chunk.
+        table: [K, H] that sum, where it is smaller than what it is made of.
+        each: [H] to be added to each of the table's rows.
+    """
+
+    states: Tensor | None = None
+    bias: Tensor | None = None
+    parts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    table: TableGradient | None = None
+    each: Tensor | None = None
 
 
 def _forward(
@@ -60,17 +84,19 @@ def _forward(
     weights: Tensor,
     rows: int,
     smoothing: float,
-    wanted: tuple[bool, ...],
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor, _Slopes]:
     """Loss, right rows, unsmoothed loss, and the gradients of states, table and bias where they are ``wanted``.
 
     With L the log softmax, y the label and s the smoothing, a row's loss is ``-(1 - s) L_y - s mean(L)``, and its slope
     along logit k is ``exp(L_k) - (1 - s) [k = y] - s / K``.
     """
     exact, stored = torch.promote_types(states.dtype, torch.float32), table.dtype
-    of_states = torch.zeros_like(states) if wanted[0] else None
-    of_bias = torch.zeros_like(bias) if wanted[2] else None
-    of_table: Tensor | None = None  # made by the first chunk: to fill it with zeros takes as long as a product
+    found = _Slopes(
+        torch.zeros_like(states) if wanted[0] else None,
+        torch.zeros_like(bias) if wanted[2] else None,
+        table=TableGradient() if wanted[1] and len(states) > table.shape[1] else None,
+    )
     # The mean of the table, whose product with a state is the mean of its logits.
     middle, middle_bias = (table.mean(0), bias.mean()) if smoothing else (table.new_zeros(()), bias.new_zeros(()))
     if torch.is_autocast_enabled(states.device.type):
@@ -95,24 +121,21 @@ def _forward(
             continue
         slopes.mul_(sums.reciprocal()[:, None])
         slopes[torch.arange(len(label), device=label.device), label] -= 1 - smoothing
-        if of_bias is not None:
-            of_bias += weight @ slopes - smoothing / len(table) * weight.sum()
+        if found.bias is not None:
+            found.bias += weight @ slopes - smoothing / len(table) * weight.sum()
         slopes = slopes.to(table.dtype)
-        if of_states is not None:
-            of_states[part] = (slopes @ table - smoothing * middle) * weight[:, None]
+        if found.states is not None:
+            found.states[part] = (slopes @ table - smoothing * middle) * weight[:, None]
         if wanted[1]:
             weighted = own * weight[:, None].to(own.dtype)
-            if of_table is None:
-                of_table = (slopes.T @ weighted).to(stored)
-            elif of_table.dtype == slopes.dtype:
-                of_table.addmm_(slopes.T, weighted)
+            if found.table is None:
+                found.parts.append((slopes, weighted))
             else:
-                of_table += slopes.T @ weighted
+                found.table.add_product(slopes, weighted, stored)
             if smoothing:
-                of_table -= smoothing / len(table) * weighted.to(of_table.dtype).sum(0)
-    if wanted[1] and of_table is None:  # no row at all
-        of_table = torch.zeros_like(table, dtype=stored)
-    return (1 - smoothing) * total + smoothing * spread, right, total, [of_states, of_table, of_bias]
+                each = -smoothing / len(table) * weighted.to(stored).sum(0)
+                found.each = each if found.each is None else found.each + each
+    return (1 - smoothing) * total + smoothing * spread, right, total, found
 
 
 class _Loss(torch.autograd.Function):
@@ -126,18 +149,38 @@ class _Loss(torch.autograd.Function):
         weights: Tensor,
         rows: int,
         smoothing: float,
+        stands_for: Tensor | None,
+        gradient: TableGradient | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[:3]
-        total, right, plain, ctx.gradients = _forward(states, table, bias, labels, weights, rows, smoothing, wanted)
+        wanted = (ctx.needs_input_grad[0], gradient is not None, ctx.needs_input_grad[2])
+        total, right, plain, ctx.slopes = _forward(states, table, bias, labels, weights, rows, smoothing, wanted)
+        ctx.gradient, ctx.like = gradient, table.new_zeros(0, *table.shape)
         ctx.mark_non_differentiable(right, plain)
         return total, right, plain
 
     @staticmethod
     def backward(ctx: Any, *flowing: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
+        slopes: _Slopes | None = ctx.slopes
+        if slopes is None:
             raise RuntimeError("the vocabulary's loss goes backward once only")
-        for gradient in gradients:
-            if gradient is not None:
-                gradient.mul_(flowing[0].to(gradient.dtype))  # in place: the table's is as large as the table
-        return (*gradients, None, None, None, None)
+        ctx.slopes, factor, like = None, flowing[0], ctx.like
+        if ctx.gradient is not None:
+            _add_to_table(ctx.gradient, slopes, factor, like)
+        for of_input in (slopes.states, slopes.bias):
+            if of_input is not None:
+                of_input.mul_(factor.to(of_input.dtype))
+        stands_for = None if ctx.gradient is None else like.new_zeros(())
+        return slopes.states, None, slopes.bias, None, None, None, None, stands_for, None
+
+
+def _add_to_table(gradient: TableGradient, slopes: _Slopes, factor: Tensor, like: Tensor) -> None:
+    """Add a loss's part to the table's gradient; ``like`` is of the table's kind, [0, K, H]."""
+    for of_logits, weighted in slopes.parts:
+        gradient.add_product(of_logits, weighted * factor.to(weighted.dtype), like.dtype)
+    whole = None if slopes.table is None else slopes.table.take()
+    if whole is not None:
+        gradient.add(whole.mul_(factor.to(whole.dtype)))
+    elif not slopes.parts:  # no row at all
+        gradient.add(like.new_zeros(like.shape[1:]))
+    if slopes.each is not None:
+        gradient.add(slopes.each * factor.to(slopes.each.dtype))

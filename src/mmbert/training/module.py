@@ -15,6 +15,7 @@ from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, Target
 from mmbert.model.ranks import add_up, world_size
 from mmbert.model.recompute import recomputing
+from mmbert.model.table_gradient import one_gradient_per_table
 from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
 from mmbert.plugins import load
 from mmbert.training.recipe import validation_error
@@ -104,7 +105,7 @@ class TrainingModule(nn.Module):
         """
         if plans is None:
             plans = self.plan([batch])[0]
-        with recomputing():
+        with recomputing(), one_gradient_per_table():
             return self._losses(batch, plans)
 
     def _losses(self, batch: PackedBatch, plans: dict[str, Plan]) -> dict[str, Any]:
