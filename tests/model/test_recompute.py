@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -90,3 +92,31 @@ def test_outside_nothing_is_made_again() -> None:
         result = recomputable(values * 2, never).square().sum()
     with pytest.raises(AssertionError):
         result.backward()
+
+
+@pytest.mark.parametrize("of", [torch.tanh, lambda values: torch.softmax(values, -1), nn.LayerNorm(8), torch.exp])
+def test_nothing_stays_behind_of_what_no_loss_reads(of: nn.Module) -> None:
+    """Some operations keep their own result: kept as it is, it would keep itself, and each step's graph for ever."""
+    values = torch.randn(4, 8, requires_grad=True)
+    with recomputing():
+        result = of(values * 2)
+    there = weakref.ref(result)
+    del result
+    gc.collect()
+    assert there() is None
+
+
+def test_steps_leave_nothing_behind() -> None:
+    """As many tensors after ten steps as after two, of a network whose pooled states no loss reads."""
+    network = tiny_network(**DROPPING).train()
+
+    def there() -> int:
+        gc.collect()
+        return sum(issubclass(type(each), Tensor) for each in gc.get_objects())
+
+    counted = []
+    for _ in range(10):
+        gradients(network, [3, 5, 3], again=True)
+        network.zero_grad()
+        counted.append(there())
+    assert counted[-1] == counted[1]

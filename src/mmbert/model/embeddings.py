@@ -117,7 +117,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: MMBertConfig, *, region_words: bool = True) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.words = WordTable(config.vocab_size, hidden, padding_idx=config.pad_token_id)
+        self.words: nn.Embedding = WordTable(config.vocab_size, hidden, padding_idx=config.pad_token_id)
         self.special_words = nn.Embedding(config.num_special_words, hidden) if config.word_embedding_frozen else None
         self.positions = nn.Embedding(config.max_position_embeddings, hidden)
         self.segments = nn.Embedding(config.type_vocab_size, hidden)

@@ -37,11 +37,11 @@ def recomputing() -> Iterator[None]:
     known: dict[int, _Again] = {}
 
     def pack(kept: Tensor) -> Tensor | _Again:
-        if not known or kept.layout is not torch.strided or not kept.is_contiguous():
-            return kept
-        again = known.get(kept.data_ptr())
+        again = known.get(kept.data_ptr()) if known and kept.layout is torch.strided and kept.is_contiguous() else None
         if again is None or again.shape != kept.shape or again.dtype != kept.dtype:
-            return kept
+            # Never the tensor itself: an operation that keeps its own result would be kept by it in turn, and where no
+            # loss reads the result, no backward pass ends that.
+            return kept.detach()
         return again
 
     def unpack(kept: Tensor | _Again) -> Tensor:

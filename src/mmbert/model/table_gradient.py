@@ -2,8 +2,8 @@
 
 The input looks up rows of the same table that the output's logits are made with (Press & Wolf, 2017). By itself each
 use makes a gradient of the table's size: the look-ups one that is zero but for their rows, each loss another, and the
-backward pass adds them up. Here the uses add to one tensor, which a fourth of a base model's weights makes a matter of
-memory as well as of time (`benchmarks/train_step.py`).
+backward pass adds them up. Here there is one, made when all uses have said their part: in a base model, whose table is
+half of its weights, a matter of memory as well as of time (`benchmarks/train_step.py`).
 """
 
 from __future__ import annotations
@@ -18,38 +18,71 @@ from torch import Tensor, nn
 
 
 class TableGradient:
-    """What one backward pass has of a table's gradient so far."""
+    """A gradient of [K, H] ``table``, as what it is made of until it is taken.
 
-    def __init__(self) -> None:
+    It is made last of all gradients, when the backward pass has given back what the layers kept: until then a loss over
+    M labelled rows holds [M, K] numbers in its place.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        self._shape, self._like = table.shape, table.new_zeros(0)
+        self._products: list[tuple[Tensor, Tensor]] = []
+        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._each: Tensor | None = None
         self._sum: Tensor | None = None
 
-    def add_rows(self, table_rows: int, ids: Tensor, rows: Tensor) -> None:
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left.T @ right`` of [M, K] and [M, H]."""
+        self._products.append((left, right))
+        if sum(len(right) for _, right in self._products) > self._shape[1]:
+            self._multiply()  # the sum takes less memory than what it is made of
+
+    def add_rows(self, ids: Tensor, rows: Tensor) -> None:
         """Add [N, H] to the rows ``ids``, which may come more than once."""
+        self._rows.append((ids, rows))
+
+    def add_to_each(self, values: Tensor) -> None:
+        """Add [H] to each row."""
+        self._each = values if self._each is None else self._each + values
+
+    def add(self, other: TableGradient, factor: Tensor) -> None:
+        """Add ``factor`` times what the other one is made of; that one is empty afterwards."""
+        if other._sum is not None:
+            scaled = other._sum.mul_(factor.to(other._sum.dtype))
+            self._sum = scaled if self._sum is None else self._sum.add_(scaled)
+        for left, right in other._products:
+            self.add_product(left, right * factor.to(right.dtype))
+        for ids, rows in other._rows:
+            self.add_rows(ids, rows * factor.to(rows.dtype))
+        if other._each is not None:
+            self.add_to_each(other._each * factor.to(other._each.dtype))
+        other._clear()
+
+    def take(self) -> Tensor:
+        """[K, H], which is this object's no longer: the backward pass takes over a tensor that only it has."""
+        self._multiply()
         if self._sum is None:
-            self._sum = rows.new_zeros(table_rows, rows.shape[1])
-        self._sum.index_put_((ids,), rows, accumulate=True)
-
-    def add_product(self, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
-        """Add ``left.T @ right`` of [N, K] and [N, H] in a table of ``dtype``; of several the first fills nothing."""
-        if self._sum is None:
-            self._sum = (left.T @ right).to(dtype)
-        elif self._sum.dtype == left.dtype:
-            self._sum.addmm_(left.T, right)
-        else:
-            self._sum += left.T @ right
-
-    def add(self, values: Tensor) -> None:
-        """Add [K, H], or [H] to each row; the former is taken over where there is nothing yet."""
-        if self._sum is None and values.dim() == 2:
-            self._sum = values
-        else:
-            assert self._sum is not None
-            self._sum += values
-
-    def take(self) -> Tensor | None:
-        """The sum, which is this object's no longer: the backward pass takes over a tensor that only it has."""
-        found, self._sum = self._sum, None
+            self._sum = self._like.new_zeros(self._shape)
+        for ids, rows in self._rows:
+            self._sum.index_put_((ids,), rows.to(self._sum.dtype), accumulate=True)
+        if self._each is not None:
+            self._sum += self._each
+        found = self._sum
+        self._clear()
         return found
+
+    def _multiply(self) -> None:
+        for left, right in self._products:
+            if self._sum is None:  # to fill it with zeros first takes as long as the product
+                self._sum = (left.T @ right).to(self._like.dtype)
+            elif self._sum.dtype == left.dtype:
+                self._sum.addmm_(left.T, right)
+            else:
+                self._sum += left.T @ right
+        self._products = []
+
+    def _clear(self) -> None:
+        self._products, self._rows, self._each, self._sum = [], [], None, None
 
 
 class _Whole(torch.autograd.Function):
@@ -61,7 +94,7 @@ class _Whole(torch.autograd.Function):
         return table.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         return ctx.gradient.take(), None
 
 
@@ -73,16 +106,16 @@ class _Rows(torch.autograd.Function):
         ctx: Any, stands_for: Tensor, table: Tensor, ids: Tensor, padding: int | None, gradient: TableGradient
     ) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.rest = len(table), padding, gradient
+        ctx.rest = padding, gradient
         return nn.functional.embedding(ids, table)
 
     @staticmethod
     def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (ids,) = ctx.saved_tensors
-        rows, padding, gradient = ctx.rest
+        padding, gradient = ctx.rest
         if padding is not None:
             flowing = flowing.masked_fill((ids == padding).unsqueeze(-1), 0.0)
-        gradient.add_rows(rows, ids.flatten(), flowing.reshape(-1, flowing.shape[-1]))
+        gradient.add_rows(ids.flatten(), flowing.reshape(-1, flowing.shape[-1]))
         return flowing.new_zeros(()), None, None, None, None
 
 
@@ -112,7 +145,7 @@ def gradient_of(table: Tensor) -> tuple[Tensor, TableGradient]:
     if shared is not None and id(table) in shared:
         _, stands_for, gradient = shared[id(table)]
         return stands_for, gradient
-    gradient = TableGradient()
+    gradient = TableGradient(table)
     stands_for = _Whole.apply(table, gradient)  # type: ignore[no-untyped-call]
     if shared is not None:
         shared[id(table)] = table, stands_for, gradient

@@ -8,7 +8,7 @@ Hsu et al., 2024, "Liger kernel", do on GPUs): [M, H] of the states, and for the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,17 +63,12 @@ class _Slopes:
     """The loss's gradients, made beside it, but for a factor that only the backward pass knows.
 
     Attributes:
-        states, bias: [M, H] and [K], where they are wanted.
-        parts: whose products' sum is the table's gradient: [m, K] and [m, H] of each chunk.
-        table: [K, H] that sum, where it is smaller than what it is made of.
-        each: [H] to be added to each of the table's rows.
+        states, table, bias: [M, H], of [K, H], and [K], where they are wanted.
     """
 
     states: Tensor | None = None
-    bias: Tensor | None = None
-    parts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     table: TableGradient | None = None
-    each: Tensor | None = None
+    bias: Tensor | None = None
 
 
 def _forward(
@@ -94,8 +89,8 @@ def _forward(
     exact, stored = torch.promote_types(states.dtype, torch.float32), table.dtype
     found = _Slopes(
         torch.zeros_like(states) if wanted[0] else None,
+        TableGradient(table) if wanted[1] else None,
         torch.zeros_like(bias) if wanted[2] else None,
-        table=TableGradient() if wanted[1] and len(states) > table.shape[1] else None,
     )
     # The mean of the table, whose product with a state is the mean of its logits.
     middle, middle_bias = (table.mean(0), bias.mean()) if smoothing else (table.new_zeros(()), bias.new_zeros(()))
@@ -126,15 +121,11 @@ def _forward(
         slopes = slopes.to(table.dtype)
         if found.states is not None:
             found.states[part] = (slopes @ table - smoothing * middle) * weight[:, None]
-        if wanted[1]:
+        if found.table is not None:
             weighted = own * weight[:, None].to(own.dtype)
-            if found.table is None:
-                found.parts.append((slopes, weighted))
-            else:
-                found.table.add_product(slopes, weighted, stored)
+            found.table.add_product(slopes, weighted)
             if smoothing:
-                each = -smoothing / len(table) * weighted.to(stored).sum(0)
-                found.each = each if found.each is None else found.each + each
+                found.table.add_to_each(-smoothing / len(table) * weighted.to(stored).sum(0))
     return (1 - smoothing) * total + smoothing * spread, right, total, found
 
 
@@ -154,7 +145,7 @@ class _Loss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         wanted = (ctx.needs_input_grad[0], gradient is not None, ctx.needs_input_grad[2])
         total, right, plain, ctx.slopes = _forward(states, table, bias, labels, weights, rows, smoothing, wanted)
-        ctx.gradient, ctx.like = gradient, table.new_zeros(0, *table.shape)
+        ctx.gradient = gradient
         ctx.mark_non_differentiable(right, plain)
         return total, right, plain
 
@@ -163,24 +154,11 @@ class _Loss(torch.autograd.Function):
         slopes: _Slopes | None = ctx.slopes
         if slopes is None:
             raise RuntimeError("the vocabulary's loss goes backward once only")
-        ctx.slopes, factor, like = None, flowing[0], ctx.like
-        if ctx.gradient is not None:
-            _add_to_table(ctx.gradient, slopes, factor, like)
+        ctx.slopes, factor, stands_for = None, flowing[0], None
+        if slopes.table is not None:
+            ctx.gradient.add(slopes.table, factor)
+            stands_for = torch.zeros_like(factor)
         for of_input in (slopes.states, slopes.bias):
             if of_input is not None:
                 of_input.mul_(factor.to(of_input.dtype))
-        stands_for = None if ctx.gradient is None else like.new_zeros(())
         return slopes.states, None, slopes.bias, None, None, None, None, stands_for, None
-
-
-def _add_to_table(gradient: TableGradient, slopes: _Slopes, factor: Tensor, like: Tensor) -> None:
-    """Add a loss's part to the table's gradient; ``like`` is of the table's kind, [0, K, H]."""
-    for of_logits, weighted in slopes.parts:
-        gradient.add_product(of_logits, weighted * factor.to(weighted.dtype), like.dtype)
-    whole = None if slopes.table is None else slopes.table.take()
-    if whole is not None:
-        gradient.add(whole.mul_(factor.to(whole.dtype)))
-    elif not slopes.parts:  # no row at all
-        gradient.add(like.new_zeros(like.shape[1:]))
-    if slopes.each is not None:
-        gradient.add(slopes.each * factor.to(slopes.each.dtype))
