@@ -6,12 +6,13 @@ tokens are to be predicted. A step is forward, losses, backward, clipping and fu
 all sixteen samples into one batch and also predicts the classes of 15 % of the regions; VisualBERT, which pads, gets
 the pairs and the texts as two batches, so that it pads nothing here.
 
-Each side lives in a process of its own; they step in turn. Ours keeps the memory that it frees, as `mmbert train` does,
-and in a second process returns it (`freed_memory=returned`); VisualBERT has what the C library does by itself, and in
-another process keeps memory too. Memory is the peak of that process over its size before the first step (weights
-loaded): gradients, optimiser state, activations; and the same without the gradients and optimiser state that have to be
-there. The operations per second of our step (counted by PyTorch) stand against those of a large matrix product,
-measured before and after the steps in the same process.
+Each side lives in a process of its own; they step in turn. Ours keeps the memory that it frees, as `mmbert train` does;
+VisualBERT has what the C library does by itself. Then the two change places, in two more processes: ours returns memory
+(`freed_memory=returned`), VisualBERT keeps it; the figures of these stand against the first two. Memory is the peak of
+a process over its size before the first step (weights loaded): gradients, optimiser state, activations; and the same
+without the gradients and optimiser state that have to be there. The operations per second of our step (counted by
+PyTorch) stand against those of large matrix products, which take their turn with the steps and as long as one: a shared
+machine is faster in one second than in the next. `train_step_rate_highest` has the fastest of these turns.
 
 `--device cuda --samples 256` measures a GPU with a batch that fills it; memory is then what PyTorch allocated on it,
 which the C library has no part in.
@@ -23,7 +24,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -49,9 +50,9 @@ from transformers import VisualBertForPreTraining
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.training.allocator import freed_memory
+from mmbert.training.clipping import clip_gradients
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
-from mmbert.training.profiling import gemm_peak
 
 PEER = "transformers VisualBertForPreTraining"
 REGIONS, TOKENS, TEXT_TOKENS = 37, 24, 96
@@ -59,7 +60,8 @@ SHARE = 0.15
 MASK = 103
 
 Loss = Callable[[], Tensor]
-Build = Callable[[int, int, torch.device], tuple[nn.Module, list[Loss]]]
+Clip = Callable[[Iterable[nn.Parameter], float], Tensor]
+Build = Callable[[int, int, torch.device], tuple[nn.Module, list[Loss], Clip]]
 Freed = Literal["kept", "returned"] | None
 
 
@@ -80,17 +82,17 @@ def samples(pairs: int, texts: int) -> tuple[list[Example], list[Example], objec
     return with_image, alone, images
 
 
-def build_ours(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module, list[Loss]]:
-    """Our module, and the losses whose gradients make one step."""
+def build_ours(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module, list[Loss], Clip]:
+    """Our module, the losses whose gradients make one step, and how they are clipped."""
     with_image, alone, images = samples(pairs, texts)
     batch = collate([*with_image, *alone], images).to(device)
     model = MMBertForPreTraining(base_config(match_outputs=0))
     module = TrainingModule(model, {"step/mlm": {}, "step/mvrc": {}}).to(device)
-    return module, [lambda: module(batch)["loss"]]
+    return module, [lambda: module(batch)["loss"]], clip_gradients
 
 
-def build_peer(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module, list[Loss]]:
-    """VisualBERT, and its two batches' losses."""
+def build_peer(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module, list[Loss], Clip]:
+    """VisualBERT, its two batches' losses, and how gradients are clipped."""
     with_image, alone, images = samples(pairs, texts)
     model = VisualBertForPreTraining(peer_config()).to(device)
 
@@ -104,7 +106,7 @@ def build_peer(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module,
         given = {name: values.to(device) for name, values in {**inputs, "labels": labels}.items()}
         return lambda: model(**given).loss / 2
 
-    return model, [loss_of(with_image), loss_of(alone)]
+    return model, [loss_of(with_image), loss_of(alone)], nn.utils.clip_grad_norm_
 
 
 def used_memory(device: torch.device, *, peak: bool) -> int:
@@ -131,9 +133,23 @@ def serve(connection: Connection, build: Build, freed: Freed, size: tuple[int, i
         _serve(connection, build, size, device)
 
 
+def _products(device: torch.device, seconds: float = 2.0) -> float:
+    """Operations per second of large matrix products, for about as long as a step takes."""
+    size = 8192 if device.type == "cuda" else 2048
+    values, done = torch.rand(size, size, device=device), 0
+    values @ values
+    finish(device)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        values @ values
+        finish(device)
+        done += 1
+    return done * 2 * size**3 / (time.perf_counter() - start)
+
+
 def _serve(connection: Connection, build: Build, size: tuple[int, int], device: torch.device) -> None:
     torch.manual_seed(0)
-    module, losses = build(*size, device)
+    module, losses, clip = build(*size, device)
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
     baseline = used_memory(device, peak=False)
@@ -146,7 +162,7 @@ def _serve(connection: Connection, build: Build, size: tuple[int, int], device: 
             connection.send(3 * sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad))
             continue
         if request == "peak":
-            connection.send(gemm_peak("fp32", device, repeats=3))
+            connection.send(_products(device))
             continue
         if request == "flop":
             with FlopCounterMode(display=False) as counter:
@@ -162,7 +178,7 @@ def _serve(connection: Connection, build: Build, size: tuple[int, int], device: 
                 value = loss()
             value.backward()
             del value
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        clip(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         finish(device)
@@ -176,52 +192,90 @@ SIDES_ON_CPU: list[tuple[str, Build, Freed]] = [
 ]
 
 
+class Sides:
+    """Processes that step in turn."""
+
+    def __init__(self, sides: list[tuple[str, Build, Freed]], size: tuple[int, int], device: torch.device) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connections: dict[str, Connection] = {}
+        self._processes = []
+        for name, build, freed in sides:
+            self._connections[name], theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, build, freed, size, device), daemon=True)
+            process.start()
+            self._processes.append(process)
+        for connection in self._connections.values():
+            connection.recv()
+
+    def ask(self, name: str, request: str) -> float:
+        """What a side answers."""
+        self._connections[name].send(request)
+        return float(self._connections[name].recv())
+
+    def turns(self, precision: str) -> dict[str, Callable[[], float]]:
+        """A step of each side, to be timed in turn."""
+        return {name: lambda name=name: self.ask(name, precision) for name in self._connections}  # type: ignore[misc]
+
+    def memory(self) -> dict[str, tuple[float, float]]:
+        """By side: GiB at the peak, and beyond gradients and optimiser state."""
+        peaks = {name: self.ask(name, "memory") / 2**30 for name in self._connections}
+        return {name: (peak, peak - self.ask(name, "states") / 2**30) for name, peak in peaks.items()}
+
+    def stop(self) -> None:
+        """End the processes."""
+        for connection, process in zip(self._connections.values(), self._processes, strict=True):
+            connection.send("stop")
+            process.join()
+
+
 def main() -> None:
     given = arguments(__doc__, "half of the samples and fewer steps", devices=True)
     device, rounds = torch.device(given.device), 2 if given.quick else 5
     half = (given.samples // 2 if given.samples else 8) // (2 if given.quick else 1)
-    size = (half, half)
-    context = multiprocessing.get_context("spawn")
-    sides, processes = {}, []
-    for name, build, freed in SIDES + (SIDES_ON_CPU if device.type == "cpu" else []):
-        sides[name], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, build, freed, size, device), daemon=True)
-        process.start()
-        processes.append(process)
-    for connection in sides.values():
-        connection.recv()
-
-    def ask(name: str, request: str) -> float:
-        sides[name].send(request)
-        return float(sides[name].recv())
-
-    def compare(precision: str) -> float:
-        median = in_turn(rounds, {name: lambda name=name: ask(name, precision) for name in sides})
-        report(f"train_step_{precision}", median["ours"], "s", PEER, median["peer"])
-        if device.type == "cpu":
-            alike = f"{PEER}, our setting"
-            report(f"train_step_{precision}_same_allocator", median["ours"], "s", alike, median["peer kept"])
-            report(f"train_step_{precision}_returned", median["returned"], "s", PEER, median["peer"])
-        return median["ours"]
-
-    products = [ask("ours", "peak")]
-    seconds = compare("fp32")
-    products.append(ask("ours", "peak"))
-    peak = {name: ask(name, "memory") / 2**30 for name in sides}
-    report("train_memory", peak["ours"], "GiB", PEER, peak["peer"])
-    beyond = {name: peak[name] - ask(name, "states") / 2**30 for name in sides}
-    report("train_memory_beyond_states", beyond["ours"], "GiB", PEER, beyond["peer"])
-    if device.type == "cpu":
-        report("train_memory_beyond_states_returned", beyond["returned"], "GiB", PEER, beyond["peer"])
-    rate = ask("ours", "flop") / seconds / 1e9
-    report("train_step_rate", rate, "GFLOP/s", "a matrix product", max(products) / 1e9, more_is_better=True)
-    if bf16_is_faster():
-        compare("bf16")
-    else:
+    precisions = ["fp32", "bf16"] if bf16_is_faster() else ["fp32"]
+    if len(precisions) == 1:
         print("bf16 is not faster than fp32 on this processor: train_step_bf16 left out", file=sys.stderr)
-    for name, process in zip(sides, processes, strict=True):
-        sides[name].send("stop")
-        process.join()
+
+    sides = Sides(SIDES, (half, half), device)
+    median: dict[str, dict[str, float]] = {}
+    products: list[float] = []
+
+    def product() -> float:
+        products.append(sides.ask("ours", "peak"))
+        return products[-1]
+
+    for precision in precisions:
+        turns = sides.turns(precision)
+        median[precision] = in_turn(rounds, {**turns, "product": product} if precision == "fp32" else turns)
+        report(f"train_step_{precision}", median[precision]["ours"], "s", PEER, median[precision]["peer"])
+        if precision == "fp32":
+            memory = sides.memory()  # of fp32 steps only
+            report("train_memory", memory["ours"][0], "GiB", PEER, memory["peer"][0])
+            report("train_memory_beyond_states", memory["ours"][1], "GiB", PEER, memory["peer"][1])
+            rate = sides.ask("ours", "flop") / median["fp32"]["ours"] / 1e9
+            beside, highest = median["fp32"]["product"] / 1e9, max(products) / 1e9
+            report("train_step_rate", rate, "GFLOP/s", "matrix products", beside, more_is_better=True)
+            report(
+                "train_step_rate_highest",
+                rate,
+                "GFLOP/s",
+                "matrix products, fastest turn",
+                highest,
+                more_is_better=True,
+            )
+    sides.stop()
+    if device.type != "cpu":
+        return
+    others = Sides(SIDES_ON_CPU, (half, half), device)
+    for precision in precisions:
+        other = in_turn(rounds, others.turns(precision))
+        first, alike = median[precision], f"{PEER}, our setting"
+        report(f"train_step_{precision}_same_allocator", first["ours"], "s", alike, other["peer kept"])
+        report(f"train_step_{precision}_returned", other["returned"], "s", PEER, first["peer"])
+        if precision == "fp32":
+            beyond = others.memory()["returned"][1]
+            report("train_memory_beyond_states_returned", beyond, "GiB", PEER, memory["peer"][1])
+    others.stop()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from transformers import set_seed
 from mmbert.data.mixture import StepDataset
 from mmbert.training.allocator import freed_memory
 from mmbert.training.build import build_components, build_model, open_sources
+from mmbert.training.clipping import clip_gradients
 from mmbert.training.heads import with_task_heads
 from mmbert.training.optimizers import build_optimizer
 from mmbert.training.precision import arithmetic, choose
@@ -134,7 +135,7 @@ class _Step:
                 loss.backward()
         with self.clock.phase("optimiser"):
             if self.recipe.optimizer.clip:
-                nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.optimizer.clip)
+                clip_gradients(self.module.parameters(), self.recipe.optimizer.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
 

@@ -28,6 +28,7 @@ from mmbert.model.packed import PackedBatch
 from mmbert.model.ranks import add_up
 from mmbert.objectives.base import Plan
 from mmbert.training.checkpoints import ASIDE, Manifest, clear_aside, commit, last_checkpoint, prune, read_manifest
+from mmbert.training.clipping import clip_gradients
 from mmbert.training.module import TrainingModule
 from mmbert.training.optimizers import Plateau, build_optimizer, schedule
 from mmbert.training.recipe import OptimizerRecipe
@@ -154,7 +155,9 @@ class PackedTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if self.sharded is not None:
             return self.sharded.clip(self.args.max_grad_norm)
-        return super()._clip_grad_norm(model)
+        if self.args.device.type == "cpu":
+            return clip_gradients(model.parameters(), self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)  # with a scaler, where there is one
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm. Where it is not finite, the run ends before it reaches the weights."""
