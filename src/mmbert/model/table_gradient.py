@@ -20,8 +20,8 @@ from torch import Tensor, nn
 class TableGradient:
     """A gradient of [K, H] ``table``, as what it is made of until it is taken.
 
-    It is made last of all gradients, when the backward pass has given back what the layers kept: until then a loss over
-    M labelled rows holds [M, K] numbers in its place.
+    It is made last of all gradients, when the backward pass has given back what the layers kept: until then losses over
+    M labelled rows hold [M, K] numbers in its place, as long as M is at most H.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -34,7 +34,7 @@ class TableGradient:
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Add ``left.T @ right`` of [M, K] and [M, H]."""
         self._products.append((left, right))
-        if sum(len(right) for _, right in self._products) > self._shape[1]:
+        if self._sum is not None or sum(len(rows) for _, rows in self._products) > self._shape[1]:
             self._multiply()  # the sum takes less memory than what it is made of
 
     def add_rows(self, ids: Tensor, rows: Tensor) -> None:
