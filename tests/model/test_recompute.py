@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_network
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ def test_at_least_a_third_less_is_kept() -> None:
     assert held(again=True) < held(again=False) * 2 / 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(0, 2**31))
 def test_an_address_that_is_used_anew_is_not_mistaken(kept: list[bool], seed: int) -> None:
     """Freed tensors leave their address to others of the same shape, which have nothing to do with them."""

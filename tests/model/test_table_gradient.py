@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from itertools import accumulate
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,6 +48,7 @@ def objective(
     return total
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, max_size=3), LOSSES, st.integers(1, 2))
 def test_it_is_the_sum_of_what_each_use_adds(
     looked_up: list[list[int]], losses: list[tuple[int, float, float]], steps: int

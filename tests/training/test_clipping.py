@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -22,6 +22,7 @@ def parameters(sizes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32)
     return [*found, nn.Parameter(torch.zeros(3))]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), max_size=4),
     st.sampled_from([0.01, 1.0, 1e6, float("inf")]),
