@@ -230,7 +230,7 @@ class Sides:
 
 def main() -> None:
     given = arguments(__doc__, "half of the samples and fewer steps", devices=True)
-    device, rounds = torch.device(given.device), 2 if given.quick else 5
+    device, rounds = torch.device(given.device), 2 if given.quick else 9
     half = (given.samples // 2 if given.samples else 8) // (2 if given.quick else 1)
     precisions = ["fp32", "bf16"] if bf16_is_faster() else ["fp32"]
     if len(precisions) == 1:
@@ -268,7 +268,7 @@ def main() -> None:
         return
     others = Sides(SIDES_ON_CPU, (half, half), device)
     for precision in precisions:
-        other = in_turn(rounds, others.turns(precision))
+        other = in_turn(min(rounds, 5), others.turns(precision))
         first, alike = median[precision], f"{PEER}, our setting"
         report(f"train_step_{precision}_same_allocator", first["ours"], "s", alike, other["peer kept"])
         report(f"train_step_{precision}_returned", other["returned"], "s", PEER, first["peer"])
