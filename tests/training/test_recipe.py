@@ -117,7 +117,7 @@ def test_unknown_keys_at_every_level_name_the_nearest(
         ("optimizer.lr=-1", "optimizer.lr: "),
         ("optimizer.schedule=cosin", "optimizer.schedule: "),
         ("components={}", "components: "),
-        ("epochs=3", "either steps or epochs"),
+        ("epochs=3", "(epochs=null steps=10, or steps=null epochs=3)"),
         ("steps=null", "either steps or epochs"),
         ("components.main.objectives=[itc]", "components.main.objectives: "),
     ],

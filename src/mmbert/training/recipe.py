@@ -276,8 +276,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _length(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is None and self.epochs is None:
             raise ValueError("give either steps or epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                "give either steps or epochs: with one of them, set the other, which the recipe has, to null "
+                f"(epochs=null steps={self.steps}, or steps=null epochs={self.epochs:g})"
+            )
         return self
 
     @model_validator(mode="after")
