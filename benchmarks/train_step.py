@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -53,6 +54,7 @@ from mmbert.training.allocator import freed_memory
 from mmbert.training.clipping import clip_gradients
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
+from mmbert.training.profiling import product_rates
 
 PEER = "transformers VisualBertForPreTraining"
 REGIONS, TOKENS, TEXT_TOKENS = 37, 24, 96
@@ -133,20 +135,6 @@ def serve(connection: Connection, build: Build, freed: Freed, size: tuple[int, i
         _serve(connection, build, size, device)
 
 
-def _products(device: torch.device, seconds: float = 2.0) -> float:
-    """Operations per second of large matrix products, for about as long as a step takes."""
-    size = 8192 if device.type == "cuda" else 2048
-    values, done = torch.rand(size, size, device=device), 0
-    values @ values
-    finish(device)
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        values @ values
-        finish(device)
-        done += 1
-    return done * 2 * size**3 / (time.perf_counter() - start)
-
-
 def _serve(connection: Connection, build: Build, size: tuple[int, int], device: torch.device) -> None:
     torch.manual_seed(0)
     module, losses, clip = build(*size, device)
@@ -162,7 +150,7 @@ def _serve(connection: Connection, build: Build, size: tuple[int, int], device: 
             connection.send(3 * sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad))
             continue
         if request == "peak":
-            connection.send(_products(device))
+            connection.send(statistics.harmonic_mean(product_rates("fp32", device, 30)))  # about as long as a step
             continue
         if request == "flop":
             with FlopCounterMode(display=False) as counter:

@@ -250,10 +250,14 @@ def test_an_evaluation_at_the_end_only(recipe_of: MakeRecipe, photos: Path, tmp_
     assert not (tmp_path / "out" / "best").exists()
 
 
-def test_accumulated_gradients_are_those_of_all_batches_labels(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])
+def test_accumulated_gradients_are_those_of_all_batches_labels(
+    clip: float, recipe_of: MakeRecipe, tmp_path: Path
+) -> None:
     """The gradient norm of a first step of two batches, against both batches' gradients by their shares of labels."""
     content = recipe_of(steps=1, accumulation=2, model={"config": dict.fromkeys(DROPOUTS, 0.0)}).model_dump()
     content["components"]["main"]["objectives"] = {"itc": {}}
+    content["optimizer"]["clip"] = clip
     recipe = Recipe.model_validate(content)
     logged = losses(train(recipe, tmp_path / "out"))[0]
 

@@ -28,13 +28,18 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     gradients = [parameter.grad for parameter in clipped if parameter.grad is not None]
     if any(gradient.device.type != "cpu" or type(gradient) is not Tensor for gradient in gradients):
         return nn.utils.clip_grad_norm_(clipped, limit)
-    norm = _norm(gradients)
+    norm = sum_of_squares(gradients).sqrt()
     if not norm <= limit:  # where it is not a number either
         nn.utils.clip_grads_with_norm_(clipped, limit, norm)
     return norm
 
 
-def _norm(gradients: list[Tensor]) -> Tensor:
+def sum_of_squares(gradients: list[Tensor]) -> Tensor:
+    """Of plain tensors of one device, in fp32; on a CPU to fp32's precision however large they are."""
+    if not gradients:
+        return torch.zeros(())
+    if gradients[0].device.type != "cpu":
+        return torch.stack(torch._foreach_norm(gradients)).square().sum()  # type: ignore[arg-type]
     pieces = [piece for gradient in gradients for piece in gradient.flatten().split(PIECE)]
     squares = [torch.dot(piece, piece) for piece in (p if p.dtype == torch.float64 else p.float() for p in pieces)]
-    return torch.stack([square.double() for square in squares] or [torch.zeros(())]).sum().sqrt().float()
+    return torch.stack([square.double() for square in squares]).sum().float()

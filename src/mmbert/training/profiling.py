@@ -185,7 +185,7 @@ def _profile_step(recipe: Recipe, steps: int, tell: Callable[[str], None]) -> St
         operators=operators,
         top=top,
         flop=counter.get_total_flops(),
-        peak_flops=gemm_peak(step.precision, step.device),
+        peak_flops=max(product_rates(step.precision, step.device, 5)),
         positions=step.positions,
         padding_saved=1 - step.positions / step.padded,
         memory=memory,
@@ -210,17 +210,17 @@ def _prepare(recipe: Recipe, steps: int) -> _Step:
     return _Step(module, dataset, optimizer, recipe, choose(recipe.precision), device)
 
 
-def gemm_peak(precision: str, device: torch.device, size: int | None = None, repeats: int = 5) -> float:
-    """Operations per second of a product of [size, size] matrices (by default as large as it takes), best of some."""
+def product_rates(precision: str, device: torch.device, count: int) -> list[float]:
+    """Operations per second of each of ``count`` products of square matrices, as large as it takes, after a first."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    size = size or (8192 if device.type == "cuda" else 2048)
+    size = 8192 if device.type == "cuda" else 2048
     values = torch.rand(size, size, dtype=dtype, device=device)  # of zeros or ones a GPU makes more
-    clock, best = _Clock(device), float("inf")
-    for _ in range(repeats + 1):
+    clock, rates = _Clock(device), []
+    for _ in range(count + 1):
         start = clock.now()
         values @ values
-        best = min(best, clock.now() - start)
-    return 2 * size**3 / best
+        rates.append(2 * size**3 / (clock.now() - start))
+    return rates[1:]
 
 
 def _operators(found: Any, device: torch.device) -> tuple[dict[str, float], list[tuple[str, float, int]]]:

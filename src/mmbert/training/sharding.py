@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from mmbert.model.ranks import rank, world_size
+from mmbert.training.clipping import sum_of_squares
 from mmbert.training.module import TrainingModule
 
 BANK = "embedding_head.query_bank"
@@ -182,6 +183,4 @@ def _share(tensor: Tensor) -> Tensor:
 def _square(gradients: list[Tensor], *, sharded: bool) -> Tensor:
     """Sum of squares of this process's parts of sharded gradients, or of those that are whole."""
     chosen = [local(grad) for grad in gradients if isinstance(grad, DTensor) == sharded]
-    if not chosen:
-        return torch.zeros((), device=gradients[0].device)
-    return torch.stack(torch._foreach_norm(chosen)).square().sum()  # type: ignore[arg-type]
+    return sum_of_squares(chosen).to(gradients[0].device)

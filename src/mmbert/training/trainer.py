@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import resource
 import sys
 import time
@@ -152,17 +153,18 @@ class PackedTrainer(Trainer):
         found: nn.Module = super()._wrap_model(model, training, dataloader)
         return found
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
+    def _clip_grad_norm(self, model: nn.Module, limit: float | None = None) -> Any:
+        """Scale the gradient down to a norm of ``limit``, by default the recipe's; the norm before."""
+        limit = self.args.max_grad_norm if limit is None else limit
         if self.sharded is not None:
-            return self.sharded.clip(self.args.max_grad_norm)
-        if self.args.device.type == "cpu":
-            return clip_gradients(model.parameters(), self.args.max_grad_norm)
-        return super()._clip_grad_norm(model)  # with a scaler, where there is one
+            return self.sharded.clip(limit)
+        self.accelerator.unscale_gradients()  # where there is a scaler
+        return clip_gradients(model.parameters(), limit)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm. Where it is not finite, the run ends before it reaches the weights."""
-        if grad_norm is None and self.sharded is not None:
-            grad_norm = self.sharded.clip()
+        if grad_norm is None:
+            grad_norm = self._clip_grad_norm(model, math.inf)
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
         if getattr(self.accelerator, "scaler", None) is None and not torch.isfinite(torch.as_tensor(found)):
             raise self._not_finite(f"the gradient's norm is {float(found)}")
