@@ -36,6 +36,8 @@ from mmbert.plugins import nearest
 
 DEBUG = "--debug"
 PREFORMATTED = "\b\n"
+STEPS = ("train", "profile")
+"""Commands that take training steps, for which the C library is told at the start how to keep memory."""
 
 
 # -- finding commands ---------------------------------------------------------------------------------------------
@@ -245,6 +247,10 @@ def run(args: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the ``mmbert`` command."""
+    if next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None) in STEPS:
+        from mmbert.training.allocator import restart_tuned
+
+        restart_tuned()
     sys.exit(run(sys.argv[1:]))
 
 

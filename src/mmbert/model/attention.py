@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmbert.model import fused
-from mmbert.model.dropout import dropout
+from mmbert.model.dropout import Stays, dropout
 from mmbert.model.linear import Linear
-from mmbert.model.recompute import recomputable
+from mmbert.model.recompute import recomputing_now
 
 
 @dataclass
@@ -106,9 +107,16 @@ def grouped_attention(
     Returns:
         [P, H].
     """
-    if better_exact(qkv, plan.longest):
+    exact = better_exact(qkv, plan.longest)
+    fused = exact and keep_weights is None and not dropout_rate
+    if recomputing_now() and keep_weights is None and not fused:
+        made: Tensor = _Again.apply(  # type: ignore[no-untyped-call]
+            qkv, _small_groups(plan, qkv.shape[1]), heads, dropout_rate, torch.float32 if exact else qkv.dtype
+        )
+        return made
+    if exact:
         with torch.autocast("cpu", enabled=False):
-            return _grouped(qkv.float(), plan, heads, dropout_rate, keep_weights, fused=keep_weights is None)
+            return _grouped(qkv.float(), plan, heads, dropout_rate, keep_weights, fused=fused)
     return _grouped(qkv, plan, heads, dropout_rate, keep_weights, fused=False)
 
 
@@ -123,12 +131,12 @@ def _grouped(
     *all_rows, rest = qkv.split([*sizes, extra])
     for rows, (count, length) in zip(all_rows, plan.groups, strict=True):
         parts = rows.view(count, length, 3, heads, head_size).permute(2, 0, 3, 1, 4)
-        if fused and not dropout_rate:
+        if fused:
             mixed = nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
             outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
             continue
         query, key, value = parts.reshape(3, count * heads, length, head_size).unbind(0)
-        weights = torch.softmax(torch.bmm(_scaled(query, head_size**-0.5), key.transpose(1, 2)), dim=-1)
+        weights = torch.softmax(torch.bmm(query * head_size**-0.5, key.transpose(1, 2)), dim=-1)
         if keep_weights is not None:
             keep_weights.extend(weights.detach().view(count, heads, length, length))
         mixed = torch.bmm(dropout(weights, dropout_rate).to(value.dtype), value)
@@ -138,9 +146,91 @@ def _grouped(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _scaled(query: Tensor, scale: float) -> Tensor:
-    kept = query.detach()
-    return recomputable(query * scale, lambda: kept * scale)
+class _Again(torch.autograd.Function):
+    """:func:`_grouped`, of which query, key, value and a bit per dropped weight are kept for the backward pass.
+
+    The weights, before and after dropout, and what is mixed with them are made again, which costs one small product.
+    All groups are written into one tensor and their gradients into another, where autograd would make one for each
+    step of the way and put them together. The formulas are those of Dao et al. (2022), without tiles.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, groups: list[tuple[int, int]], heads: int, rate: float, dtype: torch.dtype
+    ) -> Tensor:
+        size = qkv.shape[1] // (3 * heads)
+        mixed, dropped, start = qkv.new_empty(len(qkv), heads * size), list[Stays](), 0
+        with torch.autocast(qkv.device.type, enabled=False):
+            for count, length in groups:
+                rows = slice(start, start := start + count * length)
+                query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
+                weights = _weights(query.mul_(size**-0.5), key)
+                if rate:
+                    drawn, stays = Stays.draw(weights.shape, rate)
+                    dropped.append(drawn)
+                    weights.mul_(stays).mul_(drawn.scale)
+                own = torch.bmm(weights.to(dtype), value).view(count, heads, length, size)
+                mixed[rows].view(count, length, heads, size).copy_(own.transpose(1, 2))
+        mixed[start:] = qkv[start:, : heads * size]
+        ctx.save_for_backward(qkv, *(each.kept for each in dropped))
+        ctx.rest = groups, heads, dtype, [(each.shape, each.scale) for each in dropped]
+        return mixed
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, *kept = ctx.saved_tensors
+        groups, heads, dtype, drawn = ctx.rest
+        dropped = [Stays(bits, *rest) for bits, rest in zip(kept, drawn, strict=True)]
+        size, start = qkv.shape[1] // (3 * heads), 0
+        result = torch.empty_like(qkv)
+        for number, (count, length) in enumerate(groups):
+            rows = slice(start, start := start + count * length)
+            query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
+            (along,) = _by_head(flowing[rows], count, heads, size, dtype)  # the slope along what is mixed
+            weights = _weights(query.mul_(size**-0.5), key)
+            slopes = torch.bmm(along, value.transpose(1, 2)).to(weights.dtype)
+            used = weights
+            if dropped:
+                factors = dropped[number].factors(weights.dtype)
+                used, slopes = weights * factors, slopes.mul_(factors)
+            along_value = torch.bmm(used.to(dtype).transpose(1, 2), along)
+            slopes = torch._softmax_backward_data(slopes, weights, -1, weights.dtype).to(dtype)
+            along_query = torch.bmm(slopes, key).mul_(size**-0.5)
+            along_key = torch.bmm(slopes.transpose(1, 2), query)
+            places = result[rows].view(count, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            for place, found in zip(places, (along_query, along_key, along_value), strict=True):
+                place.copy_(found.view(place.shape))
+        result[start:, heads * size :] = 0
+        result[start:, : heads * size] = flowing[start:]
+        return result, None, None, None, None
+
+
+NUMBERS_AT_ONCE = 1_000_000
+"""Queries, keys and values that are attended to at once: what is made on the way then stays in the cache, and fits into
+whatever memory is free between the tensors that are kept."""
+
+
+def _small_groups(plan: AttentionPlan, width: int) -> list[tuple[int, int]]:
+    """The plan's groups in parts of at most :data:`NUMBERS_AT_ONCE` numbers, or of one sequence."""
+    parts = []
+    for count, length in plan.groups:
+        most = max(1, NUMBERS_AT_ONCE // (length * width))
+        parts += [(min(most, count - done), length) for done in range(0, count, most)]
+    return parts
+
+
+def _by_head(rows: Tensor, count: int, heads: int, size: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """[c * n, k * H] to k copies [c * heads, n, d]."""
+    parts = rows.view(count, -1, rows.shape[1] // (heads * size), heads, size).permute(2, 0, 3, 1, 4)
+    copied = torch.empty(parts.shape, dtype=dtype, device=rows.device).copy_(parts)
+    return copied.view(len(copied), count * heads, -1, size).unbind(0)
+
+
+def _weights(scaled: Tensor, key: Tensor) -> Tensor:
+    """[c * heads, n, n] attention weights of scaled queries, at least in single precision."""
+    scores = torch.bmm(scaled, key.transpose(1, 2))
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 PADDING = 1 / 3

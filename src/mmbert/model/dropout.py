@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmbert.model.recompute import recomputable
 
 
-class _Dropped(torch.autograd.Function):
-    """``values`` times 0 or ``scale``, of which one byte per value is kept."""
+@dataclass(frozen=True)
+class Stays:
+    """Which values stay.
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, stays: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(stays)
-        ctx.scale = scale
-        return values * _factors(stays, scale, values.dtype)
+    Attributes:
+        kept: one bit per value (in compiled programs, which know no bits, one byte).
+        shape: of the values.
+        scale: what is multiplied by where a value stays.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (stays,) = ctx.saved_tensors
-        return flowing * _factors(stays, ctx.scale, flowing.dtype), None, None
+    kept: Tensor
+    shape: torch.Size
+    scale: float
+
+    @classmethod
+    def draw(cls, shape: torch.Size, rate: float) -> tuple[Self, Tensor]:
+        """Draw them for values of this shape on a CPU.
+
+        Args:
+            shape: of the values.
+            rate: probability with which a value does not stay; below 1.
+
+        Returns:
+            what to keep for the backward pass, and the same as uint8 ones and zeros of this shape.
+        """
+        count = shape.numel()
+        words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        draws = words.view(torch.int16)[:count].view(shape)
+        stays = torch.empty(shape, dtype=torch.uint8)
+        torch.ge(draws, round(rate * 2**16) - 2**15, out=stays)
+        kept = stays if torch.compiler.is_compiling() else torch.from_numpy(np.packbits(stays.numpy()))
+        return cls(kept, shape, 1 / (1 - rate)), stays
+
+    def factors(self, dtype: torch.dtype) -> Tensor:
+        """0 or the scale for each value."""
+        if torch.compiler.is_compiling():
+            return _factors(self.kept, self.scale, dtype)
+        stays = np.unpackbits(self.kept.numpy(), count=self.shape.numel())
+        return _factors(torch.from_numpy(stays).view(self.shape), self.scale, dtype)
 
 
 def _factors(stays: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return stays.to(dtype).mul_(scale)
+
+
+class _Dropped(torch.autograd.Function):
+    """``values`` times 0 or ``scale``, of which one bit per value is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, stays: Tensor, drawn: Stays) -> Tensor:
+        ctx.save_for_backward(drawn.kept)
+        ctx.rest = drawn.shape, drawn.scale
+        return values * _factors(stays, drawn.scale, values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (kept,) = ctx.saved_tensors
+        return flowing * Stays(kept, *ctx.rest).factors(flowing.dtype), None, None
 
 
 def dropout(values: Tensor, rate: float) -> Tensor:
@@ -43,15 +86,10 @@ def dropout(values: Tensor, rate: float) -> Tensor:
         return values
     if values.device.type != "cpu" or rate > 0.99:
         return nn.functional.dropout(values, rate)
-    count = values.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    draws = words.view(torch.int16)[:count].view(values.shape)
-    stays = torch.empty(values.shape, dtype=torch.uint8)
-    torch.ge(draws, round(rate * 2**16) - 2**15, out=stays)  # 1 where the value stays
-    scale = 1 / (1 - rate)
-    result: Tensor = _Dropped.apply(values, stays, scale)  # type: ignore[no-untyped-call]
+    drawn, stays = Stays.draw(values.shape, rate)
+    result: Tensor = _Dropped.apply(values, stays, drawn)  # type: ignore[no-untyped-call]
     kept = values.detach()
-    return recomputable(result, lambda: kept * _factors(stays, scale, kept.dtype))
+    return recomputable(result, lambda: kept * drawn.factors(kept.dtype))
 
 
 class Dropout(nn.Dropout):

@@ -1,9 +1,9 @@
 """Translation and captioning: read a text (or nothing) and its image, write a text in another language.
 
-With the objective ``lm`` one record gives one sequence in one of its directions (all of them equally often),
-``[CLS] source [SEP] regions [END]``, continued by ``[2de] target``; every next piece is predicted in one pass. The
-first token names the language, so one model writes any of them (Johnson et al., 2017). An empty source makes it a
-caption.
+With the objective ``lm`` one record gives one sequence in one of its directions (all of them equally often, unless told
+otherwise), ``[CLS] source [SEP] regions [END]``, continued by ``[2de] target``; every next piece is predicted in one
+pass. The first token names the language, so one model writes any of them (Johnson et al., 2017). An empty source makes
+it a caption.
 With the objective ``mlm`` it is MM-BERT's "simple encoder": one sequence per piece,
 ``[CLS] source [SEP] prefix [MASK] [SEP]``, and ``[STOP]`` behind the last.
 """
@@ -11,6 +11,7 @@ With the objective ``mlm`` it is MM-BERT's "simple encoder": one sequence per pi
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +33,8 @@ class Options(BaseModel):
         sources: languages that are read; None: all.
         targets: languages that are written; None: all.
         through: one of the two languages of each pair is this; None: any may be read for any.
+        weights: by direction, ``en-fr``: how often it is drawn, where the others are drawn once; ``-de``: captions in
+            German.
         images: read the record's image too, if it has one.
         prefixes: of ``mlm``: so many prefixes are drawn from each text; None: all of them.
         caption_rate: chance that the text of a record with an image is not read, so that the image is captioned.
@@ -41,6 +44,7 @@ class Options(BaseModel):
     sources: list[str] | None = None
     targets: list[str] | None = None
     through: str | None = None
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     images: bool = True
     prefixes: int | None = Field(default=None, ge=1)
     caption_rate: float = Field(default=0.0, ge=0, le=1)
@@ -62,6 +66,12 @@ class TranslationTask(Task):
         self.masked = "mlm" in objectives
         self.languages = writing_languages(tokenizer)
         vocabulary = tokenizer.get_vocab()
+        for direction in options.weights:
+            if not self.masked and not any(direction.endswith(f"-{target}") for target in self.languages):
+                raise ConfigError(
+                    f"weights: {direction!r} ends with no language that can be written",
+                    hint=f"SOURCE-TARGET, TARGET one of {', '.join(self.languages) or 'none'}",
+                )
         wanted = [STOP] if self.masked else [language_token(code) for code in options.targets or ()]
         missing = [token for token in wanted if token not in vocabulary]
         if not self.masked and not wanted and not self.languages:
@@ -91,7 +101,7 @@ class TranslationTask(Task):
         pairs: list[tuple[str, str | None]] = []
         for code, sources in self._directions(record):
             pairs += [(code, source) for source in sources] or [(code, None)]
-        target, read_from = pairs[int(rng.integers(len(pairs)))]
+        target, read_from = pairs[self._drawn(pairs, rng)]
         image = self.processor.image_of(record) if self._image(record) else None
         captioned = image is not None and (read_from is None or rng.random() < self.options.caption_rate)
         text = "" if captioned or read_from is None else choose(record.captions[read_from], rng)
@@ -105,6 +115,13 @@ class TranslationTask(Task):
         written = np.concatenate([[self.languages[target]], pieces])
         label = Label("lm", "written", np.arange(len(written)), np.concatenate([pieces, [self.end]]))
         return [Example(read, image=image, labels={"lm": label}, written=written)]
+
+    def _drawn(self, pairs: list[tuple[str, str | None]], rng: np.random.Generator) -> int:
+        """Number of one of the (target, source) pairs."""
+        if not self.options.weights:
+            return int(rng.integers(len(pairs)))
+        weights = np.array([self.options.weights.get(f"{source or ''}-{target}", 1.0) for target, source in pairs])
+        return int(rng.choice(len(pairs), p=weights / weights.sum()))
 
     def _prefixes(self, read: np.ndarray, pieces: np.ndarray) -> Iterator[tuple[np.ndarray, Label]]:
         """Each prefix of the target behind the source, and what comes next."""
