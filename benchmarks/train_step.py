@@ -6,12 +6,13 @@ tokens are to be predicted. A step is forward, losses, backward, clipping and fu
 all sixteen samples into one batch and also predicts the classes of 15 % of the regions; VisualBERT, which pads, gets
 the pairs and the texts as two batches, so that it pads nothing here.
 
-Each side lives in a process of its own; they step in turn. Ours keeps the memory that it frees, as `mmbert train` does;
-VisualBERT has what the C library does by itself. Then the two change places, in two more processes: ours returns memory
-(`freed_memory=returned`), VisualBERT keeps it; the figures of these stand against the first two. Memory is the peak of
-a process over its size before the first step (weights loaded): gradients, optimiser state, activations; and the same
-without the gradients and optimiser state that have to be there. The operations per second of our step (counted by
-PyTorch) stand against those of large matrix products, which take their turn with the steps and as long as one: a shared
+Each side lives in a process of its own; they step in turn. Ours keeps the memory that it frees, as `mmbert train` does
+(the environment that this command starts itself in included); VisualBERT has what the C library does by itself. Then
+the two change places, in two more processes: ours returns memory (`freed_memory=returned`), VisualBERT keeps it; the
+figures of these stand against the first two. Memory is the peak of a process over its size before the first step
+(weights loaded): gradients, optimiser state, activations; and the same without the gradients and optimiser state that
+have to be there. The operations per second of our step (counted by PyTorch, without what is made again for the backward
+pass) stand against those of large matrix products, which take their turn with the steps and as long as one: a shared
 machine is faster in one second than in the next. `train_step_rate_highest` has the fastest of these turns.
 
 `--device cuda --samples 256` measures a GPU with a batch that fills it; memory is then what PyTorch allocated on it,
@@ -21,14 +22,16 @@ which the C library has no part in.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Literal
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -50,7 +53,7 @@ from transformers import VisualBertForPreTraining
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.modeling import MMBertForPreTraining
-from mmbert.training.allocator import freed_memory
+from mmbert.training.allocator import freed_memory, tuned
 from mmbert.training.clipping import clip_gradients
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import bf16_is_faster
@@ -153,7 +156,11 @@ def _serve(connection: Connection, build: Build, size: tuple[int, int], device: 
             connection.send(statistics.harmonic_mean(product_rates("fp32", device, 30)))  # about as long as a step
             continue
         if request == "flop":
-            with FlopCounterMode(display=False) as counter:
+            # What is made again for the backward pass is not counted: it is no part of what a step has to compute.
+            with (
+                mock.patch("mmbert.training.module.recomputing", nullcontext),
+                FlopCounterMode(display=False) as counter,
+            ):
                 for loss in losses:
                     loss().backward()
             optimizer.zero_grad()
@@ -180,6 +187,19 @@ SIDES_ON_CPU: list[tuple[str, Build, Freed]] = [
 ]
 
 
+@contextmanager
+def environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Processes that are started inside get these variables."""
+    before = dict(os.environ)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
 class Sides:
     """Processes that step in turn."""
 
@@ -190,7 +210,8 @@ class Sides:
         for name, build, freed in sides:
             self._connections[name], theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, build, freed, size, device), daemon=True)
-            process.start()
+            with environment(tuned(os.environ) if freed == "kept" else {**os.environ}):
+                process.start()
             self._processes.append(process)
         for connection in self._connections.values():
             connection.recv()

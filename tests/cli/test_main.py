@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import mmbert
 import mmbert.cli
 from mmbert.cli import main as frame
+from mmbert.training.allocator import TUNABLES
 
 COMMANDS = {
     "broken": '"""Cannot be imported."""\nimport no_such_module_anywhere\ndef broken(): ...\n',
@@ -222,3 +224,20 @@ def test_every_command_has_a_short_summary_and_an_example(name: str, capsys: pyt
     for path in paths:
         assert frame.run([*path, "--help"]) == 0
         assert f"  mmbert {' '.join(path)}" in capsys.readouterr().out, f"no example in mmbert {' '.join(path)} --help"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to do with memory")
+@pytest.mark.parametrize(
+    ("arguments", "anew"),
+    [(["train", "--help"], True), (["--debug", "profile", "--help"], True), (["info", "--help"], False), ([], False)],
+)
+def test_commands_that_take_training_steps_start_in_an_environment_for_that(
+    arguments: list[str], anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = list[dict[str, str]]()
+    monkeypatch.delenv(TUNABLES, raising=False)
+    monkeypatch.setattr(os, "execve", lambda program, given, environment: started.append(environment))
+    monkeypatch.setattr(sys, "argv", ["mmbert", *arguments])
+    with pytest.raises(SystemExit):
+        frame.main()
+    assert [environment[TUNABLES] for environment in started] == ["glibc.malloc.tcache_count=0"] * anew

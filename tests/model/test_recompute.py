@@ -15,6 +15,7 @@ from tiny import tiny_network
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from mmbert.model.attention import AttentionPlan, grouped_attention, plan_attention
 from mmbert.model.packed import SequenceSpec, pack
 from mmbert.model.recompute import recomputable, recomputed_norm, recomputing
 
@@ -41,6 +42,57 @@ def test_gradients_are_those_of_what_was_kept_bit_by_bit(dtype: torch.dtype, dro
         assert torch.equal(kept[0], again[0])
         assert kept[1].keys() == again[1].keys()
         assert all(torch.equal(again[1][name], gradient) for name, gradient in kept[1].items())
+
+
+def attended(qkv: Tensor, plan: AttentionPlan, flowing: Tensor, *, again: bool) -> tuple[Tensor, Tensor]:
+    """Attention and the gradient of queries, keys and values, with the same weights dropped each time."""
+    qkv = qkv.clone().requires_grad_()
+    torch.manual_seed(5)
+    with recomputing() if again else nullcontext():
+        mixed = grouped_attention(qkv, plan, 2, 0.25)
+    mixed.backward(flowing)
+    assert qkv.grad is not None
+    return mixed.detach(), qkv.grad
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 2**31))
+def test_attention_is_made_again_for_sequences_of_any_lengths(lengths: list[int], behind: int, seed: int) -> None:
+    """Also where rows stand behind the sequences, and where the plan takes lengths together."""
+    torch.manual_seed(seed)
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    plan = plan_attention(lengths, starts)
+    qkv, flowing = (torch.randn(sum(lengths) + behind, width, dtype=torch.float64) for width in (24, 8))
+    kept, again = (attended(qkv, plan, flowing, again=again) for again in (False, True))
+    for first, second in zip(kept, again, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [10, 80])
+def test_attention_made_again_in_low_precision_is_as_near(length: int) -> None:
+    """Below and above the length up to which it is done in single precision."""
+    torch.manual_seed(0)
+    plan = plan_attention([length] * 3, torch.arange(4, dtype=torch.int32) * length)
+    exact = torch.randn(3 * length, 48).to(torch.bfloat16).double()
+    flowing = torch.randn(3 * length, 16).to(torch.bfloat16).double()
+    wanted = attended(exact, plan, flowing, again=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attended(exact.bfloat16(), plan, flowing.bfloat16(), again=True)
+    for first, second in zip(wanted, found, strict=True):
+        assert second.dtype == torch.bfloat16
+        torch.testing.assert_close(second.double(), first, rtol=0.03, atol=0.03)
+
+
+def test_what_attention_keeps_does_not_grow_with_the_square_of_the_length() -> None:
+    def kept(length: int) -> float:
+        plan = plan_attention([length], torch.tensor([0, length], dtype=torch.int32))
+        qkv = torch.randn(length, 48, requires_grad=True)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found, recomputing():
+            mixed = grouped_attention(qkv, plan, 4)
+        assert mixed.requires_grad
+        return sum(event.self_cpu_memory_usage for event in found.key_averages()) / length
+
+    assert kept(400) == pytest.approx(kept(100), rel=0.05)
 
 
 def held(*, again: bool) -> int:

@@ -67,6 +67,21 @@ def test_one_language_may_be_in_every_pair(writer: MMBertProcessor) -> None:
     assert found == {("en", "de"), ("de", "en"), ("fr", "en")}
 
 
+def test_directions_are_drawn_as_often_as_their_weights_say(writer: MMBertProcessor) -> None:
+    """Three to one for German from English; English from German has the usual weight."""
+    german, counted = writer.tokenizer.convert_tokens_to_ids("[2de]"), {True: 0, False: 0}
+    for seed in range(400):
+        (example,) = made(writer, seed=seed, sources=["en", "de"], through="en", weights={"en-de": 3})
+        counted[bool(example.written[0] == german)] += 1
+    assert counted[True] == pytest.approx(300, abs=40)  # more than four standard deviations
+    shown = [made(writer, PICTURE, seed=seed, sources=[], weights={"-de": 1e6})[0] for seed in range(5)]
+    assert all(example.written[0] == german for example in shown)
+    with pytest.raises(ConfigError, match="'en-fr' ends with no language that can be written"):
+        made(writer, weights={"en-fr": 2})
+    with pytest.raises(ValueError, match="greater than 0"):
+        translation.Options(weights={"en-de": 0})
+
+
 def test_labels_stand_where_the_text_is_written(writer: MMBertProcessor) -> None:
     """Behind all sequences of the batch, in their order; a sequence that is not continued has none."""
     rng = np.random.default_rng(0)

@@ -1,9 +1,10 @@
 """Tensors that the backward pass makes again instead of keeping them.
 
 Between forward and backward a layer would keep what went into each product: the result of LayerNorm beside its input,
-that of GELU beside its input, attention weights before and after dropout. Each of these follows from a tensor that is
-kept anyway by an operation that costs next to nothing, where activation checkpointing (Chen et al., 2016) runs whole
-layers, products and all, a second time. Same bits, about half of the memory (`benchmarks/train_step.py`).
+that of GELU beside its input, what dropout leaves beside what it got. Each of these follows from a tensor that is kept
+anyway by an operation that costs next to nothing, where activation checkpointing (Chen et al., 2016) runs whole layers,
+products and all, a second time. Same bits, about half of the memory (`benchmarks/train_step.py`). Attention makes its
+weights again by itself (:mod:`mmbert.model.attention`).
 """
 
 from __future__ import annotations

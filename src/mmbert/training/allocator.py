@@ -15,7 +15,7 @@ FAST_MAX, TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = 1, -1, -3, -4
 USUAL = {FAST_MAX: 128, TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 """glibc's own: the largest sizes that it comes to by itself, and its number of mapped blocks."""
 SETTINGS = {
-    # No block of its own from the system, and never back; no splinters put aside (see `tuned`).
+    # No block of its own from the system, and never back; no small ones put aside (see `tuned`).
     "kept": {MMAP_MAX: 0, TRIM_THRESHOLD: -1, FAST_MAX: 0},
     "returned": {MMAP_THRESHOLD: 1 << 20},  # each large block from the system, and back
 }
@@ -25,11 +25,11 @@ TUNABLES, NO_CACHE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count"
 def tuned(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment in which a process keeps freed memory in one piece.
 
-    PyTorch's blocks start at multiples of 64 bytes. glibc cuts each from a block that is larger by a little, and puts
-    the splinters before and behind it aside, in a cache of small blocks, where they are not joined with the large one
-    when that is freed: the place is then too small for a tensor of the very same size. A training step that keeps its
-    memory had a fifth more of it than it used. Without the cache splinters are joined (`benchmarks/train_step.py`).
-    It is chosen when a process starts, so the environment says it.
+    glibc puts small blocks that are freed aside, for whoever wants one of their size next. They are not joined with
+    what is free beside them, so that a small one between two large ones keeps these apart, and a tensor that would fit
+    into both gets new memory. A training step frees thousands of small blocks between its tensors: the memory that it
+    kept was a fifth more than what it needs (`benchmarks/train_step.py`). The cache can only be turned off where a
+    process starts, so the environment says it; :data:`SETTINGS` has the rest.
 
     Args:
         environment: to add to.
