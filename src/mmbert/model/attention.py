@@ -111,7 +111,7 @@ def grouped_attention(
     fused = exact and keep_weights is None and not dropout_rate
     if recomputing_now() and keep_weights is None and not fused:
         made: Tensor = _Again.apply(  # type: ignore[no-untyped-call]
-            qkv, _small_groups(plan, qkv.shape[1]), heads, dropout_rate, torch.float32 if exact else qkv.dtype
+            qkv, plan.groups, heads, dropout_rate, torch.float32 if exact else qkv.dtype
         )
         return made
     if exact:
@@ -204,20 +204,6 @@ class _Again(torch.autograd.Function):
         result[start:, heads * size :] = 0
         result[start:, : heads * size] = flowing[start:]
         return result, None, None, None, None
-
-
-NUMBERS_AT_ONCE = 1_000_000
-"""Queries, keys and values that are attended to at once: what is made on the way then stays in the cache, and fits into
-whatever memory is free between the tensors that are kept."""
-
-
-def _small_groups(plan: AttentionPlan, width: int) -> list[tuple[int, int]]:
-    """The plan's groups in parts of at most :data:`NUMBERS_AT_ONCE` numbers, or of one sequence."""
-    parts = []
-    for count, length in plan.groups:
-        most = max(1, NUMBERS_AT_ONCE // (length * width))
-        parts += [(min(most, count - done), length) for done in range(0, count, most)]
-    return parts
 
 
 def _by_head(rows: Tensor, count: int, heads: int, size: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
