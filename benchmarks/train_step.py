@@ -210,7 +210,7 @@ class Sides:
         for name, build, freed in sides:
             self._connections[name], theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, build, freed, size, device), daemon=True)
-            with environment(tuned(os.environ) if freed == "kept" else {**os.environ}):
+            with environment(tuned(os.environ) if freed == "kept" else {}):
                 process.start()
             self._processes.append(process)
         for connection in self._connections.values():

@@ -54,7 +54,8 @@ class TranslationTask(Task):
     """See the module.
 
     Raises:
-        ConfigError: a target language, or ``[STOP]``, has no token; or both objectives are asked for.
+        ConfigError: a target language, or ``[STOP]``, has no token; both objectives are asked for; or a weight is that
+            of a direction into no language that can be written.
     """
 
     def __init__(self, options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> None:
