@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mmbert.model import fused
 from mmbert.model.dropout import Stays, dropout
 from mmbert.model.linear import Linear
-from mmbert.model.recompute import recomputing_now
 
 
 @dataclass
@@ -109,7 +108,7 @@ def grouped_attention(
     """
     exact = better_exact(qkv, plan.longest)
     fused = exact and keep_weights is None and not dropout_rate
-    if recomputing_now() and keep_weights is None and not fused:
+    if keep_weights is None and not fused and weights_made_again(qkv):
         made: Tensor = _Again.apply(  # type: ignore[no-untyped-call]
             qkv, plan.groups, heads, dropout_rate, torch.float32 if exact else qkv.dtype
         )
@@ -144,6 +143,15 @@ def _grouped(
     if extra:
         outputs.append(rest[:, : heads * head_size])
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def weights_made_again(qkv: Tensor) -> bool:
+    """Whether a backward pass will want weights, which it then makes again.
+
+    Not a matter of :func:`~mmbert.model.recompute.recomputing`: activation checkpointing runs a layer anew outside of
+    it, and must come to the same tensors.
+    """
+    return torch.is_grad_enabled() and qkv.requires_grad and not torch.compiler.is_compiling()
 
 
 class _Again(torch.autograd.Function):
