@@ -12,6 +12,8 @@ import torch
 from tiny import tiny_network
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmbert.model import attention
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,8 +44,9 @@ def test_one_gpu_sends_nothing_and_more_never_help_each_other(tool: ModuleType) 
     assert tool.memory(net, work, 64, True) < tool.memory(net, work, 64, False)
 
 
-def test_operations_are_those_that_pytorch_counts(tool: ModuleType) -> None:
-    """Products of one layer's step on a batch of equal lengths, counted while it runs."""
+def test_operations_are_those_that_pytorch_counts(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of one layer's step on a batch of equal lengths, counted while it runs, but for what is made again."""
+    monkeypatch.setattr(attention, "weights_made_again", lambda qkv: False)
     model = tiny_network(hidden_size=64, intermediate_size=128, num_hidden_layers=1).train()
     layer = sum(p.numel() for p in model.trunk.encoder.layers[0].parameters() if p.dim() > 1)
     hidden = torch.randn(10 * 8, 64, requires_grad=True)
