@@ -28,7 +28,7 @@ def tuned(environment: Mapping[str, str]) -> dict[str, str]:
     glibc puts small blocks that are freed aside, for whoever wants one of their size next. They are not joined with
     what is free beside them, so that a small one between two large ones keeps these apart, and a tensor that would fit
     into both gets new memory. A training step frees thousands of small blocks between its tensors: the memory that it
-    kept was a fifth more than what it needs (`benchmarks/train_step.py`). The cache can only be turned off where a
+    kept was a tenth more than it is now (`benchmarks/train_step.py`). The cache can only be turned off where a
     process starts, so the environment says it; :data:`SETTINGS` has the rest.
 
     Args:
