@@ -27,8 +27,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from typing import Literal
 from unittest import mock
@@ -187,19 +187,6 @@ SIDES_ON_CPU: list[tuple[str, Build, Freed]] = [
 ]
 
 
-@contextmanager
-def environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Processes that are started inside get these variables."""
-    before = dict(os.environ)
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name in wanted.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
 class Sides:
     """Processes that step in turn."""
 
@@ -210,7 +197,7 @@ class Sides:
         for name, build, freed in sides:
             self._connections[name], theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, build, freed, size, device), daemon=True)
-            with environment(tuned(os.environ) if freed == "kept" else {}):
+            with mock.patch.dict(os.environ, tuned(os.environ) if freed == "kept" else {}):
                 process.start()
             self._processes.append(process)
         for connection in self._connections.values():

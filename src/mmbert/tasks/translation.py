@@ -67,8 +67,8 @@ class TranslationTask(Task):
         self.masked = "mlm" in objectives
         self.languages = writing_languages(tokenizer)
         vocabulary = tokenizer.get_vocab()
-        for direction in options.weights:
-            if not self.masked and not any(direction.endswith(f"-{target}") for target in self.languages):
+        for direction in () if self.masked else options.weights:
+            if not any(direction.endswith(f"-{target}") for target in self.languages):
                 raise ConfigError(
                     f"weights: {direction!r} ends with no language that can be written",
                     hint=f"SOURCE-TARGET, TARGET one of {', '.join(self.languages) or 'none'}",
