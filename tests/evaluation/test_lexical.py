@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny_network
 
 from mmbert.api.front_door import MMBert
@@ -93,6 +95,31 @@ def test_what_is_given_is_chosen_by_all_its_forms_together() -> None:
         assert choice.chosen["majority"] == "hut"
         assert choice.reachable
         assert choice.in_list
+
+
+@pytest.mark.parametrize("whole_list", [False, True], ids=["candidates", "all"])
+@pytest.mark.parametrize("as_given", [False, True], ids=["forms", "given"])
+def test_with_a_prior_a_network_that_has_learnt_nothing_answers_as_counting_does(
+    whole_list: bool, as_given: bool
+) -> None:
+    model = model_of({"labels": WORDS, "lexicon": LEXICON, "prior": 1.0})
+    with torch.no_grad():
+        for parameter in model.model.heads["lexical"].parameters():
+            parameter.zero_()
+    result = evaluate_lexical(model, RECORDS, whole_list=whole_list, as_given=as_given)
+    assert [c.chosen["without_image"] for c in result.choices[:4]] == [c.chosen["majority"] for c in result.choices[:4]]
+    assert result.choices[4].chosen["majority"] is None  # never seen
+
+
+def test_a_prior_raises_each_logit_by_the_logarithm_of_its_count() -> None:
+    lexicon = {"de": {"hat": {"hut": {"hut": 3000}, "mütze": {"mütze": 2}}}}
+    model = model_of({"labels": WORDS, "lexicon": lexicon, "prior": 0.5})
+    ids = model.processor.ids(ROWS[0][0], SENTENCES[0])
+    logits = model.model.head_logits("lexical", model.model(pack([SequenceSpec(ids)])).pooled)[0, :2].tolist()
+    raised = [logits[0] + 0.5 * math.log(3001), logits[1] + 0.5 * math.log(3)]
+    (choice,) = evaluate_lexical(model, RECORDS[:1]).choices
+    assert choice.chosen["without_image"] == WORDS[int(np.argmax(raised))]
+    assert int(np.argmax(raised)) == 0  # so much more often that no small network's logits outweigh it
 
 
 def test_a_row_per_word_adds_up_to_the_whole(model: MMBert) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,26 @@ def test_the_loss_among_candidates_is_the_cross_entropy_of_their_logits_alone() 
     hats = -logits[:2, :2].log_softmax(1).diagonal().sum()  # snow has one translation, so nothing to choose
     assert float(among.total) == pytest.approx(float(hats), abs=1e-5)
     assert float(whole.count) == float(among.count) == 3
+
+
+def test_the_prior_is_added_to_the_logits_before_the_loss() -> None:
+    task = task_of(prior=0.5)
+    network = tiny_network(vocab_size=len(task.processor.tokenizer), heads={"lexical": head_of()}, max_text_tokens=32)
+    rng = np.random.default_rng(0)
+    step = step_of(network, [task.examples(record(n), rng)[0] for n in (0, 2)])
+    with torch.no_grad():
+        logits = network.head_logits("lexical", step.output.pooled)
+        loss = lexical.compute(step, step.batch.targets["lexical"], lexical.Options(), "words/lexical")
+    raised = logits.clone()
+    raised[0, :2] += 0.5 * math.log(2)  # a hat was each of the two once
+    raised[1, 2] += 0.5 * math.log(2)
+    wanted = F.cross_entropy(raised, torch.tensor([0, 2]), reduction="sum")
+    assert float(loss.total) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_the_head_remembers_how_much_counts_say() -> None:
+    assert head_of(prior=2)["prior"] == 2.0
+    target = TargetWords(head_of(prior=2))
+    (item,) = lexical_translation.lexical_items(record(0))
+    assert target.prior(item) == pytest.approx([2 * math.log(2), 2 * math.log(2), 0])
+    assert not TargetWords({"labels": ["hut"]}).prior(item).any()  # a model of before says nothing of it

@@ -170,7 +170,8 @@ def evaluate_lexical(
         shown = [(item, image if way == WITH_IMAGE else None) for item, image in items]
         for number, logits in _logits(model, target, shown, batch_tokens, progress):
             choice = choices[number]
-            choice.chosen[way] = _best(target, choice.item, np.where(among[number], logits, -np.inf), as_given)
+            scores = np.where(among[number], logits + target.prior(choice.item), -np.inf)
+            choice.chosen[way] = _best(target, choice.item, scores, as_given)
     for choice in choices:
         choice.chosen[MAJORITY] = target.lexicon.majority(choice.item, "given" if as_given else "occurring")
     return LexicalResult(choices, ways if target.lexicon.counts else ways[:-1])

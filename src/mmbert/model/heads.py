@@ -248,7 +248,7 @@ HEAD_KINDS: dict[str, Callable[..., nn.Module]] = {
     "pointing": PointingHead,
 }
 """What ``kind`` may be in the options of a named head."""
-MEANINGS = ("labels", "lexicon", "answers", "neighbours", "exclusive")
+MEANINGS = ("labels", "lexicon", "answers", "neighbours", "prior", "exclusive")
 """Options that say what a head's outputs mean and how its texts are read; they change nothing of the network."""
 
 

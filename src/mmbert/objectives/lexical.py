@@ -23,10 +23,13 @@ class Options(BaseModel):
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Cross entropy over the target words for the [M] sequences ``target.positions``.
 
-    With ``candidates`` only over those that ``target.extra["among"]`` [M, words] says.
+    The logits are raised by ``target.extra["prior"]`` [M, words], which a task may leave out. With ``candidates`` only
+    over those that ``target.extra["among"]`` [M, words] says.
     """
     assert step.output.pooled is not None
     logits = exact(step.model.head_logits("lexical", step.output.pooled.index_select(0, target.positions)))
+    if "prior" in target.extra:
+        logits = logits + target.extra["prior"]
     if options.candidates:
         logits = logits.masked_fill(~target.extra["among"], float("-inf"))
     total = F.cross_entropy(logits, target.labels, reduction="sum")

@@ -45,6 +45,9 @@ class Options(BaseModel):
             sentence's own translation.
         neighbours: say by segments which word of the sentence is meant, and where so many pieces before and behind it
             stand; None says nothing, as the originals do. It needs 3 + 2 * ``neighbours`` segments.
+        prior: how much a translation's count in the training rows says before the network says anything: its logit is
+            raised by ``prior`` times log(1 + count), so that at 1 the network learns where the sentence departs from
+            what is usual, and answers as counting does where it has learnt nothing. 0, as the originals: nothing.
         images: read the record's image too, if it has one.
     """
 
@@ -53,6 +56,7 @@ class Options(BaseModel):
     words: Path | None = None
     answers: Answers = "given"
     neighbours: int | None = Field(default=None, ge=0)
+    prior: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     images: bool = True
 
 
@@ -75,8 +79,8 @@ def heads(parts: Sequence[tuple[Options, Source]]) -> dict[str, dict[str, Any]]:
     if not lexicon.counts:
         raise DataError("no record gives a word and its translations", where=parts[0][1].name)
     first = parts[0][0]
-    meaning = {"labels": words, "lexicon": lexicon.counts, "answers": first.answers, "neighbours": first.neighbours}
-    return {HEAD: {"kind": "linear", "outputs": len(words), **meaning}}
+    read = {"answers": first.answers, "neighbours": first.neighbours, "prior": first.prior}
+    return {HEAD: {"kind": "linear", "outputs": len(words), "labels": words, "lexicon": lexicon.counts, **read}}
 
 
 class TargetWords:
@@ -96,6 +100,7 @@ class TargetWords:
         self.lexicon = Lexicon(head.get("lexicon"))
         self.answers: Answers = head.get("answers", "given")
         self.neighbours: int | None = head.get("neighbours")
+        self.strength = float(head.get("prior", 0.0))
         self.numbers: dict[str, int] = {}
         for number, word in enumerate(self.words):
             self.numbers.setdefault(word.lower(), number)
@@ -111,6 +116,15 @@ class TargetWords:
         among = np.full(len(self.words), not known)
         among[known] = True
         return among
+
+    def prior(self, item: LexicalItem) -> np.ndarray:
+        """[outputs] what is added to each logit: see ``Options.prior``; zeros where the word was never seen."""
+        prior = np.zeros(len(self.words), dtype=np.float32)
+        if self.strength:
+            for text, given in self.lexicon.translations_of(item).items():
+                if text in self.numbers:
+                    prior[self.numbers[text]] = self.strength * np.log1p(sum(given.values()))
+        return prior
 
 
 def sequence(
@@ -180,8 +194,8 @@ class LexicalTranslationTask(Task):
         example = Example(*self._text(item.word, item.sentence), self._image(record))
         right = self.target.right(item, answers)
         value = np.array([right[int(rng.integers(len(right)))]])
-        among = {"among": self.target.candidates(item)[None]}
-        example.labels[HEAD] = Label(HEAD, "sequence", np.zeros(1, dtype=np.int64), value, among)
+        known = {"among": self.target.candidates(item)[None], "prior": self.target.prior(item)[None]}
+        example.labels[HEAD] = Label(HEAD, "sequence", np.zeros(1, dtype=np.int64), value, known)
         return [example]
 
     def _image(self, record: Record) -> AnyImage | None:
