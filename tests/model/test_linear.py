@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import tiny_network
 from torch import Tensor, nn
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model import linear as module
-from mmbert.model.linear import ROWS, Linear, linear
+from mmbert.model.linear import FEW, ROWS, Linear, linear, packed_weights
 from mmbert.training.module import TrainingModule
 
 torch.set_num_threads(1)
@@ -115,3 +120,58 @@ def test_low_precision_training_is_near_the_exact_one(layers: int) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = module_(collate(examples))["loss"]
     assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@given(st.integers(1, FEW + 3), st.integers(1, 70), st.integers(1, 70), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_packed_weights_give_the_same(rows: int, width: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(rows)
+    layer, values = Linear(width, outputs, bias=bias), torch.randn(rows, width)
+    wanted = nn.functional.linear(values.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    with torch.inference_mode(), packed_weights():
+        for _ in range(2):  # packed, then kept
+            torch.testing.assert_close(layer(values).double(), wanted.detach(), atol=1e-4, rtol=1e-5)
+
+
+def test_a_changed_weight_is_packed_anew() -> None:
+    layer, values = Linear(40, 30), torch.randn(3, 40)
+    with torch.no_grad(), packed_weights():
+        before = layer(values)
+        layer.weight.mul_(2)
+        torch.testing.assert_close(layer(values) - layer.bias, 2 * (before - layer.bias), atol=1e-5, rtol=1e-5)
+        layer.weight = nn.Parameter(torch.zeros(30, 40))
+        assert torch.equal(layer(values), layer.bias.expand(3, 30))
+
+
+def test_what_is_packed_is_given_back_at_the_end_and_not_before() -> None:
+    layer, values = Linear(40, 30), torch.randn(3, 40)
+    with torch.no_grad(), packed_weights():
+        layer(values)
+        with packed_weights():
+            layer(values)
+        assert module._packed.get() is not None
+    assert module._packed.get() is None
+    held = weakref.ref(layer.weight)
+    del layer
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.skipif(module._PACK is None, reason="this PyTorch is built without oneDNN")
+def test_a_weight_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def pack(weight: Tensor, rows: int) -> Tensor:
+        asked.append(rows)
+        return weight
+
+    monkeypatch.setattr(module, "_PACK", pack)
+    layer = Linear(40, 30)
+    with torch.no_grad(), packed_weights():
+        for rows in (FEW + 1, 3, 5, FEW):
+            layer(torch.randn(rows, 40))
+        layer(torch.randn(2, 3, 40))
+        with torch.enable_grad():
+            layer(torch.randn(3, 40))
+    layer(torch.randn(3, 40))
+    assert asked == [FEW]

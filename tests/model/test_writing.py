@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.data.packing import Example, collate
+from mmbert.model import writing
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
+from mmbert.model.linear import packed_weights
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch
 
@@ -190,6 +192,41 @@ def test_cached_steps_are_a_pass_over_the_whole_text(model: MMBertForConditional
         expected = logits_of(model, [replace(example, written=text)], images)[0]
         assert largest(steps[row, : len(text)], expected) < 3e-5
         assert result.sequences[row, 1 : ended + 1].tolist() == expected.argmax(-1).tolist()[:ended]
+
+
+def test_several_first_tokens_are_read_at_once(model: MMBertForConditionalGeneration) -> None:
+    """Of sequences that differ in length, so that some positions of the memory are nobody's."""
+    examples, images = written_examples(11, 6, length=3)
+    result = generated(model, collate(examples, images), steps=1)
+    (step,) = result.logits
+    for row, expected in enumerate(logits_of(model, examples, images)):
+        assert largest(step[row], expected[-1]) < 3e-5
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_outgrow_the_room_that_they_have_at_first(
+    model: MMBertForConditionalGeneration, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples, images = written_examples(12, 4)
+    starts = collate([replace(e, written=np.array([START])) for e in examples], images)
+    wanted = generated(model, starts, num_beams=beams)
+    monkeypatch.setattr(writing, "ROOM", 1)
+    found = generated(model, starts, num_beams=beams)
+    assert found.sequences.tolist() == wanted.sequences.tolist()
+    for step, other in zip(found.logits, wanted.logits, strict=True):
+        assert largest(step, other) < 1e-5
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_packed_weights_write_the_same(model: MMBertForConditionalGeneration, beams: int) -> None:
+    examples, images = written_examples(13, 4)
+    starts = collate([replace(e, written=np.array([START])) for e in examples], images)
+    wanted = generated(model, starts, num_beams=beams)
+    with packed_weights():
+        found = generated(model, starts, num_beams=beams)
+    assert found.sequences.tolist() == wanted.sequences.tolist()
+    for step, other in zip(found.logits, wanted.logits, strict=True):
+        assert largest(step, other) < 3e-5
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -18,6 +18,7 @@ from mmbert.api.front_door import MMBert, _by_budget, _ref
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
+from mmbert.model.linear import packed_weights
 from mmbert.plugins import nearest
 from mmbert.text.tokenizer import writing_languages
 
@@ -93,7 +94,7 @@ class Writer:
         lengths = [len(e.token_ids) + (regions if e.image is not None else 0) for e in examples]
         order = sorted(range(len(examples)), key=lengths.__getitem__)
         found: list[list[Written]] = [[] for _ in examples]
-        with tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
+        with packed_weights(), tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
             for chosen in _by_budget(order, [beam * n for n in lengths], batch_tokens):
                 texts_of = self._generate([examples[i] for i in chosen], beam, nbest, length_penalty, longest)
                 for i, written in zip(chosen, texts_of, strict=True):

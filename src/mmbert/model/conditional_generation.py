@@ -130,7 +130,9 @@ class MMBertForConditionalGeneration(MMBertForPreTraining, GenerationMixin):
         assert batch.continuation is not None
         _, vectors = self.trunk.embed_regions(batch)
         kept = KeptKeys() if self.decoder is None else None
-        states = self.trunk.encode(batch, vectors, kept=kept)
+        # What continues a sequence in the trunk sees each layer's keys and values: nothing else is read of the last.
+        positions = None if kept is None else batch.starts
+        states = self.trunk.encode(batch, vectors, kept=kept, positions=positions)
         memory = kept.layers if kept is not None else self.decoder.memory(states)  # type: ignore[union-attr]
         columns = torch.arange(max(batch.lengths), device=batch.device)[None]
         lengths = torch.tensor(batch.lengths, device=batch.device)[:, None]

@@ -2,15 +2,65 @@
 
 In fp32 ``nn.functional.linear`` calls MKL and writes the bias first, which measured 10 to 20 % slower than oneDNN, the
 other library in PyTorch (and the one it uses for bf16). `benchmarks/match.py` shows the difference.
+
+A product of few rows takes as long as the weight takes to be read, and the order that it is kept in is a poor one for
+that: :func:`packed_weights` holds it in oneDNN's own while text is written (`benchmarks/decode.py`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 """The operator that torch.compile puts in the place of a linear layer; it has no gradient."""
+
+_PACK = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if ONEDNN is not None else None
+"""The operator that torch.compile prepares a weight with that stays the same."""
+
+FEW = 64
+"""Rows up to which a packed weight is quicker; for this many it is packed (it serves fewer as well)."""
+
+
+class _Packed:
+    """Weights in oneDNN's order, made when they are first asked for, and anew when they have changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def of(self, weight: Tensor) -> Tensor:
+        """Of an [O, I] weight; itself where it cannot be packed."""
+        if _PACK is None or weight.is_inference():  # which do not say that they have changed
+            return weight
+        kept, version, packed = self._known.get(id(weight), (None, -1, weight))
+        if kept is not weight or version != weight._version:
+            packed = _PACK(weight.detach(), FEW)
+            self._known[id(weight)] = weight, weight._version, packed
+        return packed
+
+
+_packed: ContextVar[_Packed | None] = ContextVar("packed", default=None)
+
+
+@contextmanager
+def packed_weights() -> Iterator[None]:
+    """Inside, weights that few rows are multiplied with are held a second time, in the order that makes it quick.
+
+    That is worth its time (about that of ten such products) where the same weights are used over and over; on a CPU, in
+    fp32, without gradients. What is held is given back at the end; one inside another does nothing.
+    """
+    if _packed.get() is not None:
+        yield
+        return
+    before = _packed.set(_Packed())
+    try:
+        yield
+    finally:
+        _packed.reset(before)
 
 
 ROWS = 64
@@ -43,6 +93,9 @@ def _onednn_fits(values: Tensor, weight: Tensor) -> bool:
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[..., I] values and [O, I] weight to [..., O], as ``nn.functional.linear``."""
     if ONEDNN is not None and _onednn_fits(values, weight):
+        packed = _packed.get()
+        if packed is not None and 0 < values.numel() <= FEW * values.shape[-1]:
+            weight = packed.of(weight)
         return ONEDNN(values, weight, bias, "none", [], "")
     return nn.functional.linear(values, weight, bias)
 

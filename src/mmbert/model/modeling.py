@@ -221,10 +221,17 @@ class MMBertModel(MMBertPreTrainedModel):
             attentions=tuple(attentions) if attentions is not None else None,
         )
 
-    def encode(self, batch: PackedBatch, region_vectors: Tensor | None, kept: KeptKeys | None = None) -> Tensor:
-        """[P, H] last states of a batch whose regions are embedded; continuations are left aside."""
+    def encode(
+        self,
+        batch: PackedBatch,
+        region_vectors: Tensor | None,
+        kept: KeptKeys | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """[P, H] last states of a batch whose regions are embedded, or [S, H] those of ``positions``; continuations are
+        left aside."""
         hidden = self.embeddings(batch, region_vectors)
-        return self.encoder(hidden, batch.lengths, batch.cu_seqlens, kept=kept)
+        return self.encoder(hidden, batch.lengths, batch.cu_seqlens, kept=kept, rows=positions)
 
     def _write(self, batch: PackedBatch, region_vectors: Tensor | None, kept: KeptKeys) -> Tensor:
         """[T, H] last states of the continuations."""
