@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.data.packing import Example, collate
-from mmbert.model import writing
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
 from mmbert.model.linear import packed_weights
 from mmbert.model.modeling import MMBertForPreTraining
@@ -201,20 +200,6 @@ def test_several_first_tokens_are_read_at_once(model: MMBertForConditionalGenera
     (step,) = result.logits
     for row, expected in enumerate(logits_of(model, examples, images)):
         assert largest(step[row], expected[-1]) < 3e-5
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_texts_outgrow_the_room_that_they_have_at_first(
-    model: MMBertForConditionalGeneration, beams: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    examples, images = written_examples(12, 4)
-    starts = collate([replace(e, written=np.array([START])) for e in examples], images)
-    wanted = generated(model, starts, num_beams=beams)
-    monkeypatch.setattr(writing, "ROOM", 1)
-    found = generated(model, starts, num_beams=beams)
-    assert found.sequences.tolist() == wanted.sequences.tolist()
-    for step, other in zip(found.logits, wanted.logits, strict=True):
-        assert largest(step, other) < 1e-5
 
 
 @pytest.mark.parametrize("beams", [1, 3])

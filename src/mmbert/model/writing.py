@@ -252,45 +252,6 @@ class PackedView:
         return torch.cat([*outputs, rest] if extra else outputs)
 
 
-ROOM = 32
-"""Positions that a cache has place for at first; then twice as many, and so on."""
-
-
-class _Grown:
-    """Keys and values of one layer in one block: those of the memory, if they are seen, then those that are written.
-
-    Args:
-        memory: keys and values [R, heads, m, d] that stand before what is written, m may be 0.
-    """
-
-    def __init__(self, memory: tuple[Tensor, Tensor]) -> None:
-        self.before = self.length = memory[0].shape[2]
-        self.block = self._room(memory[0], self.before + ROOM)
-        for held, given in zip(self.block, memory, strict=True):
-            held[:, :, : self.length] = given
-
-    @staticmethod
-    def _room(like: Tensor, positions: int) -> Tensor:
-        return like.new_empty(2, *like.shape[:2], positions, like.shape[3])
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[R, heads, n, d] more of each; returns all of them."""
-        end = self.length + keys.shape[2]
-        if end > self.block.shape[3]:
-            wider = self._room(self.block[0], self.before + 2 * (end - self.before))
-            wider[:, :, :, : self.length] = self.block[:, :, :, : self.length]
-            self.block = wider
-        for held, new in zip(self.block, (keys, values), strict=True):
-            held[:, :, self.length : end] = new
-        self.length = end
-        return self.block[0, :, :, :end], self.block[1, :, :, :end]
-
-    def reorder(self, rows: Tensor) -> None:
-        """Take over what is written in these rows."""
-        written = self.block[:, :, :, self.before : self.length]
-        written.copy_(written.index_select(1, rows))
-
-
 class WritingCache(Cache):
     """Keys and values of R sequences and of what is written behind each, for transformers' ``generate``.
 
@@ -315,44 +276,29 @@ class WritingCache(Cache):
         self.bias: Tensor | None = None
         if bool(outside.any()):
             self.bias = (outside.to(visual.dtype) * torch.finfo(visual.dtype).min)[:, None, None]
-        self.memory: list[tuple[Tensor, Tensor] | None] = []
+        self.memory = []
         for layer in memory:
             keys, values = _keys_values(layer.index_select(0, places.reshape(-1)), self.rows, heads)
             self.memory.append((keys.contiguous(), values.contiguous()))
-        self.own: list[_Grown | None] = [None] * len(memory)
+        self.own: list[tuple[Tensor, Tensor] | None] = [None] * len(memory)
 
     def attend(
         self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
     ) -> Tensor:
-        """See :class:`View`; T = R * (number of new positions). What sees the memory once sees it at every step."""
-        seen = self.memory[number]
-        if own is None:
-            assert seen is not None
-            part: Part = (*seen, self.bias)
-        else:
+        """See :class:`View`; T = R * (number of new positions)."""
+        parts: list[Part] = []
+        if memory:
+            parts.append((*self.memory[number], self.bias))
+        if own is not None:
             keys, values = _keys_values(own, self.rows, heads)
-            grown = self.own[number]
-            if grown is None:
-                if not memory:
-                    seen = keys[:, :, :0], values[:, :, :0]
-                assert seen is not None
-                grown = self.own[number] = _Grown(seen)
-                if memory:
-                    self.memory[number] = None  # the block has it
-            new = keys.shape[2]
-            part = (*grown.append(keys, values), self._bias(grown.length - new, new, query, memory=memory))
-        mixed = fused_attention(_heads(query, self.rows, heads), [part], rate)
+            before = self.own[number]
+            if before is not None:
+                keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+            self.own[number] = keys, values
+            new = len(query) // self.rows
+            parts.append((keys, values, causal_bias(new, keys.shape[2] - new, query)))
+        mixed = joint_attention(_heads(query, self.rows, heads), parts, rate)
         return mixed.transpose(1, 2).reshape(len(query), -1)
-
-    def _bias(self, before: int, new: int, query: Tensor, *, memory: bool) -> Tensor | None:
-        """What is added to the scores of ``new`` positions behind ``before``: the memory, if seen, and own ones."""
-        causal = causal_bias(new, before, query)
-        if not memory or self.bias is None:
-            return causal
-        outside = self.bias.to(query.dtype)
-        rest = outside.new_zeros(*outside.shape[:3], before + new - outside.shape[3])
-        hidden = torch.cat([outside, rest], -1)
-        return hidden if causal is None else torch.minimum(hidden, causal)
 
     def expand(self, times: int) -> None:
         """Let every sequence have so many texts."""
@@ -361,13 +307,13 @@ class WritingCache(Cache):
         self.rows *= times
         self.visual = self.visual.repeat_interleave(times, 0)
         self.bias = None if self.bias is None else self.bias.repeat_interleave(times, 0)
-        self.memory = [kept and tuple(part.repeat_interleave(times, 0) for part in kept) for kept in self.memory]  # type: ignore[misc]
+        self.memory = [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in self.memory]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take over the texts of these rows (of the same sequences, so that the memory stays as it is)."""
-        for grown in self.own:
-            if grown is not None:
-                grown.reorder(beam_idx)
+        self.own = [
+            None if o is None else (o[0].index_select(0, beam_idx), o[1].index_select(0, beam_idx)) for o in self.own
+        ]
 
     @property
     def is_compileable(self) -> bool:
@@ -376,5 +322,5 @@ class WritingCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0, *args: object, **kwargs: object) -> int:
         """Positions written so far."""
-        grown = self.own[layer_idx]
-        return 0 if grown is None else grown.length - grown.before
+        own = self.own[layer_idx]
+        return 0 if own is None else int(own[0].shape[2])
