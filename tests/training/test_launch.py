@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 import yaml
 
 from mmbert.cli.main import run
 from mmbert.errors import TrainingError, UsageError
 from mmbert.training.launch import Job, batch_script, launch, submit
 from mmbert.training.recipe import Recipe
+from mmbert.training.setup import leave_group
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -163,3 +165,11 @@ def test_two_processes_train_and_one_goes_on(recipe_of: MakeRecipe, tmp_path: Pa
     failed = launched(recipe, tmp_path, 2, "optimizr.lr=1")
     assert failed.returncode == 2
     assert "did you mean 'optimizer'" in failed.stderr
+
+
+def test_a_group_is_left_at_the_end_and_one_that_is_not_there_does_no_harm() -> None:
+    leave_group()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    leave_group()
+    assert not dist.is_initialized()
+    leave_group()
