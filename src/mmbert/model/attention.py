@@ -107,20 +107,26 @@ def grouped_attention(
         [P, H].
     """
     exact = better_exact(qkv, plan.longest)
-    fused = exact and keep_weights is None and not dropout_rate
-    if keep_weights is None and not fused and weights_made_again(qkv):
+    one_kernel = exact and keep_weights is None and not dropout_rate
+    if keep_weights is None and not one_kernel and weights_made_again(qkv):
         made: Tensor = _Again.apply(  # type: ignore[no-untyped-call]
             qkv, plan.groups, heads, dropout_rate, torch.float32 if exact else qkv.dtype
         )
         return made
     if exact:
         with torch.autocast("cpu", enabled=False):
-            return _grouped(qkv.float(), plan, heads, dropout_rate, keep_weights, fused=fused)
-    return _grouped(qkv, plan, heads, dropout_rate, keep_weights, fused=False)
+            return _grouped(qkv.float(), plan, heads, dropout_rate, keep_weights, one_kernel=one_kernel)
+    return _grouped(qkv, plan, heads, dropout_rate, keep_weights, one_kernel=False)
 
 
 def _grouped(
-    qkv: Tensor, plan: AttentionPlan, heads: int, dropout_rate: float, keep_weights: list[Tensor] | None, *, fused: bool
+    qkv: Tensor,
+    plan: AttentionPlan,
+    heads: int,
+    dropout_rate: float,
+    keep_weights: list[Tensor] | None,
+    *,
+    one_kernel: bool,
 ) -> Tensor:
     head_size = qkv.shape[1] // (3 * heads)
     outputs = []
@@ -130,7 +136,7 @@ def _grouped(
     *all_rows, rest = qkv.split([*sizes, extra])
     for rows, (count, length) in zip(all_rows, plan.groups, strict=True):
         parts = rows.view(count, length, 3, heads, head_size).permute(2, 0, 3, 1, 4)
-        if fused:
+        if one_kernel:
             mixed = nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
             outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
             continue
