@@ -194,7 +194,9 @@ class LexicalTranslationTask(Task):
         example = Example(*self._text(item.word, item.sentence), self._image(record))
         right = self.target.right(item, answers)
         value = np.array([right[int(rng.integers(len(right)))]])
-        known = {"among": self.target.candidates(item)[None], "prior": self.target.prior(item)[None]}
+        known = {"among": self.target.candidates(item)[None]}
+        if self.target.strength:
+            known["prior"] = self.target.prior(item)[None]
         example.labels[HEAD] = Label(HEAD, "sequence", np.zeros(1, dtype=np.int64), value, known)
         return [example]
 
