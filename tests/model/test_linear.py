@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model import linear as module
-from mmbert.model.linear import FEW, ROWS, Linear, linear, packed_weights
+from mmbert.model.linear import FEW, ROWS, Linear, PackedWeights, linear
 from mmbert.training.module import TrainingModule
 
 torch.set_num_threads(1)
@@ -128,14 +128,14 @@ def test_packed_weights_give_the_same(rows: int, width: int, outputs: int, bias:
     torch.manual_seed(rows)
     layer, values = Linear(width, outputs, bias=bias), torch.randn(rows, width)
     wanted = nn.functional.linear(values.double(), layer.weight.double(), layer.bias.double() if bias else None)
-    with torch.inference_mode(), packed_weights():
+    with torch.inference_mode(), PackedWeights().used():
         for _ in range(2):  # packed, then kept
             torch.testing.assert_close(layer(values).double(), wanted.detach(), atol=1e-4, rtol=1e-5)
 
 
 def test_a_changed_weight_is_packed_anew() -> None:
     layer, values = Linear(40, 30), torch.randn(3, 40)
-    with torch.no_grad(), packed_weights():
+    with torch.no_grad(), PackedWeights().used():
         before = layer(values)
         layer.weight.mul_(2)
         torch.testing.assert_close(layer(values) - layer.bias, 2 * (before - layer.bias), atol=1e-5, rtol=1e-5)
@@ -143,18 +143,30 @@ def test_a_changed_weight_is_packed_anew() -> None:
         assert torch.equal(layer(values), layer.bias.expand(3, 30))
 
 
-def test_what_is_packed_is_given_back_at_the_end_and_not_before() -> None:
+def test_numbers_that_take_the_place_of_others_are_packed() -> None:
+    """As a module's ``to`` gives them, which says nothing of a change."""
     layer, values = Linear(40, 30), torch.randn(3, 40)
-    with torch.no_grad(), packed_weights():
+    with torch.no_grad(), PackedWeights().used():
         layer(values)
-        with packed_weights():
+        for number in range(20):
+            layer.weight.data = torch.full((30, 40), float(number))
+            wanted = nn.functional.linear(values, layer.weight, layer.bias)
+            torch.testing.assert_close(layer(values), wanted, atol=1e-4, rtol=1e-5)
+
+
+def test_what_is_packed_is_given_back_with_its_holder_and_not_before() -> None:
+    layer, values, packed = Linear(40, 30), torch.randn(3, 40), PackedWeights()
+    with torch.no_grad(), packed.used():
+        layer(values)
+        with PackedWeights().used():
             layer(values)
-        assert module._packed.get() is not None
+        assert module._packed.get() is packed
     assert module._packed.get() is None
-    held = weakref.ref(layer.weight)
-    del layer
+    held, weight = weakref.ref(packed), weakref.ref(layer.weight)
+    del packed, layer
     gc.collect()
     assert held() is None
+    assert weight() is None
 
 
 @pytest.mark.skipif(module._PACK is None, reason="this PyTorch is built without oneDNN")
@@ -167,11 +179,13 @@ def test_a_weight_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "_PACK", pack)
     layer = Linear(40, 30)
-    with torch.no_grad(), packed_weights():
-        for rows in (FEW + 1, 3, 5, FEW):
-            layer(torch.randn(rows, 40))
-        layer(torch.randn(2, 3, 40))
-        with torch.enable_grad():
-            layer(torch.randn(3, 40))
-    layer(torch.randn(3, 40))
+    packed = PackedWeights()
+    for _ in range(2):
+        with torch.no_grad(), packed.used():
+            for rows in (FEW + 1, 3, 5, FEW):
+                layer(torch.randn(rows, 40))
+            layer(torch.randn(2, 3, 40))
+            with torch.enable_grad():
+                layer(torch.randn(3, 40))
+        layer(torch.randn(3, 40))
     assert asked == [FEW]

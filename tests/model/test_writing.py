@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmbert.data.packing import Example, collate
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
-from mmbert.model.linear import packed_weights
+from mmbert.model.linear import PackedWeights
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch
 
@@ -207,7 +207,7 @@ def test_packed_weights_write_the_same(model: MMBertForConditionalGeneration, be
     examples, images = written_examples(13, 4)
     starts = collate([replace(e, written=np.array([START])) for e in examples], images)
     wanted = generated(model, starts, num_beams=beams)
-    with packed_weights():
+    with PackedWeights().used():
         found = generated(model, starts, num_beams=beams)
     assert found.sequences.tolist() == wanted.sequences.tolist()
     for step, other in zip(found.logits, wanted.logits, strict=True):

@@ -19,9 +19,9 @@ import yaml
 
 from mmbert.cli.main import run
 from mmbert.errors import TrainingError, UsageError
+from mmbert.model import ranks
 from mmbert.training.launch import Job, batch_script, launch, submit
 from mmbert.training.recipe import Recipe
-from mmbert.training.setup import leave_group
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -168,8 +168,8 @@ def test_two_processes_train_and_one_goes_on(recipe_of: MakeRecipe, tmp_path: Pa
 
 
 def test_a_group_is_left_at_the_end_and_one_that_is_not_there_does_no_harm() -> None:
-    leave_group()
+    ranks.leave()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    leave_group()
+    ranks.leave()
     assert not dist.is_initialized()
-    leave_group()
+    ranks.leave()

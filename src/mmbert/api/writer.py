@@ -18,7 +18,7 @@ from mmbert.api.front_door import MMBert, _by_budget, _ref
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
-from mmbert.model.linear import packed_weights
+from mmbert.model.linear import PackedWeights
 from mmbert.plugins import nearest
 from mmbert.text.tokenizer import writing_languages
 
@@ -37,7 +37,7 @@ class Written:
 
 
 class Writer:
-    """A model that writes.
+    """A model that writes. On a CPU it holds weights a second time, once it has written (:class:`PackedWeights`).
 
     Args:
         bert: the model.
@@ -53,6 +53,7 @@ class Writer:
         self.model = MMBertForConditionalGeneration.sharing(bert.model)
         self.tokenizer: Any = bert.processor.tokenizer
         self.languages = writing_languages(self.tokenizer)
+        self._packed = PackedWeights()
 
     def write(
         self,
@@ -94,7 +95,7 @@ class Writer:
         lengths = [len(e.token_ids) + (regions if e.image is not None else 0) for e in examples]
         order = sorted(range(len(examples)), key=lengths.__getitem__)
         found: list[list[Written]] = [[] for _ in examples]
-        with packed_weights(), tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
+        with self._packed.used(), tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
             for chosen in _by_budget(order, [beam * n for n in lengths], batch_tokens):
                 texts_of = self._generate([examples[i] for i in chosen], beam, nbest, length_penalty, longest)
                 for i, written in zip(chosen, texts_of, strict=True):

@@ -60,9 +60,10 @@ def train(
         return
     if recipe is None:
         raise UsageError("which recipe?", hint="mmbert train --list lists them")
+    from mmbert.model import ranks
     from mmbert.training.recipe import load_recipe
     from mmbert.training.run import train as run
-    from mmbert.training.setup import leave_group, world_rank
+    from mmbert.training.setup import world_rank
 
     silence_libraries()
     chosen = [f"data={data}"] if data is not None else []
@@ -70,7 +71,7 @@ def train(
     chosen += [f"model.init={init}"] if init is not None else []
     loaded = load_recipe(recipe, [*chosen, *(overrides or [])])
     result = run(loaded, out or Path("runs") / loaded.name, resume=resume, skip_bad=skip_bad)
-    leave_group()
+    ranks.leave()
     if world_rank():
         return  # the first process speaks
     if as_json:

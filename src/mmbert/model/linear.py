@@ -4,7 +4,7 @@ In fp32 ``nn.functional.linear`` calls MKL and writes the bias first, which meas
 other library in PyTorch (and the one it uses for bf16). `benchmarks/match.py` shows the difference.
 
 A product of few rows takes as long as the weight takes to be read, and the order that it is kept in is a poor one for
-that: :func:`packed_weights` holds it in oneDNN's own while text is written (`benchmarks/decode.py`).
+that: :class:`PackedWeights` hold it in oneDNN's own, for whoever writes text (`benchmarks/decode.py`).
 """
 
 from __future__ import annotations
@@ -26,41 +26,38 @@ FEW = 64
 """Rows up to which a packed weight is quicker; for this many it is packed (it serves fewer as well)."""
 
 
-class _Packed:
-    """Weights in oneDNN's order, made when they are first asked for, and anew when they have changed."""
+class PackedWeights:
+    """Weights that few rows are multiplied with, held a second time in the order that makes it quick.
+
+    They are packed when they are first asked for, which takes about the time of ten such products, and anew when they
+    have changed; so this is for whoever uses the same weights over and over, on a CPU, in fp32, without gradients.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Inside, :func:`linear` multiplies with these."""
+        before = _packed.set(self)
+        try:
+            yield
+        finally:
+            _packed.reset(before)
 
     def of(self, weight: Tensor) -> Tensor:
         """Of an [O, I] weight; itself where it cannot be packed."""
         if _PACK is None or weight.is_inference():  # which do not say that they have changed
             return weight
-        kept, version, packed = self._known.get(id(weight), (None, -1, weight))
-        if kept is not weight or version != weight._version:
+        # The numbers that were packed are held too, so that their address stays theirs.
+        numbers, version, packed = self._known.get(id(weight), (None, -1, weight))
+        if numbers is None or numbers.data_ptr() != weight.data_ptr() or version != weight._version:
             packed = _PACK(weight.detach(), FEW)
-            self._known[id(weight)] = weight, weight._version, packed
+            self._known[id(weight)] = weight.detach(), weight._version, packed
         return packed
 
 
-_packed: ContextVar[_Packed | None] = ContextVar("packed", default=None)
-
-
-@contextmanager
-def packed_weights() -> Iterator[None]:
-    """Inside, weights that few rows are multiplied with are held a second time, in the order that makes it quick.
-
-    That is worth its time (about that of ten such products) where the same weights are used over and over; on a CPU, in
-    fp32, without gradients. What is held is given back at the end; one inside another does nothing.
-    """
-    if _packed.get() is not None:
-        yield
-        return
-    before = _packed.set(_Packed())
-    try:
-        yield
-    finally:
-        _packed.reset(before)
+_packed: ContextVar[PackedWeights | None] = ContextVar("packed", default=None)
 
 
 ROWS = 64

@@ -25,6 +25,13 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def leave() -> None:
+    """End the communication between processes, once each has done all that it has to; nothing where there is none."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+        _made_for.cache_clear()
+
+
 def add_up(values: Tensor) -> Tensor:
     """[k] numbers in double precision to their sums over all processes, on the CPU."""
     if world_size() == 1:

@@ -112,19 +112,22 @@ class TargetWords:
 
     def candidates(self, item: LexicalItem) -> np.ndarray:
         """[outputs] whether each is a translation that the word had in training; all where it had none of them."""
-        known = [self.numbers[text] for text in self.lexicon.translations_of(item) if text in self.numbers]
+        known = list(self._counts(item))
         among = np.full(len(self.words), not known)
         among[known] = True
         return among
 
     def prior(self, item: LexicalItem) -> np.ndarray:
         """[outputs] what is added to each logit: see ``Options.prior``; zeros where the word was never seen."""
+        counts = self._counts(item)
         prior = np.zeros(len(self.words), dtype=np.float32)
-        if self.strength:
-            for text, given in self.lexicon.translations_of(item).items():
-                if text in self.numbers:
-                    prior[self.numbers[text]] = self.strength * np.log1p(sum(given.values()))
+        prior[list(counts)] = self.strength * np.log1p(list(counts.values()))
         return prior
+
+    def _counts(self, item: LexicalItem) -> dict[int, int]:
+        """Outputs that are translations of the item's word, and how often it had them in training."""
+        found = self.lexicon.translations_of(item).items()
+        return {self.numbers[text]: sum(given.values()) for text, given in found if text in self.numbers}
 
 
 def sequence(

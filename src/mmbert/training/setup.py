@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from accelerate import PartialState
 from transformers import TrainingArguments
 
@@ -69,12 +68,6 @@ def world_size() -> int:
 def world_rank() -> int:
     """Number of this process among them."""
     return int(os.environ.get("RANK", "0"))
-
-
-def leave_group() -> None:
-    """End the communication between processes, once each has done all that it has to; nothing where there is none."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> TrainingArguments:
