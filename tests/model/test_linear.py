@@ -69,6 +69,22 @@ def test_it_works_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(layer(values), found, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.skipif(module.ONEDNN is None, reason="this PyTorch is built without oneDNN")
+def test_few_rows_are_multiplied_by_onednn_and_many_by_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def onednn(values: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> Tensor:
+        counted.append(values[..., 0].numel())
+        return nn.functional.linear(values, weight, bias)
+
+    monkeypatch.setattr(module, "ONEDNN", onednn)
+    layer = Linear(5, 7)
+    with torch.no_grad():
+        for shape in ((1, 5), (module.MANY - 1, 5), (module.MANY, 5), (2, module.MANY // 2, 5), (3, module.MANY, 5)):
+            layer(torch.randn(shape))
+    assert counted == [1, module.MANY - 1]
+
+
 def test_an_export_contains_pytorchs_own_operator() -> None:
     with torch.no_grad():
         program = torch.export.export(Linear(5, 7).eval(), (torch.randn(3, 5),))

@@ -1,7 +1,8 @@
 """The linear layer of the network: PyTorch's, with the quicker of its two matrix libraries for inference on a CPU.
 
-In fp32 ``nn.functional.linear`` calls MKL and writes the bias first, which measured 10 to 20 % slower than oneDNN, the
-other library in PyTorch (and the one it uses for bf16). `benchmarks/match.py` shows the difference.
+In fp32 ``nn.functional.linear`` calls MKL and writes the bias first, which measured 5 to 50 % slower for some hundred
+rows than oneDNN, the other library in PyTorch (and the one it uses for bf16). For a thousand and more it is the other
+way round: oneDNN falls to 75 % of MKL at some numbers of rows (:data:`MANY`; `benchmarks/match.py`).
 
 A product of few rows takes as long as the weight takes to be read, and the order that it is kept in is a poor one for
 that: :class:`PackedWeights` hold it in oneDNN's own, for whoever writes text (`benchmarks/decode.py`).
@@ -24,6 +25,9 @@ _PACK = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if ONEDNN is n
 
 FEW = 64
 """Rows up to which a packed weight is quicker; for this many it is packed (it serves fewer as well)."""
+
+MANY = 600
+"""Rows from which MKL multiplies with a weight in its plain order."""
 
 
 class PackedWeights:
@@ -83,6 +87,7 @@ def _onednn_fits(values: Tensor, weight: Tensor) -> bool:
         and values.device.type == "cpu"
         and values.dtype == weight.dtype == torch.float32
         and values.shape[-1] == weight.shape[1]
+        and values.numel() < MANY * weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
     )
 
