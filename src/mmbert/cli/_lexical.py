@@ -174,6 +174,10 @@ def _cell(value: Any) -> str:
     return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
 
 
+def _count(number: int, name: str) -> str:
+    return f"{human_count(number)} {name}{'' if number == 1 else 's'}"
+
+
 def _print(data: str, result: LexicalResult, figures: dict[str, Any]) -> None:
     print_table(
         f"{data}: {human_count(figures['items'])} items, "
@@ -186,8 +190,12 @@ def _print(data: str, result: LexicalResult, figures: dict[str, Any]) -> None:
         ],
     )
     unseen = figures["unseen"]
-    print(f"{unseen['items']} items have one of {len(unseen['words'])} words that training has not seen")
-    print(f"{figures['out_of_list']} items have no right word in the list of target words; they count as wrong")
+    if unseen["words"]:
+        words, items = len(unseen["words"]), unseen["items"]
+        print(f"{_count(words, 'word')} not seen in training: {_count(items, 'item')}")
+    else:
+        print("training has seen every word that is asked about")
+    print(f"no right word in the list of target words (counts as wrong): {_count(figures['out_of_list'], 'item')}")
     print(f"{_cell(figures['reachable'])} % of the items have a right word among those chosen from")
     rows = [
         [row["word"], str(row["items"]), *(_cell(row[way]) for way in NAMES if figures[way] is not None)]
