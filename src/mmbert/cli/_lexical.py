@@ -179,17 +179,14 @@ def _count(number: int, name: str) -> str:
 
 
 def _print(data: str, result: LexicalResult, figures: dict[str, Any]) -> None:
-    print_table(
-        f"{data}: {human_count(figures['items'])} items, "
-        f"{human_count(figures['several_references'])} with several right words",
-        ("chosen", "right", "of unseen words"),
-        [
-            [name, *(_cell(part[way]) for part in (figures, figures["unseen"]))]
-            for way, name in NAMES.items()
-            if figures[way] is not None
-        ],
-    )
     unseen = figures["unseen"]
+    parts = [figures, unseen] if unseen["words"] else [figures]
+    print_table(
+        f"{data}: {_count(figures['items'], 'item')}, "
+        f"{human_count(figures['several_references'])} with several right words",
+        ("chosen", "right", "of unseen words")[: 1 + len(parts)],
+        [[name, *(_cell(part[way]) for part in parts)] for way, name in NAMES.items() if figures[way] is not None],
+    )
     if unseen["words"]:
         words, items = len(unseen["words"]), unseen["items"]
         print(f"{_count(words, 'word')} not seen in training: {_count(items, 'item')}")
