@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import records, write_multi30k
+from corpora import records, write_image, write_lines, write_multi30k
 
 from mmbert.data.prepare import prepare
 from mmbert.data.sources import open_data, placed
+from mmbert.data.sources.joined import JoinedSource
 from mmbert.errors import ConfigError
-from mmbert.training.build import evaluation_records, open_sources
+from mmbert.training.build import _trained_on, evaluation_records, open_sources
 from mmbert.training.corpora import component_data, evaluation_data, run_data
 from mmbert.training.recipe import Recipe, check_recipe, load_recipe
 
@@ -105,3 +106,27 @@ def test_a_store_of_the_corpus_may_lie_there(corpus: Path, tmp_path: Path) -> No
         run_data(recipe_of(data=MULTI30K | {"root": str(store), "task": 2}))
     with pytest.raises(ConfigError, match="a store of multi30k, where the recipe is about wmt14"):
         run_data(recipe_of(data={"source": "wmt14", "root": str(store)}))
+
+
+def test_of_joined_corpora_each_says_by_itself_what_is_trained_on(tmp_path: Path) -> None:
+    """One that knows of no splits is trained on, beside one that has them."""
+    write_lines(tmp_path / "plain.txt", ["one", "two"])
+    write_lines(tmp_path / "held.txt", ["three"])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lines = ["file_name,caption_en,split"]
+    for name, split in (("a.png", "train"), ("b.png", "validation")):
+        write_image(folder / name)
+        lines.append(f"{name},{split},{split}")
+    write_lines(folder / "metadata.csv", lines)
+
+    def captions(*parts: object) -> list[str]:
+        recipe = recipe_of(data={"source": "joined", "parts": list(parts)})
+        return [r.captions["en"][0] for r in records(open_sources(recipe)["main"])]
+
+    plain = {"source": "text", "path": str(tmp_path / "plain.txt"), "language": "en"}
+    held = {"source": "text", "path": str(tmp_path / "held.txt"), "language": "en", "split": "test"}
+    assert captions(str(folder), plain) == ["train", "one", "two"]
+    assert captions(plain, held) == ["one", "two"]
+    whole = open_data(str(folder))
+    assert _trained_on(JoinedSource([whole, whole], [None, "train+validation"]), None) == [0, 2, 3]

@@ -21,6 +21,7 @@ from mmbert.data.mixture import Component, MixturePart
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.region_input import RecordsWithRegions, RegionInput
 from mmbert.data.sources import open_data, parse_data
+from mmbert.data.sources.joined import JoinedSource
 from mmbert.data.sources.stream import StreamedSource
 from mmbert.data.streaming import StreamedComponent
 from mmbert.data.text_files import texts_of_sources
@@ -142,11 +143,11 @@ def _note(bad: BadRecords, report: BadRecords) -> None:
 def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
     """The run's own data: its split ``train`` where it has one, else all of it but ``validation`` and ``test``.
 
-    Whoever names several splits (``train+val``) wants all of them.
+    Whoever names several splits (``train+val``) wants all of them. Of joined corpora each is asked by itself.
     """
     whole = open_data(data, report=bad)
     named = parse_data(data) if isinstance(data, str) else data
-    if "+" in str(named.get("split") or ""):
+    if "+" in str(named.get("split") or "") and not isinstance(whole, JoinedSource):
         return whole
     if isinstance(whole, StreamedSource):
         known = list(whole.about["splits"])
@@ -156,8 +157,7 @@ def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
         part = whole.of_splits(chosen)
         part.left_out = HELD_OUT
         return part
-    splits = [whole[i].split for i in range(len(whole))]
-    kept = [i for i, split in enumerate(splits) if (split == "train" if "train" in splits else split not in HELD_OUT)]
+    kept = _trained_on(whole, named.get("split"))
     if not kept:
         raise DataError(
             "every record is in a split that is not trained on",
@@ -165,6 +165,21 @@ def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
             hint=f"leave some out of {' and '.join(HELD_OUT)}, or put them into train",
         )
     return _Part(whole, kept)
+
+
+def _trained_on(source: Source, split: object) -> list[int]:
+    """Numbers of the records to train on, of a corpus that was opened with this split, if any."""
+    if isinstance(source, JoinedSource):
+        found: list[int] = []
+        start = 0
+        for part, named in zip(source.parts, source.splits, strict=True):
+            found += [start + number for number in _trained_on(part, named)]
+            start += len(part)
+        return found
+    if "+" in str(split or ""):
+        return list(range(len(source)))
+    splits = [source[i].split for i in range(len(source))]
+    return [i for i, name in enumerate(splits) if (name == "train" if "train" in splits else name not in HELD_OUT)]
 
 
 class _Part:

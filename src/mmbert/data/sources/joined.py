@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmbert.data.images import identity
 from mmbert.data.records import BadRecords, Record, Source
-from mmbert.data.sources import open_data
+from mmbert.data.sources import open_data, parse_data
 
 
 class Options(BaseModel):
@@ -31,15 +33,21 @@ class Options(BaseModel):
 class JoinedSource:
     """Records of the first part, then those of the second, and so on.
 
+    What a part calls by a name by which an earlier part calls something else would become one with it: two folders that
+    have a ``0.png`` each. The ids, groups and image keys of such a part get its number before them: ``2/0.png``.
+
     Args:
         parts: the corpora.
+        splits: of each part, which of its splits were asked for, if any.
     """
 
-    def __init__(self, parts: Sequence[Source]) -> None:
+    def __init__(self, parts: Sequence[Source], splits: Sequence[str | None]) -> None:
         self.name = " + ".join(part.name for part in parts)
         self.languages = tuple(dict.fromkeys(code for part in parts for code in part.languages))
-        self._parts = list(parts)
+        self.parts = list(parts)
+        self.splits = list(splits)
         self._ends = list(accumulate(map(len, parts)))
+        self._renamed = _renamed(parts)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -48,7 +56,36 @@ class JoinedSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         place = bisect_right(self._ends, index)
-        return self._parts[place][index - self._ends[place] + len(self._parts[place])]
+        record = self.parts[place][index - self._ends[place] + len(self.parts[place])]
+        return _numbered(record, place + 1) if self._renamed[place] else record
+
+
+def _renamed(parts: Sequence[Source]) -> list[bool]:
+    """Of each part, whether one of its names means something else in an earlier one."""
+    ids, keys = dict[str, str](), dict[str, str]()
+    found = []
+    for part in parts:
+        own_ids, own_keys = dict[str, str](), dict[str, str]()
+        for number in range(len(part)):
+            record = part[number]
+            shown = "" if record.image is None else identity(record.image)
+            own_ids[record.id] = shown
+            if record.image is not None:
+                own_keys[record.image.key] = shown
+        # Two texts of one id are two texts.
+        other = any(ids.get(name, shown) != shown or (name in ids and not shown) for name, shown in own_ids.items())
+        found.append(other or any(keys.get(name, shown) != shown for name, shown in own_keys.items()))
+        if not found[-1]:
+            ids.update(own_ids)
+            keys.update(own_keys)
+    return found
+
+
+def _numbered(record: Record, number: int) -> Record:
+    image = record.image
+    if image is not None:
+        image = replace(image, key=f"{number}/{image.key}")
+    return replace(record, id=f"{number}/{record.id}", group=f"{number}/{record.group}", image=image)
 
 
 def open_source(options: Options, *, report: BadRecords | None = None) -> JoinedSource:
@@ -57,11 +94,12 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Joined
     Raises:
         MMBertError: whatever a part raises.
     """
-    return JoinedSource([open_data(_of_split(part, options), report=report) for part in options.parts])
+    parts = [_of_split(part, options) for part in options.parts]
+    splits = [part.get("split") for part in parts]
+    return JoinedSource([open_data(part, report=report) for part in parts], splits)
 
 
-def _of_split(part: str | dict[str, Any], options: Options) -> str | dict[str, Any]:
-    """The part, of the split that all are."""
-    if isinstance(part, str) or options.split is None or "split" in part:
-        return part
-    return part | {"split": options.split}
+def _of_split(part: str | dict[str, Any], options: Options) -> dict[str, Any]:
+    """The part's options, of the split that all are."""
+    named = parse_data(part) if isinstance(part, str) else part
+    return named if options.split is None or named.get("split") is not None else named | {"split": options.split}
