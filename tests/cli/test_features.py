@@ -130,10 +130,10 @@ def test_there_and_back(photos: Path, capsys: pytest.CaptureFixture[str]) -> Non
     convert = ["features", "convert", "old.zip", "--out", "s", "--dtype", "fp32", "--top-k", "5"]
     assert run(convert) == 2
     assert "old.zip@/bad.json" in capsys.readouterr().err
-    assert run([*convert, "--skip-bad", "--name", "frcnn"]) == 2  # the first one began a store of another name
-    capsys.readouterr()
-    assert run([*convert, "--skip-bad"]) == 0
+    assert run([*convert, "--skip-bad", "--name", "frcnn"]) == 0  # nothing was done under the other name
     assert "left out: old.zip@/bad.json: not JSON" in capsys.readouterr().err
+    assert run([*convert, "--skip-bad"]) == 2
+    assert "the store has encoder frcnn, not legacy:" in capsys.readouterr().err
     assert run(["features", "convert", "s", "--to", "vlbert-json", "--out", "back.zip"]) == 0
     assert "back.zip: 4 images" in capsys.readouterr().out
     assert run(["features", "convert", "back.zip", "--out", "again", "--dtype", "fp32", "--top-k", "5"]) == 0

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
 from mmbert.vision.regions import Regions
 from mmbert.vision.store import RegionStore
-from mmbert.vision.store_build import StoreBuilder
+from mmbert.vision.store_build import BuildReport, StoreBuilder
 from mmbert.vision.store_shards import shard_bytes
 
 
@@ -245,11 +246,60 @@ def test_an_extraction_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path)
     RegionStore(out).verify()
 
 
-def test_an_unfinished_extraction_of_other_images_is_in_the_way(tmp_path: Path) -> None:
-    files = save_pictures(tmp_path / "pictures", 8)
-    extract_pictures(tmp_path / "s", files, (0, 2))
-    with pytest.raises(DataError, match="unfinished extraction of other images"):
-        extract_pictures(tmp_path / "s", files[:5], (1, 2))
+def build(path: Path, images: dict[str, Regions | DataError], skip: bool = False, **changes: Any) -> BuildReport:
+    """A build of shards of two images."""
+    builder = StoreBuilder(path, layout(**changes), list(images), shard_images=2)
+    return builder.build(list(images.values()), lambda lots: (list(lot) for lot in lots), bad=BadRecords(skip=skip))
+
+
+DAMAGED = DataError("not an image", where="bad.jpg")
+
+
+def test_what_an_unfinished_extraction_of_other_images_did_is_kept(tmp_path: Path) -> None:
+    given_: dict[str, Regions | DataError] = {f"{i}.jpg": regions_of(i) for i in range(5)}
+    with pytest.raises(DataError, match="not an image"):
+        build(tmp_path / "s", given_ | {"bad.jpg": DAMAGED})
+    assert not (tmp_path / "s" / "manifest.json").exists()
+    report = build(tmp_path / "s", given_)  # the damaged picture was removed
+    assert (report.images, report.known, report.complete) == (1, 4, True)
+    store = RegionStore(tmp_path / "s")
+    store.verify()
+    assert store.keys == list(given_)
+    assert sorted(content(tmp_path / "s")) == [
+        "keys-00003.arrow",
+        "manifest.json",
+        *(f"shards/0000{i}.arrow" for i in range(3)),
+    ]
+
+
+def test_a_plan_of_which_nothing_is_done_is_dropped(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not an image"):
+        build(tmp_path / "s", {"bad.jpg": DAMAGED, "a": regions_of(0)})
+    build(tmp_path / "s", {"a": regions_of(0)}, dtype="fp16")
+    with pytest.raises(DataError, match="not an image"):
+        build(tmp_path / "s", {"a": regions_of(0), "bad.jpg": DAMAGED}, dtype="fp16")
+    report = build(tmp_path / "s", {"a": regions_of(0), "c": regions_of(1), "d": regions_of(2)}, dtype="fp16")
+    assert (report.known, report.images, report.complete) == (1, 2, True)
+    assert RegionStore(tmp_path / "s").keys == ["a", "c", "d"]
+    assert not (tmp_path / "s" / "plan.json").exists()
+
+
+def test_unfinished_shards_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    given_: dict[str, Regions | DataError] = {"a": regions_of(0), "b": regions_of(1), "bad.jpg": DAMAGED}
+    with pytest.raises(DataError, match="not an image"):
+        build(tmp_path / "s", given_)
+    with pytest.raises(DataError, match="unfinished extraction with other settings") as caught:
+        build(tmp_path / "s", given_, dtype="fp16")
+    assert "delete the folder" in str(caught.value.hint)
+
+
+def test_a_part_that_another_extraction_has_replaced_stops(tmp_path: Path) -> None:
+    overtaken = StoreBuilder(tmp_path / "s", layout(), ["a", "b"], shard_images=1)
+    build(tmp_path / "s", {"c": regions_of(2), "d": regions_of(3)})
+    StoreBuilder(tmp_path / "s", layout(), ["e"])
+    with pytest.raises(DataError, match="an extraction of other images has begun here"):
+        overtaken.build([regions_of(0), regions_of(1)], lambda lots: (list(lot) for lot in lots))
+    assert RegionStore(tmp_path / "s").keys == ["c", "d"]
 
 
 def test_a_build_killed_while_it_tidied_up_is_finished(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Writing a region store: regions of many images in, shards out; a build that is killed goes on where it stopped.
 
 ``plan.json`` says beforehand which image goes into which shard, so a shard's bytes depend on nothing else: several
-processes or machines take every n-th shard each, and whoever finds that none is missing writes the manifest.
+processes or machines take every n-th shard each, and whoever finds that none is missing writes the manifest. A build
+of other images takes over what an unfinished one has done, and plans the rest anew.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class StoreBuilder:
         shard_images: images per shard: what a killed build loses at most, and what is kept in memory.
 
     Raises:
-        DataError: the store holds regions of another layout, an unfinished build of other images, or something else.
+        DataError: the store holds regions of another layout (finished or not), or something else.
     """
 
     def __init__(
@@ -102,49 +103,83 @@ class StoreBuilder:
         self.files = StoreFiles(path)
         self.layout = layout
         _check_keys(keys, self.files.path)
-        self.manifest = read_manifest(self.files)
-        if self.manifest is not None:
-            _check_same(self.manifest.layout, layout, self.files.path)
-        self.known = self._known_keys()
+        self.manifest = self._manifest()
+        self._compare(keys)
+        self.plan: Plan | None = None
+        there = read_plan(self.files) if self.new else None
+        if there is not None and there == self._planned(shard_images):
+            self.plan = there
+        elif there is not None:
+            self._take_over(there)
+            self._compare(keys)
+            if not self.new:
+                self._clear()
+        if self.new and self.plan is None:
+            self.plan = self._write_plan(shard_images)
+
+    def _manifest(self) -> Manifest | None:
+        """The manifest that is there; it must be of this layout."""
+        found = read_manifest(self.files)
+        if found is not None:
+            _check_same(found.layout, self.layout, self.files.path)
+        return found
+
+    def _compare(self, keys: Sequence[str]) -> None:
+        """Sort out which images the store has, and which are still to be made."""
+        manifest = self.manifest
+        known = [] if manifest is None else self.files.read_arrow(manifest.keys_file)["key"].to_pylist()
+        self.known = set(known)
         self.new = [number for number, key in enumerate(keys) if key not in self.known]
         self.keys = [keys[number] for number in self.new]
-        self.plan = self._plan(shard_images) if self.new else None
 
-    def _known_keys(self) -> set[str]:
-        if self.manifest is None:
-            return set()
-        return set(self.files.read_arrow(self.manifest.keys_file)["key"].to_pylist())
-
-    def _plan(self, shard_images: int) -> Plan:
-        """The plan that is there, or a new one, written."""
-        first = 1 + max((entry.number for entry in self.manifest.shards), default=-1) if self.manifest else 0
-        plan = Plan(
+    def _planned(self, shard_images: int) -> Plan:
+        return Plan(
             layout=self.layout,
-            first=first,
+            first=1 + max(self._finished, default=-1),
             images=len(self.keys),
             shard_images=shard_images,
             digest=_digest(self.keys),
         )
-        there = read_plan(self.files)
-        if there is not None and there != plan and self._is_stale(there):
-            self._clear()
-            there = None
-        if there is None:
-            foreign = set(self.files.names("")) - {PLAN, DONE, SHARDS}
-            if self.manifest is None and any(not name.endswith(PARTIAL) for name in foreign):
-                raise DataError("this folder holds something else", where=self.files.path, hint="give a new folder")
-            self.files.write(PLAN, _json(plan))
-        elif there != plan:
-            raise DataError(
-                "an unfinished extraction of other images or settings is here",
-                where=self.files.path,
-                hint="finish it with the command it was begun with, or delete the folder",
-            )
+
+    @property
+    def _finished(self) -> set[int]:
+        """Numbers of the shards that the manifest has."""
+        return set() if self.manifest is None else {entry.number for entry in self.manifest.shards}
+
+    def _write_plan(self, shard_images: int) -> Plan:
+        foreign = set(self.files.names("")) - {PLAN, DONE, SHARDS}
+        if self.manifest is None and any(not name.endswith(PARTIAL) for name in foreign):
+            raise DataError("this folder holds something else", where=self.files.path, hint="give a new folder")
+        plan = self._planned(shard_images)
+        self.files.write(PLAN, _json(plan))
         return plan
+
+    def _take_over(self, there: Plan) -> None:
+        """Make room for another plan: the shards of this one that are done go into the manifest.
+
+        Several processes may do so at once: notes go after the manifest is written, and are read before it.
+
+        Raises:
+            DataError: they are of another layout.
+        """
+        done = self._notes(there.shards)
+        self.manifest = self._manifest()
+        entries = [entry for entry in done if entry.number not in self._finished]
+        if any(entry.images for entry in entries):
+            if there.layout != self.layout:
+                begun = "finish it with the encoder and options that it was begun with"
+                raise DataError(
+                    "an unfinished extraction with other settings is here",
+                    where=self.files.path,
+                    hint=begun if self.manifest is not None else f"{begun}, or delete the folder",
+                )
+            self._add(entries)
+        for entry in done:
+            self.files.remove(_note(entry.number))
 
     def _is_stale(self, there: Plan) -> bool:
         """Whether the store holds all that this plan was about: a build was killed while it tidied up."""
-        return self.manifest is not None and {s.number for s in self.manifest.shards} >= set(there.shards)
+        return self._finished >= set(there.shards)
 
     def build(
         self,
@@ -179,7 +214,7 @@ class StoreBuilder:
             self.files.remove_partial(folder)
         done = set(self.files.names(DONE))
         index, parts = part
-        missing = [n for n in self.plan.shards if n % parts == index and f"{n:05}.json" not in done]
+        missing = [n for n in self.plan.shards if n % parts == index and _note(n).rpartition("/")[2] not in done]
         lots = [self._numbers(number) for number in missing]
         made = produce([[items[self.new[i]] for i in lot] for lot in lots])
         for number, lot in zip(missing, lots, strict=True):
@@ -207,6 +242,7 @@ class StoreBuilder:
                 left_out.append((error.where or key, error.message))
             else:
                 good.append((key, result))
+        self._check_plan()
         content = shard_bytes(good, self.layout)
         self.files.write(shard_name(number), content)
         entry = ShardEntry(
@@ -217,8 +253,21 @@ class StoreBuilder:
             checksum=checksum(content),
             left_out=left_out,
         )
-        self.files.write(f"{DONE}/{number:05}.json", _json(entry))
+        self.files.write(_note(number), _json(entry))
         return entry
+
+    def _check_plan(self) -> None:
+        """Whether what is made still has a place: the plan may be gone, where another process has done all of it.
+
+        Raises:
+            DataError: a build of other images has taken the store over.
+        """
+        if read_plan(self.files) not in (self.plan, None):
+            raise DataError(
+                "an extraction of other images has begun here in the meantime",
+                where=self.files.path,
+                hint="give all parts the same images and options, and run this again when it is done",
+            )
 
     def finish(self, report: BuildReport) -> BuildReport:
         """Write the manifest if all shards are there; else leave that to whoever makes the last one."""
@@ -230,21 +279,28 @@ class StoreBuilder:
             report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
             return report
         report.left_out = [pair for entry in entries for pair in entry.left_out]
-        before = self.manifest.shards if self.manifest is not None else []
-        shards = [*before, *entries]
-        images, regions = (sum(getattr(entry, name) for entry in shards) for name in ("images", "regions"))
-        if not images:
+        if self.manifest is None and not any(entry.images for entry in entries):
             self._clear()
             where, message = report.left_out[0]
             raise DataError(f"no image can be used; the first: {message}", where=where, hint="mend it first")
-        manifest = Manifest(layout=self.layout, images=images, regions=regions, shards=shards)
-        self.files.write(manifest.keys_file, self._keys_bytes(manifest))
-        self.files.write(MANIFEST, _json(manifest))
-        if self.manifest is not None and self.manifest.keys_file != manifest.keys_file:
-            self.files.remove(self.manifest.keys_file)
+        self._add(entries)
         self._clear()
         report.complete = True
         return report
+
+    def _add(self, entries: Sequence[ShardEntry]) -> None:
+        """Write the manifest anew, with these shards behind its own."""
+        before = self.manifest
+        shards = [*(before.shards if before is not None else []), *entries]
+        images, regions = (sum(getattr(entry, name) for entry in shards) for name in ("images", "regions"))
+        manifest = Manifest(layout=self.layout, images=images, regions=regions, shards=shards)
+        tables = [] if before is None else [self.files.read_arrow(before.keys_file)]
+        tables += [self._keys_of(entry) for entry in entries]
+        self.files.write(manifest.keys_file, stream_bytes(pa.concat_tables(tables).combine_chunks()))
+        self.files.write(MANIFEST, _json(manifest))
+        if before is not None and before.keys_file != manifest.keys_file:
+            self.files.remove(before.keys_file)
+        self.manifest = manifest
 
     def _done(self) -> list[ShardEntry]:
         """What the notes say about all shards of the plan.
@@ -254,23 +310,31 @@ class StoreBuilder:
             DataError: a note is damaged.
         """
         assert self.plan is not None
-        names = [f"{number:05}.json" for number in self.plan.shards]
-        if not set(names) <= set(self.files.names(DONE)):
+        entries = self._notes(self.plan.shards)
+        if len(entries) < len(self.plan.shards):
             raise FileNotFoundError(DONE)
-        entries = []
-        for name in names:
-            try:
-                entries.append(ShardEntry.model_validate_json(self.files.read(f"{DONE}/{name}")))
-            except ValidationError as error:
-                place = self.files.place(f"{DONE}/{name}")
-                raise DataError("damaged", where=place, hint="delete this file and run again") from error
         return entries
 
-    def _keys_bytes(self, manifest: Manifest) -> bytes:
-        old = [] if self.manifest is None else [self.files.read_arrow(self.manifest.keys_file)]
-        first = 0 if self.manifest is None else len(self.manifest.shards)
-        tables = [*old, *(self._keys_of(entry) for entry in manifest.shards[first:])]
-        return stream_bytes(pa.concat_tables(tables).combine_chunks())
+    def _notes(self, numbers: Sequence[int]) -> list[ShardEntry]:
+        """What the notes say about those of these shards that are done.
+
+        Raises:
+            DataError: a note is damaged.
+        """
+        there = set(self.files.names(DONE))
+        entries = []
+        for name in map(_note, numbers):
+            if name.rpartition("/")[2] not in there:
+                continue
+            try:
+                entries.append(ShardEntry.model_validate_json(self.files.read(name)))
+            except FileNotFoundError:  # another process tidies up
+                continue
+            except ValidationError as error:
+                raise DataError(
+                    "damaged", where=self.files.place(name), hint="delete this file and run again"
+                ) from error
+        return entries
 
     def _keys_of(self, entry: ShardEntry) -> pa.Table:
         table = self.files.read_arrow(shard_name(entry.number), entry.bytes)
@@ -295,6 +359,11 @@ class StoreBuilder:
                 return
 
 
+def _note(number: int) -> str:
+    """Path of the note that a shard is done, within the store."""
+    return f"{DONE}/{number:05}.json"
+
+
 def read_plan(files: StoreFiles) -> Plan | None:
     """The plan of an unfinished build; None where there is none."""
     try:
@@ -302,7 +371,8 @@ def read_plan(files: StoreFiles) -> Plan | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise DataError("damaged", where=files.place(PLAN), hint="delete the unfinished store") from error
+        hint = f"delete this file and the folder {DONE} beside it, and run again"
+        raise DataError("damaged", where=files.place(PLAN), hint=hint) from error
 
 
 def _check_regions(regions: Regions, layout: Layout, key: str) -> None:
