@@ -284,6 +284,28 @@ def test_a_plan_of_which_nothing_is_done_is_dropped(tmp_path: Path) -> None:
     assert not (tmp_path / "s" / "plan.json").exists()
 
 
+def test_bad_images_leave_a_finished_store_as_it_is(tmp_path: Path) -> None:
+    given_: dict[str, Regions | DataError] = {"a": regions_of(0), "bad.jpg": DAMAGED}
+    build(tmp_path / "s", given_, skip=True)
+    before = content(tmp_path / "s")
+    for _ in range(2):
+        report = build(tmp_path / "s", given_, skip=True)
+        assert (report.images, report.known, report.complete) == (0, 1, True)
+        assert report.left_out == [("bad.jpg", "not an image")]
+        assert content(tmp_path / "s") == before
+    build(tmp_path / "s", given_ | {"b": regions_of(1)}, skip=True)
+    store = RegionStore(tmp_path / "s")
+    store.verify()
+    assert store.keys == ["a", "b"] and store.manifest.left_out == [("bad.jpg", "not an image")]
+
+
+def test_a_build_without_any_image_leaves_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match="no image can be used"):
+            build(tmp_path / "s", {"bad.jpg": DAMAGED}, skip=True)
+        assert not content(tmp_path / "s")
+
+
 def test_unfinished_shards_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
     given_: dict[str, Regions | DataError] = {"a": regions_of(0), "b": regions_of(1), "bad.jpg": DAMAGED}
     with pytest.raises(DataError, match="not an image"):

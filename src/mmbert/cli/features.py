@@ -190,7 +190,7 @@ def info(
         opened.verify()
     manifest = opened.manifest
     size = sum(entry.bytes for entry in manifest.shards)
-    left_out = [pair for entry in manifest.shards for pair in entry.left_out]
+    left_out = manifest.left_out
     if as_json:
         facts = {"store": store, "images": manifest.images, "regions": manifest.regions, "bytes": size}
         content = facts | manifest.layout.model_dump() | {"shards": len(manifest.shards), "verified": verify}

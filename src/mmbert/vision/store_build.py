@@ -276,15 +276,19 @@ class StoreBuilder:
             entries = self._done()
         except FileNotFoundError:
             now = read_manifest(self.files)  # another process may have finished it in the meantime
-            report.complete = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
+            listed = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
+            report.complete = listed or (now is not None and read_plan(self.files) is None)
             return report
-        report.left_out = [pair for entry in entries for pair in entry.left_out]
-        if self.manifest is None and not any(entry.images for entry in entries):
-            self._clear()
+        report.left_out = list(dict.fromkeys(pair for entry in entries for pair in entry.left_out))
+        if any(entry.images for entry in entries):
+            self._add(entries)
+        self._clear()
+        for entry in entries:
+            if entry.number not in self._finished:
+                self.files.remove(shard_name(entry.number))
+        if self.manifest is None:
             where, message = report.left_out[0]
             raise DataError(f"no image can be used; the first: {message}", where=where, hint="mend it first")
-        self._add(entries)
-        self._clear()
         report.complete = True
         return report
 

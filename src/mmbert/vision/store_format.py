@@ -70,6 +70,11 @@ class Manifest(_Section):
         """The table of keys: renewed with each append, so that readers never see halves of two."""
         return f"keys-{len(self.shards):05}.arrow"
 
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Bad images, as (where, message), each once however often it was met."""
+        return list(dict.fromkeys(pair for entry in self.shards for pair in entry.left_out))
+
 
 def shard_name(number: int) -> str:
     """Path of a shard within the store."""
