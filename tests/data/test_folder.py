@@ -156,6 +156,18 @@ def test_several_rows_for_one_image_are_several_records_of_one_group(photos: Pat
     assert first.image == second.image
 
 
+def test_groups_are_words_or_numbers(photos: Path, write: Callable[[Path, Rows], None]) -> None:
+    write(
+        photos, [{"file_name": "a.png", "group": 7}, {"file_name": "b.jpg", "group": 7}, {"text_en": "x", "group": 8}]
+    )
+    assert [record.group for record in read(photos)] == ["7", "7", "8"]
+
+
+def test_a_group_in_csv_keeps_its_zeros(photos: Path) -> None:
+    (photos / "metadata.csv").write_text("file_name,group\na.png,007\nb.jpg,\n")
+    assert [record.group for record in read(photos)] == ["007", "b.jpg"]
+
+
 def test_folders_named_like_splits_give_the_split(tmp_path: Path) -> None:
     for name in ("train/a.png", "test/b.png", "other/c.png"):
         picture(tmp_path / name)

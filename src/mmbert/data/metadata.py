@@ -155,7 +155,7 @@ def _csv_column(name: str, cells: list[str]) -> list[Any]:
 
 
 def _typed(name: str, cells: list[str]) -> Sequence[Any]:
-    if name in ("file_name", "id", "split"):
+    if name in ("file_name", "id", "split", "group"):
         return cells
     if name == "captions":
         return [_json_or_text(cell, "{") for cell in cells]

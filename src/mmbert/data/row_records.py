@@ -61,6 +61,7 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
             extra.update(_scalar(column, value, where))
     path = _image_path(root, inside, row.get("file_name"), where)
     boxes = _boxes(row.get("boxes"), where)
+    group = _word(row.get("group"), "group", where) or path or ""
     split = _word(row.get("split"), "split", where) or folder_split(path or posixpath.join(inside, "metadata"))
     if path is None:
         if captions:
@@ -75,14 +76,13 @@ def record_of(root: Path, inside: str, where: str, row: Mapping[str, Any], origi
         if boxes:
             raise DataError("boxes without an image: file_name is missing", where=where, hint="name the image")
         key = _identity(row, where, where, origins)
-        return Record(id=key, captions=texts, split=split, extra=extra, origin=where)
+        return Record(id=key, captions=texts, split=split, group=group, extra=extra, origin=where)
     if captioned and not captions:
         raise DataError(
             "empty caption: every caption of the record is empty", where=where, hint="write one, or drop it"
         )
     key = _identity(row, path, where, origins)
     image = ImageRef(path=str(root / path), key=path)
-    group = _word(row.get("group"), "group", where) or path
     return Record(key, image, captions, texts, split, group=group, extra=extra, origin=where, boxes=boxes)
 
 
@@ -164,7 +164,7 @@ def _scalar(column: str, value: Any, where: str) -> dict[str, Any]:
 def _word(value: Any, column: str, where: str) -> str | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (str, int) if column == "id" else str):
+    if isinstance(value, bool) or not isinstance(value, (str, int) if column in ("id", "group") else str):
         raise DataError(f"column {column!r} holds {metadata.kind_of(value)}, not text", where=where)
     word = str(value).strip()
     if not word:
