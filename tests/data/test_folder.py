@@ -337,6 +337,28 @@ def skipped(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
 GOOD = {"file_name": "b.jpg", "caption": "a cat"}
 
 
+@pytest.mark.parametrize(
+    ("lines", "opened"),
+    [
+        (['a.png,"a dog', "b.jpg,a cat", "below/c.png,a cow"], 2),
+        (["a.png,a dog", 'b.jpg,"a cat', 'below/c.png,"a cow"'], 3),
+        (['a.png,"a', 'dog","', "b.jpg,a cat"], 3),
+        (["a.png,a dog", 'b.jpg,"a cat'], 3),
+    ],
+)
+def test_an_open_quote_in_csv_is_no_single_record_to_skip(photos: Path, lines: list[str], opened: int) -> None:
+    (photos / "metadata.csv").write_text("\n".join(["file_name,caption", *lines]))
+    with pytest.raises(DataError, match="a double quote opens here and is not closed") as caught:
+        skipped(photos)
+    assert caught.value.where == f"metadata.csv:{opened}"
+
+
+def test_a_wrong_quote_within_a_line_is_one_bad_record(photos: Path) -> None:
+    (photos / "metadata.csv").write_text('file_name,caption\na.png,"a "red" dog"\nb.jpg,a cat\n')
+    ids, bad = skipped(photos)
+    assert ids == ["b.jpg"] and [where for where, _ in bad] == ["metadata.csv:2"]
+
+
 def test_boxes_from_every_format(photos: Path, write: Callable[[Path, Rows], None]) -> None:
     write(photos, [{"file_name": "a.png", "boxes": [[0, 1.5, 4, 5], [2, 2, 8, 6]]}, {"file_name": "b.jpg"}])
     dog, cat = read(photos)

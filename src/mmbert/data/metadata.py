@@ -90,16 +90,20 @@ def _json_fault(error: Exception) -> str:
 
 
 def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:
-    lines = csv.reader(io.StringIO(_decoded(path, label), newline=""), strict=True)
+    text = _decoded(path, label)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     header = _header(lines, label)
     rows: list[tuple[str, list[str]]] = []
     while True:
-        where = f"{label}:{lines.line_num + 1}"
+        first = lines.line_num + 1
+        where = f"{label}:{first}"
         try:
             cells = next(lines)
         except StopIteration:
             break
         except csv.Error as error:
+            if lines.line_num > first or "end of data" in str(error):
+                raise _unclosed(text, first, label) from error
             report.add(DataError(f"not valid CSV: {error}", where=where, hint="check the quotes"))
             continue
         if cells and len(cells) != len(header):
@@ -115,6 +119,26 @@ def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str,
     convert = [_csv_column(name, [cells[i] for _, cells in rows]) for i, name in enumerate(header)]
     for i, (where, _) in enumerate(rows):
         yield where, {name: column[i] for name, column in zip(header, convert, strict=True)}
+
+
+def _unclosed(text: str, first: int, label: str) -> DataError:
+    """The fault of a quote that has swallowed lines: nobody knows how many records, so none of it may be skipped.
+
+    Args:
+        text: of the whole file.
+        first: line that the record begins in.
+    """
+    opened, inside = first, False
+    for number, line in enumerate(io.StringIO(text, newline=""), 1):
+        for quote in re.finditer('"', line) if number >= first else ():
+            inside = not inside
+            if inside and line[: quote.start()][-1:] in ("", ","):  # else it is one written twice, or a stray one
+                opened = number
+    return DataError(
+        "not valid CSV: a double quote opens here and is not closed",
+        where=f"{label}:{opened}",
+        hint='close it; a quote within text is written twice, as in "a ""red"" car"',
+    )
 
 
 def _decoded(path: Path, label: str) -> str:
