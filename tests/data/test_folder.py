@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import string
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmbert.data.check import check
 from mmbert.data.records import BadRecords, Record, RegionBox
 from mmbert.data.sources import open_data
 from mmbert.errors import DataError, ImageError
@@ -359,6 +361,27 @@ def test_a_wrong_quote_within_a_line_is_one_bad_record(photos: Path) -> None:
     assert ids == ["b.jpg"] and [where for where, _ in bad] == ["metadata.csv:2"]
 
 
+def save_undecodable(root: Path) -> None:
+    try:
+        picture(root / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+
+
+def test_a_file_name_that_is_not_utf8_is_a_bad_record(photos: Path) -> None:
+    save_undecodable(photos)
+    error = fault(photos)
+    assert (error.message, error.where) == ("file name is not UTF-8", "caf\\udce9.png")
+    assert "rename" in str(error.hint)
+    ids, bad = skipped(photos)
+    assert ids == ["a.png", "b.jpg", "below/c.png"]
+    assert bad == [("caf\\udce9.png", "file name is not UTF-8")]
+    assert [broken.reason for broken in check(str(photos)).broken] == ["file name is not UTF-8"]
+    write_jsonl(photos, [GOOD, {"file_name": os.fsdecode(b"caf\xe9.png")}])
+    ids, bad = skipped(photos)
+    assert (ids, bad) == (["b.jpg"], [("metadata.jsonl:2", "file name is not UTF-8")])
+
+
 def test_boxes_from_every_format(photos: Path, write: Callable[[Path, Rows], None]) -> None:
     write(photos, [{"file_name": "a.png", "boxes": [[0, 1.5, 4, 5], [2, 2, 8, 6]]}, {"file_name": "b.jpg"}])
     dog, cat = read(photos)
@@ -431,6 +454,8 @@ def test_bad_boxes_are_named(photos: Path, row: dict[str, Any], where: str, mess
         ({"file_name": "https://example.org/a.png"}, "is not in the folder", "download"),
         ({"file_name": "a.png", "id": True}, "column 'id' holds true/false", ""),
         ({"file_name": "a.png", "id": " "}, "column 'id' is empty", ""),
+        ({"file_name": "a.png", "id": "\ud800"}, "column 'id' holds half a character", ""),
+        ({"file_name": "a.png", "place": "\ud800"}, "column 'place' holds half a character", ""),
         ({"file_name": "a.png", "split": 1}, "column 'split' holds a number", ""),
         ({}, "neither an image nor text", ""),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -344,6 +345,20 @@ def test_a_damaged_image_stops_the_build_or_is_skipped(model: ColourModel, folde
     assert (summary.added, summary.failed) == (10, 2)
     assert [where for where, _ in summary.problems] == ["metadata.jsonl:1", "metadata.jsonl:5"]
     assert SearchIndex.open(out, model).count() == 10
+
+
+def test_a_file_name_that_is_not_utf8_stops_the_build_or_is_skipped(
+    model: ColourModel, folder: Path, out: Path
+) -> None:
+    (folder / "metadata.jsonl").unlink()
+    try:
+        shutil.copy(folder / "pictures/red.png", folder / "pictures" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    with pytest.raises(DataError, match="file name is not UTF-8"):
+        build_index(model, folder, out)
+    summary = build_index(model, folder, out, skip_bad=True)
+    assert summary.problems == (("pictures/caf\\udce9.png", "file name is not UTF-8"),)
 
 
 def test_nothing_usable_is_an_error(model: ColourModel, tmp_path: Path, out: Path) -> None:

@@ -62,8 +62,13 @@ def embed(
         encoder = load_model(model, device)
         vectors = encoder.encode_text(sources, progress=show_progress())
     else:
+        from mmbert.data.row_records import check_name, shown
+
         paths = find_images(images or [])
         sources = [str(path) for path in paths]
+        if out is None or out.suffix != ".npy":  # which has the numbers alone
+            for source in sources:
+                check_name(source, shown(source))
         encoder = load_model(model, device)
         vectors = encoder.encode_images(paths, progress=show_progress())
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
+from mmbert.data.row_records import shown
 from mmbert.data.sources import open_data
 from mmbert.data.sources.folder import FolderSource, list_images
 from mmbert.data.sources.prepared import PreparedSource
@@ -234,7 +235,7 @@ def _warnings(source: Source, result: CheckResult) -> list[str]:
     if isinstance(source, FolderSource):
         unlisted = [path for path in list_images(source.root) if path not in source.listed]
         if unlisted:
-            found.append(f"{_number(len(unlisted), 'image')} in no usable record, e.g. {unlisted[0]}")
+            found.append(f"{_number(len(unlisted), 'image')} in no usable record, e.g. {shown(unlisted[0])}")
         for name in ("metadata.json", "metadata.tsv", "metadata.txt", "metadata.xlsx"):
             if (source.root / name).is_file():
                 found.append(f"{name} is not read: captions belong into metadata.jsonl, .csv or .parquet")

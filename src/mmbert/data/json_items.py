@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from mmbert.data.metadata import kind_of
+from mmbert.data.metadata import has_half_character, kind_of
 from mmbert.errors import DataError
 
 CHUNK = 1 << 20
@@ -182,7 +182,7 @@ def text_entry(item: Any, key: str, where: str) -> str:
         raise DataError(f"{key!r} holds {kind_of(value)}, not text", where=where)
     if not value.strip():
         raise DataError(f"{key!r} is empty", where=where)
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if has_half_character(value):
         raise DataError(f"{key!r} holds half a character (a lone surrogate)", where=where)
     return value.strip()
 

@@ -28,6 +28,11 @@ _TRUTH = {"true": True, "True": True, "false": False, "False": False}
 Row = dict[str, Any]
 
 
+def has_half_character(text: str) -> bool:
+    """Whether there is a lone surrogate in it: JSON's ``\\ud800``, or a byte of a file name that is not UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def language(code: str) -> str | None:
     """``"pt_BR"`` -> ``"pt-BR"``; None where ``code`` is not shaped like a language code (BCP 47)."""
     if not _LANGUAGE.fullmatch(code):

@@ -133,10 +133,30 @@ def _sentences(value: Any, column: str, where: str) -> tuple[str, ...]:
         sentence = item.strip()
         if not sentence:
             raise DataError(f"empty caption in column {column!r}", where=where, hint="write one, or leave the cell out")
-        if any("\ud800" <= letter <= "\udfff" for letter in sentence):
-            raise DataError(f"column {column!r} holds half a character (a lone surrogate)", where=where)
+        _check_whole(sentence, column, where)
         found.append(sentence)
     return tuple(found)
+
+
+def _check_whole(text: str, column: str, where: str) -> None:
+    if metadata.has_half_character(text):
+        raise DataError(f"column {column!r} holds half a character (a lone surrogate)", where=where)
+
+
+def check_name(path: str, where: str) -> None:
+    """Whether the path of an image can be written down in an index or a store.
+
+    Raises:
+        DataError: its name is not UTF-8.
+    """
+    if metadata.has_half_character(path):
+        hint = f"rename {shown(path)}; commands with --skip-bad leave it out"
+        raise DataError("file name is not UTF-8", where=where, hint=hint)
+
+
+def shown(path: str) -> str:
+    """A path as it can be printed: ``caf\\udce9.png`` where a byte of it is not UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _boxes(value: Any, where: str) -> tuple[RegionBox, ...]:
@@ -152,6 +172,8 @@ def _boxes(value: Any, where: str) -> tuple[RegionBox, ...]:
 def _scalar(column: str, value: Any, where: str) -> dict[str, Any]:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return {}  # an empty cell, as CSV and pandas write it
+    if isinstance(value, str):
+        _check_whole(value, column, where)
     if isinstance(value, (str, int, float)):
         return {column: value}
     raise DataError(
@@ -169,6 +191,7 @@ def _word(value: Any, column: str, where: str) -> str | None:
     word = str(value).strip()
     if not word:
         raise DataError(f"column {column!r} is empty", where=where, hint="fill it or leave it out")
+    _check_whole(word, column, where)
     return word
 
 
@@ -194,6 +217,7 @@ def _image_path(root: Path, inside: str, name: Any, where: str) -> str | None:
     if name.startswith(("http://", "https://")):
         raise ImageError(f"{name} is not in the folder", where=where, hint="download the image into the folder first")
     path = posixpath.normpath(posixpath.join(inside, name))
+    check_name(path, where)
     if name.startswith("/") or PureWindowsPath(name).drive or path.split("/")[0] == "..":
         raise ImageError(
             f"{name} lies outside the folder", where=where, hint="give paths relative to the metadata file"

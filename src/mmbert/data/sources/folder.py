@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmbert.data import metadata
 from mmbert.data.records import BadRecords, ImageRef, Record
-from mmbert.data.row_records import folder_split, record_of
+from mmbert.data.row_records import check_name, folder_split, record_of, shown
 from mmbert.errors import DataError
 from mmbert.vision.images import IMAGE_SUFFIXES
 
@@ -77,7 +77,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Folder
         what = "is a file, not a folder" if root.exists() else "no such folder"
         raise DataError(what, where=str(options.root), hint="give the folder that holds the images and their metadata")
     images, tables = _contents(root)
-    records = list(_from_tables(root, tables, report) if tables else _from_images(root, images))
+    records = list(_from_tables(root, tables, report) if tables else _from_images(root, images, report))
     if not records:
         raise _nothing(options.root, images, tables, report)
     listed = frozenset(record.image.key for record in records if record.image is not None)
@@ -117,9 +117,15 @@ def _contents(root: Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(tables)
 
 
-def _from_images(root: Path, images: Iterable[str]) -> Iterator[Record]:
+def _from_images(root: Path, images: Iterable[str], report: BadRecords) -> Iterator[Record]:
     for path in images:
-        yield Record(id=path, image=ImageRef(path=str(root / path), key=path), split=folder_split(path), origin=path)
+        try:
+            check_name(path, shown(path))
+        except DataError as error:
+            report.add(error)
+        else:
+            image = ImageRef(path=str(root / path), key=path)
+            yield Record(id=path, image=image, split=folder_split(path), origin=path)
 
 
 def _from_tables(root: Path, tables: list[str], report: BadRecords) -> Iterator[Record]:
@@ -127,10 +133,12 @@ def _from_tables(root: Path, tables: list[str], report: BadRecords) -> Iterator[
     for table in tables:
         other = one_of.setdefault(posixpath.dirname(table), table)
         if other != table:
-            raise DataError(f"metadata in two formats: {other} and {table}", where=str(root), hint="keep one of them")
+            raise DataError(
+                f"metadata in two formats: {shown(other)} and {shown(table)}", where=str(root), hint="keep one of them"
+            )
     origins: dict[str, str] = {}
     for table in tables:
-        for where, row in metadata.read_rows(root / table, table, report):
+        for where, row in metadata.read_rows(root / table, shown(table), report):
             try:
                 record = record_of(root, posixpath.dirname(table), where, row, origins)
             except DataError as error:
