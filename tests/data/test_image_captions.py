@@ -109,12 +109,45 @@ def test_captions_and_images_that_lack_each_other_are_faults(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("images", {}, "image 2 is there twice"),
+        ("images", {"id": 3}, "the image file val2017/000000000002.jpg is there twice"),
+        ("annotations", {}, "is there twice"),
+    ],
+)
+def test_official_entries_that_are_there_twice_are_refused(
+    tmp_path: Path, part: str, change: dict[str, Any], reason: str
+) -> None:
+    written = make_coco_official(tmp_path)
+    written[part].append(written[part][0] | change)
+    write_json(tmp_path / "annotations" / "captions_val2017.json", written)
+    with pytest.raises(DataError, match=reason) as caught:
+        open_data({"source": "coco_official", "root": tmp_path, "split": "val2017"})
+    assert caught.value.where == f"captions_val2017.json:{part}[{len(written[part])}]"
+    report = BadRecords(skip=True)
+    source = open_data({"source": "coco_official", "root": tmp_path, "split": "val2017"}, report=report)
+    assert (len(source), len(report)) == (2, 1)
+
+
 def test_flickr30k_in_karpathys_splits(tmp_path: Path) -> None:
     make_flickr30k(tmp_path)
     (record,) = records(open_data({"source": "flickr30k", "root": tmp_path, "split": "test"}))
     assert record.id == "1002.jpg"
     assert record.captions["en"][4] == "Sentence 4 of 1002.jpg"
     assert record.annotation["sentence_ids"] == [10, 11, 12, 13, 14]
+
+
+def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
+    make_flickr30k_entities(tmp_path)
+    (listed,) = tmp_path.rglob("train.txt")
+    listed.write_text(listed.read_text().strip() + "\n" + listed.read_text())
+    with pytest.raises(DataError, match="is there twice"):
+        open_data({"source": "flickr30k_entities", "root": tmp_path})
+    report = BadRecords(skip=True)
+    assert len(open_data({"source": "flickr30k_entities", "root": tmp_path}, report=report)) == 1
+    assert [where for where, _ in report] == ["train.txt:2"]
 
 
 def test_phrases_are_tied_to_boxes(tmp_path: Path) -> None:

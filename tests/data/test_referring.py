@@ -147,6 +147,17 @@ def test_damaged_objects_are_named_and_their_expressions_go(
         assert record.annotation["target"] == 0
 
 
+@pytest.mark.parametrize(("part", "place", "what"), [("images", 3, "image 1"), ("annotations", 4, "object 11")])
+def test_objects_and_images_that_are_there_twice_are_refused(root: Path, part: str, place: int, what: str) -> None:
+    write_json(root / "refcoco+" / "instances.json", instances(lambda v: v[part].append(v[part][0])))
+    with pytest.raises(DataError, match=f"{what} is there twice") as caught:
+        open_data({"source": "refcoco_plus", "root": root})
+    assert caught.value.where == f"instances.json:{part}[{place}]"
+    report = BadRecords(skip=True)
+    (first, *_) = records(open_data({"source": "refcoco_plus", "root": root}, report=report))
+    assert (len(report), len(first.boxes)) == (1, 2)
+
+
 def test_damaged_references_are_named(root: Path) -> None:
     refs = refcoco_refs()
     refs[0]["ann_id"] = 99

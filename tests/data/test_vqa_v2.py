@@ -97,6 +97,18 @@ def test_faults_name_file_and_item(root: Path, file: str, change_it: Any, place:
     assert reason in report.found[0][1]
 
 
+def test_a_question_that_is_answered_twice_keeps_the_first(root: Path) -> None:
+    change(
+        root / ANSWERS, lambda v: v["annotations"].append({**v["annotations"][0], "multiple_choice_answer": "other"})
+    )
+    with pytest.raises(DataError, match="the entry for question 1000 is there twice"):
+        open_data({"source": "vqa_v2", "root": root})
+    report = BadRecords(skip=True)
+    source = open_data({"source": "vqa_v2", "root": root}, report=report)
+    assert (len(source), len(report)) == (4, 1)
+    assert source[0].annotation["answer"] != "other"
+
+
 def test_answers_without_a_question_are_reported(root: Path) -> None:
     change(root / QUESTIONS, lambda v: v["questions"].pop(0))
     with pytest.raises(DataError, match="answers to question 1000, which is not listed"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -203,6 +203,16 @@ def whole_number(item: Any, key: str, where: str, below: int | None = None) -> i
         limits = f"0..{below - 1}" if below is not None else "0 or more"
         raise DataError(f"{key!r} is {value}: out of range", where=where, hint=f"it should be {limits}")
     return value
+
+
+def not_twice(what: str, key: int | str, taken: Container[int | str], where: str) -> None:
+    """Refuse an entry whose key an earlier one has.
+
+    Raises:
+        DataError: ``what`` of this key is among those ``taken``.
+    """
+    if key in taken:
+        raise DataError(f"{what} {key} is there twice", where=where)
 
 
 def list_entry(item: Any, key: str, where: str, length: int | None = None) -> list[Any]:

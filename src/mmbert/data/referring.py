@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import field_validator
 
 from mmbert.data.corpus import CorpusCard, need, need_all
-from mmbert.data.json_items import item_at, json_items, list_entry, text_entry, whole_number
+from mmbert.data.json_items import item_at, json_items, list_entry, not_twice, text_entry, whole_number
 from mmbert.data.metadata import kind_of
 from mmbert.data.official import (
     COCO_FOLDERS,
@@ -80,7 +80,9 @@ class Objects:
                 if key == "images" and number:
                     size = whole_number(item, "width", where), whole_number(item, "height", where)
                     picture = _Picture(text_entry(item, "file_name", where), size)
-                    self.images[whole_number(item, "id", where)] = picture
+                    picture_id = whole_number(item, "id", where)
+                    not_twice("image", picture_id, self.images, where)
+                    self.images[picture_id] = picture
                 elif key == "categories" and number:
                     names[whole_number(item, "id", where)] = text_entry(item, "name", where)
                 elif key == "annotations" and number:
@@ -94,6 +96,7 @@ class Objects:
             try:
                 if image_id not in self.images:
                     raise DataError(f"an object of image {image_id}, which is not listed", where=where)
+                not_twice("object", ann_id, self.place, where)
                 if category not in names:
                     raise DataError(f"category {category} is not listed", where=where)
                 box = box_of_corner_and_size(values, self.images[image_id].size, where)

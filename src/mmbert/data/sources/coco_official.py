@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from mmbert.data.corpus import CorpusCard, need
-from mmbert.data.json_items import item_at, json_items, text_entry, whole_number
+from mmbert.data.json_items import item_at, json_items, not_twice, text_entry, whole_number
 from mmbert.data.karpathy import CaptionRow
 from mmbert.data.official import COCO_FOLDERS, ImageOptions, Images, RowSource, chosen_splits, report_for, some
 from mmbert.data.records import BadRecords
@@ -58,16 +58,24 @@ def _official(options: Options, split: str, images: Images, report: BadRecords) 
     pictures: dict[int, tuple[str, tuple[int, int], str]] = {}
     captions: dict[int, list[tuple[int, str]]] = {}
     places: dict[int, str] = {}
+    files: set[str] = set()
+    sentences: set[int] = set()
     for key, number, item in json_items(path):
         where = f"{path.name}:{item_at(key, number)}"
         try:
             if key == "images" and number:
                 size = whole_number(item, "width", where), whole_number(item, "height", where)
                 file = f"{split}/{text_entry(item, 'file_name', where)}"
-                pictures[whole_number(item, "id", where)] = file, size, where
+                image_id = whole_number(item, "id", where)
+                not_twice("image", image_id, pictures, where)
+                not_twice("the image file", file, files, where)
+                files.add(file)
+                pictures[image_id] = file, size, where
             elif key == "annotations" and number:
                 image_id = whole_number(item, "image_id", where)
                 said = whole_number(item, "id", where), text_entry(item, "caption", where)
+                not_twice("caption", said[0], sentences, where)
+                sentences.add(said[0])
                 captions.setdefault(image_id, []).append(said)
                 places.setdefault(image_id, where)
         except DataError as error:

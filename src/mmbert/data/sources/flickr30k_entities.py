@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmbert.data.corpus import CorpusCard, need, need_all
+from mmbert.data.json_items import not_twice
 from mmbert.data.official import ImageOptions, Images, RowSource, box_within, chosen_splits, report_for, some
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources.flickr30k import IMAGE_FOLDERS
@@ -77,14 +78,18 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     report = report_for(options, report)
     images = Images(options, CARD, IMAGE_FOLDERS)
     sentences, boxes = need_all(options.root, CARD, [("Sentences",), ("Annotations",)])
-    rows = []
+    rows: list[EntitiesRow] = []
+    taken: set[str] = set()
     for split in chosen_splits(options.split, SPLITS, "flickr30k_entities"):
         listed = need(options.root, CARD, f"{split}.txt")
         for number, line in enumerate(_read(listed).split("\n"), 1):
             if not line.strip():
                 continue
+            image_id, where = line.strip(), f"{listed.name}:{number}"
             try:
-                rows.append(_row(line.strip(), split, sentences, boxes, images, f"{listed.name}:{number}"))
+                not_twice("image", image_id, taken, where)
+                rows.append(_row(image_id, split, sentences, boxes, images, where))
+                taken.add(image_id)
             except DataError as error:
                 report.add(error)
     return RowSource(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import field_validator
 
 from mmbert.data.corpus import CorpusCard, need, need_all
-from mmbert.data.json_items import item_at, json_items, list_entry, text_entry, whole_number
+from mmbert.data.json_items import item_at, json_items, list_entry, not_twice, text_entry, whole_number
 from mmbert.data.official import (
     COCO_FOLDERS,
     ImageOptions,
@@ -186,8 +186,7 @@ def _questions(root: Path, split: str, images: Images, report: BadRecords) -> It
         where = f"{questions.name}:{item_at(key, number)}"
         try:
             question_id = whole_number(item, "question_id", where)
-            if question_id in seen:
-                raise DataError(f"question {question_id} is there twice", where=where)
+            not_twice("question", question_id, seen, where)
             seen.add(question_id)
             image_id = whole_number(item, "image_id", where)
             question = text_entry(item, "question", where)
@@ -213,7 +212,9 @@ def _answers(path: Path, report: BadRecords) -> dict[int, _Answers]:
         where = f"{path.name}:{item_at(key, number)}"
         try:
             given = tuple(sys.intern(text_entry(a, "answer", where)) for a in list_entry(item, "answers", where, 10))
-            found[whole_number(item, "question_id", where)] = _Answers(
+            question_id = whole_number(item, "question_id", where)
+            not_twice("the entry for question", question_id, found, where)
+            found[question_id] = _Answers(
                 whole_number(item, "image_id", where),
                 given,
                 sys.intern(text_entry(item, "multiple_choice_answer", where)),
