@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmbert.cli._corpora import read_settings
 from mmbert.cli.main import run
+from mmbert.data.sources import parse_data
 
 
 @pytest.fixture
@@ -62,6 +64,18 @@ def test_broken_images_are_listed_and_decide_the_exit_code(photos: Path, capsys:
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
     assert [entry["where"] for entry in found["broken"]] == ["metadata.jsonl:2"]
+
+
+def test_settings_know_norwegian_from_false() -> None:
+    found = read_settings(["language=no", "captions={no: no, en: en}", "check=true", "boxes=False", "split=2016"])
+    assert found == {
+        "language": "no",
+        "captions": {"no": "no", "en": "en"},
+        "check": True,
+        "boxes": False,
+        "split": 2016,
+    }
+    assert parse_data("{source: text, path: x, language: no}")["language"] == "no"
 
 
 def test_one_image_in_two_splits_fails_even_with_skip_bad(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

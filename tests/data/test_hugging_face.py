@@ -64,6 +64,17 @@ def test_columns_become_records(saved: Path) -> None:
     assert source.languages == ("de", "en")
 
 
+def test_a_row_without_id_or_group_has_the_usual_ones_and_no_id_is_there_twice(tmp_path: Path) -> None:
+    rows = {"text": ["a", "b", "c", "d"], "key": ["x", None, None, "x"], "scene": ["s", None, "s", "s"]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "a.parquet"))
+    spec = {"source": "hugging_face", "root": tmp_path / "a.parquet", "captions": "text", "id": "key", "group": "scene"}
+    with pytest.raises(DataError, match="id 'x' is already that of row 0") as caught:
+        open_data(spec)
+    assert str(caught.value.where).endswith("row 3")
+    found = records(open_data(spec, report=BadRecords(skip=True)))
+    assert [(r.id, r.group) for r in found] == [("x", "s"), ("1", "1"), ("2", "s")]
+
+
 def test_a_data_set_becomes_a_store_with_all_its_splits(saved: Path, tmp_path: Path) -> None:
     made = prepare("hugging_face", saved, tmp_path / "store", COLUMNS)
     assert {name: split.counts["records"] for name, split in made.splits.items()} == {"train": 3, "test": 1}

@@ -218,6 +218,11 @@ def test_options_are_checked_before_anything_is_read(downloads: Path) -> None:
     assert "mmbert data prepare multi30k" in str(caught.value)
 
 
+def test_a_split_may_be_called_by_a_number(downloads: Path) -> None:
+    with pytest.raises(ConfigError, match="the corpus has no split '2016'"):
+        make(downloads, split=2016)
+
+
 def test_several_splits_of_those_there_are(downloads: Path) -> None:
     store = make(downloads, split="validation")
     assert len(open_data(str(store))) == 4

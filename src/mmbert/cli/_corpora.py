@@ -23,13 +23,15 @@ def read_settings(settings: Iterable[str]) -> dict[str, Any]:
     """
     import yaml
 
+    from mmbert.data.yaml_values import read_value
+
     options: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{setting!r} is not key=value", hint="e.g. languages=en,de")
         try:
-            options[key.strip()] = yaml.safe_load(value)
+            options[key.strip()] = read_value(value)
         except yaml.YAMLError as error:
             raise UsageError(f"the value of {setting!r} cannot be read") from error
     return options

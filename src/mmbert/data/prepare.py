@@ -138,7 +138,8 @@ def _splits(name: str, module: ModuleType, options: Mapping[str, Any], given: An
     if given is None:
         return known or (None,)
     known += tuple(getattr(module, "MORE_SPLITS", ()))
-    wanted = given.replace(",", " ").split() if isinstance(given, str) else [str(split) for split in given]
+    several = isinstance(given, (list, tuple))  # else a name, several with commas between, or a number (2016)
+    wanted = [str(split) for split in given] if several else str(given).replace(",", " ").split()
     for split in wanted:
         if not re.fullmatch(r"\w[\w.-]*", split):
             raise ConfigError(f"{split!r} is no name for a split", hint="use letters, digits, _ and -")

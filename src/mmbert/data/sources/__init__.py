@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from mmbert import plugins
 from mmbert.data.records import BadRecords, Source
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import ConfigError
 
 _FORMATS = ("folder", "legacy", "text", "prepared", "stream", "joined")
@@ -65,7 +66,7 @@ def _mapping(spec: str) -> dict[str, Any]:
         ConfigError: it is no YAML mapping.
     """
     try:
-        return dict(yaml.safe_load(spec))
+        return dict(read_value(spec))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigError(f"data {spec} is not valid YAML", hint="as in {source: mlt, root: FOLDER}") from error
 

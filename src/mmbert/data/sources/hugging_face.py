@@ -29,7 +29,8 @@ class Options(BaseModel):
     ``root``: folder, file or hub id. ``config``, ``revision``: of a data set on the hub. ``split``: one that it has.
     ``captions``: language -> column, of text, lists of text, or (with language ``*``) texts by language. ``texts``:
     the same for text that is no caption. ``image``: column of images (or of paths, relative to ``images``). ``id``,
-    ``group``: columns, else the number of the row. ``extra``, ``annotation``: further columns to keep.
+    ``group``: columns; where there is none, or nothing in it, the number of the row. ``extra``, ``annotation``:
+    further columns to keep.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,17 +75,22 @@ class HuggingFaceSource:
     def __init__(self, options: Options, rows: Any, report: BadRecords) -> None:
         self.name = f"{options.root}:{options.split}" if options.split else str(options.root)
         self._options, self._rows = options, rows
-        said_by = [*options.captions.values(), *options.texts.values()]
-        texts = list(dict.fromkeys(column.partition(".")[0] for column in said_by))
-        slim = rows.select_columns(texts) if texts else None  # the images of all rows would be read, too
+        looked_at = [*options.captions.values(), *options.texts.values(), *([options.id] if options.id else [])]
+        columns = list(dict.fromkeys(column.partition(".")[0] for column in looked_at))
+        slim = rows.select_columns(columns) if columns else None  # the images of all rows would be read, too
+        taken: dict[str, int] = {}
         self._kept = []
         codes: dict[str, None] = {}
         for number in range(len(rows)):
             try:
-                said = [
-                    self._said(columns, slim[number] if slim else {}, number)
-                    for columns in (options.captions, options.texts)
-                ]
+                row = slim[number] if slim else {}
+                said = [self._said(columns, row, number) for columns in (options.captions, options.texts)]
+                if options.id:
+                    identity = self._identity(row, number)
+                    if identity in taken:
+                        message = f"id {identity!r} is already that of row {taken[identity]}"
+                        raise DataError(message, where=self._where(number), hint="ids must be unique")
+                    taken[identity] = number
             except DataError as error:
                 report.add(error)
             else:
@@ -100,19 +106,26 @@ class HuggingFaceSource:
     def __getitem__(self, index: int, /) -> Record:
         number = self._kept[index]
         row, options, where = self._rows[number], self._options, self._where(number)
-        default = f"{options.split}:{number}" if options.split else str(number)
-        identity = str(_cell(row, options.id, where)) if options.id else default
+        group = _cell(row, options.group, where) if options.group else None
         return Record(
-            id=identity,
+            id=self._identity(row, number),
             image=self._image(_cell(row, options.image, where), where) if options.image else None,
             captions=self._said(options.captions, row, number),
             texts=self._said(options.texts, row, number),
             split=options.split,
-            group=str(_cell(row, options.group, where)) if options.group else "",
+            group="" if group is None else str(group),
             extra={name: _cell(row, name, where) for name in options.extra},
             annotation={name: _cell(row, name, where) for name in options.annotation},
             origin=where,
         )
+
+    def _identity(self, row: Mapping[str, Any], number: int) -> str:
+        """What the column of ids says, else the number of the row."""
+        options = self._options
+        given = _cell(row, options.id, self._where(number)) if options.id else None
+        if given is not None:
+            return str(given)
+        return f"{options.split}:{number}" if options.split else str(number)
 
     def _where(self, number: int) -> str:
         return f"{self.name} row {number}"
@@ -148,7 +161,8 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Huggin
 
     Raises:
         ConfigError: no such split or column.
-        DataError: there is no such data set, it cannot be read, or a row has no text and is not skipped.
+        DataError: there is no such data set, it cannot be read, or a row has no text or the id of another, and
+            is not skipped.
     """
     report = report if report is not None else BadRecords(skip=options.skip_bad)
     from datasets import Image
