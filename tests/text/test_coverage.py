@@ -52,11 +52,16 @@ def test_shares_follow_the_temperature(counts: list[int], temperature: float, li
     weights = [count ** (1 / temperature) for count in counts]
     found = Counter(text.split("/")[0] for text in drawn)
     for number, weight in enumerate(weights):
-        assert abs(found[str(number)] - total * weight / sum(weights)) <= 0.5
+        assert abs(found[str(number)] - total * weight / sum(weights)) < 1 + 1e-6
+    assert len(drawn) == total
     for number, count in enumerate(counts):  # none is drawn twice before all were drawn once
         times = Counter(text for text in drawn if text.startswith(f"{number}/"))
         assert max(times.values(), default=0) - (min(times.values(), default=0) if len(times) == count else 0) <= 1
     assert drawn == list(sampled(texts, temperature=temperature, limit=limit, seed=3))
+
+
+def test_a_small_limit_is_kept_though_no_language_has_half_a_share() -> None:
+    assert len(list(sampled(dict.fromkeys("abcdefgh", GERMAN), limit=3))) == 3
 
 
 def test_a_temperature_of_one_leaves_texts_as_they_are() -> None:

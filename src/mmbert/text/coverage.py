@@ -101,7 +101,9 @@ def sampled(
     counts = np.array([len(found) for found in texts.values()], dtype=np.float64)
     total = int(counts.sum()) if limit is None else min(limit, int(counts.sum()))
     weights = counts ** (1 / temperature)
-    wanted = np.round(total * weights / max(weights.sum(), 1e-12)).astype(int)
+    shares = total * weights / max(weights.sum(), 1e-12)
+    wanted = np.floor(shares).astype(int)
+    wanted[np.argsort(wanted - shares, kind="stable")[: total - int(wanted.sum())]] += 1  # the largest remainders
     for number, (found, count) in enumerate(zip(texts.values(), wanted.tolist(), strict=True)):
         whole, rest = divmod(count, len(found)) if found else (0, 0)
         for _ in range(whole):
