@@ -155,6 +155,14 @@ def test_what_the_metadata_leaves_out_is_a_warning(tmp_path: Path) -> None:
     assert "metadata.json is not read" in warnings
 
 
+@pytest.mark.parametrize("name", ["metadata.JSONL", "Metadata.csv", "metadata.TSV"])
+def test_metadata_in_capitals_is_a_warning(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.png", 0)
+    (tmp_path / name).write_text("{}")
+    warnings = check(str(tmp_path)).warnings
+    assert f"{name} is not read: captions belong into metadata.jsonl, .csv or .parquet" in warnings
+
+
 def test_parallel_text_has_no_images_to_check(tmp_path: Path) -> None:
     write(tmp_path, {"text_en": "one", "text_de": "eins"})
     result = check(str(tmp_path))

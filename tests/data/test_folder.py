@@ -382,6 +382,30 @@ def test_a_file_name_that_is_not_utf8_is_a_bad_record(photos: Path) -> None:
     assert (ids, bad) == (["b.jpg"], [("metadata.jsonl:2", "file name is not UTF-8")])
 
 
+@pytest.mark.parametrize("line", ['"caption_de": "x", "caption_de": "y"', '"captions": {"en": "x", "en": "y"}'])
+def test_a_key_that_is_there_twice_in_json_loses_nothing_silently(photos: Path, line: str) -> None:
+    (photos / "metadata.jsonl").write_text(f'{{"file_name": "a.png", {line}}}\n{json.dumps(GOOD)}\n')
+    error = fault(photos)
+    assert error.where == "metadata.jsonl:1" and "is there twice in one object" in error.message
+    assert skipped(photos)[0] == ["b.jpg"]
+
+
+def test_a_key_that_is_there_twice_in_a_map_of_parquet_is_a_bad_record(photos: Path) -> None:
+    kind = pa.map_(pa.string(), pa.string())
+    said = pa.array([[("en", "x"), ("en", "y")], [("en", "a cat")]], kind)
+    pq.write_table(pa.table({"file_name": ["a.png", "b.jpg"], "captions": said}), photos / "metadata.parquet")
+    assert fault(photos).where == "metadata.parquet:1"
+    assert skipped(photos) == (["b.jpg"], [("metadata.parquet:1", "a map holds one key twice")])
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_is_given_by_its_folder(photos: Path, name: str) -> None:
+    WRITERS[name.partition(".")[2]](photos, [GOOD])
+    with pytest.raises(DataError, match="is the metadata of a folder") as caught:
+        open_data(str(photos / name))
+    assert str(caught.value.hint) == f"give its folder: {photos}"
+
+
 def test_boxes_from_every_format(photos: Path, write: Callable[[Path, Rows], None]) -> None:
     write(photos, [{"file_name": "a.png", "boxes": [[0, 1.5, 4, 5], [2, 2, 8, 6]]}, {"file_name": "b.jpg"}])
     dog, cat = read(photos)

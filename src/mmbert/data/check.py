@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mmbert.data.metadata import SUFFIXES, is_table
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.row_records import shown
 from mmbert.data.sources import open_data
@@ -22,6 +23,8 @@ from mmbert.errors import DataError, ImageError
 from mmbert.vision.images import load_image
 
 NO_SPLIT = "(none)"
+LIKE_METADATA = (".json", ".tsv", ".txt", ".xlsx")
+"""Files called metadata with these endings are not read, though somebody may think so."""
 _CHUNK = 256  # images in flight at a time
 
 
@@ -236,9 +239,10 @@ def _warnings(source: Source, result: CheckResult) -> list[str]:
         unlisted = [path for path in list_images(source.root) if path not in source.listed]
         if unlisted:
             found.append(f"{_number(len(unlisted), 'image')} in no usable record, e.g. {shown(unlisted[0])}")
-        for name in ("metadata.json", "metadata.tsv", "metadata.txt", "metadata.xlsx"):
-            if (source.root / name).is_file():
-                found.append(f"{name} is not read: captions belong into metadata.jsonl, .csv or .parquet")
+        for path in sorted(source.root.iterdir()):
+            like = path.stem.lower() == "metadata" and path.suffix.lower() in (*SUFFIXES, *LIKE_METADATA)
+            if like and not is_table(path.name) and path.is_file():
+                found.append(f"{path.name} is not read: captions belong into metadata.jsonl, .csv or .parquet")
     return found
 
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _TRUTH = {"true": True, "True": True, "false": False, "False": False}
 
 Row = dict[str, Any]
+
+
+def is_table(name: str) -> bool:
+    """Whether a file of this name is the metadata of its folder."""
+    return name in [f"metadata{suffix}" for suffix in SUFFIXES]
 
 
 def has_half_character(text: str) -> bool:
@@ -75,7 +81,7 @@ def _read_jsonl(path: Path, label: str, report: BadRecords) -> Iterator[tuple[st
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if not text.strip():
                     continue
-                row = json.loads(text)
+                row = json.loads(text, object_pairs_hook=partial(_object, where))
                 if not isinstance(row, dict):
                     raise DataError(f"holds {kind_of(row)}, not a JSON object", where=where)
             except UnicodeDecodeError as error:
@@ -87,6 +93,16 @@ def _read_jsonl(path: Path, label: str, report: BadRecords) -> Iterator[tuple[st
                 report.add(error)
             else:
                 yield where, row
+
+
+def _object(where: str, pairs: Sequence[tuple[str, Any]]) -> Row:
+    """One JSON object, at any depth of a line."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{twice!r} is there twice in one object", where=where, hint="keep one; captions may be a list")
+    return found
 
 
 def _json_fault(error: Exception) -> str:
@@ -223,11 +239,25 @@ def _read_parquet(path: Path, label: str, report: BadRecords) -> Iterator[tuple[
         _unique(file.schema_arrow.names, label)
         number = 0
         for batch in file.iter_batches(batch_size=4096):
-            for row in batch.to_pylist(maps_as_pydicts="strict"):
+            for row in _rows_of(batch):
                 number += 1
-                yield f"{label}:{number}", {key: _plain(value) for key, value in row.items()}
+                where = f"{label}:{number}"
+                if row is None:
+                    report.add(DataError("a map holds one key twice", where=where, hint="keep one of them"))
+                else:
+                    yield where, {key: _plain(value) for key, value in row.items()}
     except pa.ArrowException as error:
         raise DataError(f"not a whole Parquet file: {error}", where=label, hint="write it again") from error
+
+
+def _rows_of(batch: Any) -> list[Row | None]:
+    """The rows of a batch, maps as dicts; None for one with a map that has a key twice."""
+    try:
+        return list(batch.to_pylist(maps_as_pydicts="strict"))
+    except KeyError:
+        if len(batch) == 1:
+            return [None]
+        return [row for i in range(len(batch)) for row in _rows_of(batch.slice(i, 1))]
 
 
 def _plain(value: Any) -> Any:

@@ -17,9 +17,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mmbert import plugins
+from mmbert.data.metadata import is_table
 from mmbert.data.records import BadRecords, Source
 from mmbert.data.yaml_values import read_value
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, DataError
 
 _FORMATS = ("folder", "legacy", "text", "prepared", "stream", "joined")
 """Formats rather than corpora: their names alone open nothing."""
@@ -41,6 +42,10 @@ def parse_data(spec: str) -> dict[str, Any]:
     Returns:
         Options for ``open_data``: ``{"source": ..., "split": ...}``, or ``{"source": "folder", "root": ..., ...}`` (or
         ``"prepared"``).
+
+    Raises:
+        ConfigError: ``{…}`` is no YAML mapping.
+        DataError: it is the metadata file of a folder, which is given by the folder.
     """
     if spec.startswith("{") and not Path(spec).exists():
         return _mapping(spec)
@@ -51,6 +56,8 @@ def parse_data(spec: str) -> dict[str, Any]:
     head, _, split = spec.partition(":")
     if head in _READY or (head not in _FORMATS and head in plugins.names(__name__) and not Path(head).exists()):
         return {"source": head, "split": split} if split else {"source": head}
+    if is_table(Path(spec).name) and Path(spec).is_file():
+        raise DataError("is the metadata of a folder", where=spec, hint=f"give its folder: {Path(spec).parent}")
     if spec.endswith((".json", ".jsonl")) and Path(spec).is_file():
         return {"source": "legacy", "path": spec}
     place, colon, split = spec.rpartition(":")

@@ -109,10 +109,9 @@ def _contents(root: Path) -> tuple[list[str], list[str]]:
         inside = Path(folder).relative_to(root).as_posix()
         for name in names:
             path = posixpath.normpath(posixpath.join(inside, name))
-            stem, suffix = posixpath.splitext(name)
-            if stem == "metadata" and suffix in metadata.SUFFIXES:
+            if metadata.is_table(name):
                 tables.append(path)
-            elif suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            elif posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 images.append(path)
     return sorted(images), sorted(tables)
 
