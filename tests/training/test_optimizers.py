@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmbert import MMBert
 from mmbert.errors import ConfigError
+from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.training.lora import add_lora, merged
 from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
 from mmbert.training.recipe import LoraRecipe, OptimizerRecipe, Recipe
@@ -200,3 +202,58 @@ def test_merging_adapters_changes_nothing_that_is_computed() -> None:
         torch.testing.assert_close(layer.qkv(values), adapted)
     assert torch.equal(layer.qkv.get_base_layer().weight, weight)
     torch.testing.assert_close(layer.qkv(values), adapted)
+
+
+@pytest.fixture
+def seeing_network() -> MMBertForPreTraining:
+    """With a vision encoder that has layers called ``attn.qkv``, too."""
+    vision = {"kind": "grid", "backbone": "test_vit", "image_size": 64, "trainable": True}
+    return tiny_network(vision=vision, region_feature_size=build_vision(vision).feature_size)
+
+
+def adapted(model: torch.nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+ENCODER_QKV = {f"trunk.encoder.layers.{i}.attention.qkv" for i in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("modules", "frozen", "expected"),
+    [
+        (["qkv"], [], ENCODER_QKV),
+        (["qkv"], ["trunk.vision.*"], ENCODER_QKV),
+        (["qkv"], ["trunk.encoder.layers.0.*"], {"trunk.encoder.layers.1.attention.qkv"}),
+        (["qkv", "match_head"], ["trunk.encoder.*"], {"match_head"}),
+        (["projection"], [], {"trunk.region_embedding.projection"}),
+        (["trunk.vision.*.qkv"], [], "vision"),
+    ],
+)
+def test_an_adapter_is_put_beside_what_is_named_and_learns(
+    modules: list[str], frozen: list[str], expected: set[str] | str, seeing_network: MMBertForPreTraining
+) -> None:
+    pytest.importorskip("peft")
+    freeze(seeing_network, frozen)
+    add_lora(seeing_network, LoraRecipe(modules=modules))
+    found = adapted(seeing_network)
+    if expected == "vision":
+        assert found and all(name.startswith("trunk.vision.") and name.endswith(".attn.qkv") for name in found)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("modules", "frozen", "message"),
+    [
+        (["qvk"], [], "no linear layer's name ends with 'qvk'"),
+        (["fc1"], [], "of the vision encoder: 'trunk.vision.*fc1'"),
+        (["qkv"], ["trunk.encoder.*"], "all of these layers are frozen"),
+    ],
+)
+def test_adapters_that_fit_nowhere_are_an_error(
+    modules: list[str], frozen: list[str], message: str, seeing_network: MMBertForPreTraining
+) -> None:
+    pytest.importorskip("peft")
+    freeze(seeing_network, frozen)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        add_lora(seeing_network, LoraRecipe(modules=modules))

@@ -19,7 +19,8 @@ class LoraRecipe(Section):
     Attributes:
         rank, alpha, dropout: of the adapters; what they add is scaled by alpha / rank.
         modules: names of the linear layers that get one, as they end (``qkv``, ``attention_output``, ``intermediate``,
-            ``output``, ``projection``).
+            ``output``, ``projection``; not those of the vision encoder), or patterns of whole names
+            (``trunk.vision.*.qkv``). Layers that are frozen get none.
         train: further parameters that are trained, by pattern.
     """
 
