@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,19 @@ def test_evaluations_reach_the_schedule(recipe_of: MakeRecipe, photos: Path, tmp
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     rates = [float(line.split('"learning_rate": ')[1].split(",")[0]) for line in lines if '"learning_rate"' in line]
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "hint"), [({"every": 1}, "evaluation.data"), ({"data": "photos"}, "evaluation.every")]
+)
+def test_a_schedule_by_evaluations_needs_some(
+    evaluation: dict[str, Any], hint: str, recipe_of: MakeRecipe, photos: Path, tmp_path: Path
+) -> None:
+    if "data" in evaluation:
+        evaluation = {"data": str(photos)}
+    with pytest.raises(ConfigError, match=hint):
+        train(recipe_of(steps=2, evaluation=evaluation, optimizer={"schedule": "plateau"}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_combinations_are_errors() -> None:

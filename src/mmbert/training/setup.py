@@ -74,16 +74,21 @@ def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Traini
     """Trainer's arguments; making them starts the communication between processes.
 
     Raises:
-        ConfigError: fp16 without a GPU, or a service's package is not installed.
+        ConfigError: fp16 without a GPU, a service's package is not installed, or a schedule hears of no evaluation.
     """
     for service in recipe.report_to:
         if find_spec(service) is None:
             raise ConfigError(f"report_to {service} needs its package", hint=f"pip install {service}")
+    every = recipe.evaluation.every
+    watched = watched and every is not None
+    if recipe.optimizer.schedule == "plateau" and not watched:
+        raise ConfigError(
+            "optimizer.schedule plateau: the rate drops by evaluations on the way, and there are none",
+            hint="set evaluation.every" if every is None else "name evaluation.data, or data with a split validation",
+        )
     if world_size() > 1:
         PartialState(cpu=not torch.cuda.is_available())
     precision = choose(recipe.precision)
-    every = recipe.evaluation.every
-    watched = watched and every is not None
     return TrainingArguments(
         output_dir=str(out / "state"),
         max_steps=steps,
