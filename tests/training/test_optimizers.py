@@ -20,6 +20,7 @@ from mmbert import MMBert
 from mmbert.errors import ConfigError
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.training.lora import add_lora, merged
+from mmbert.training.module import TrainingModule
 from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
 from mmbert.training.recipe import LoraRecipe, OptimizerRecipe, Recipe
 from mmbert.training.run import train
@@ -103,6 +104,18 @@ def test_layers_below_learn_slower() -> None:
     assert rates["trunk.embeddings.positions.weight"] == rates["trunk.region_embedding.projection.weight"] == 0.125
     assert rates["trunk.embeddings.words.weight"] == 3.0
     assert rates["match_head.weight"] == rates["trunk.pooler.dense.weight"] == 1.0
+
+
+def test_with_slower_layers_the_word_table_is_an_embedding_and_a_table_of_proxies_is_none() -> None:
+    made = TrainingModule(tiny_network(), {"main/proxy": {}}, torch.arange(3))
+    found = {}
+    for rate in (None, 3.0):
+        groups = parameter_groups(made, OptimizerRecipe(lr=1.0, layer_decay=0.5, table_lr=rate))
+        of = {id(p): group for group in groups for p in group["params"]}
+        words, proxies = of[id(made.model.trunk.embeddings.words.weight)], of[id(made.states["proxy"].table)]
+        assert words["weight_decay"] == proxies["weight_decay"] == 0.0
+        found[rate] = (words["lr"], proxies["lr"])
+    assert found == {None: (0.125, 1.0), 3.0: (3.0, 3.0)}
 
 
 def test_rates_drop_at_milestones() -> None:
