@@ -24,13 +24,19 @@ from mmbert.training.recipe import Recipe
 
 
 def choose_trained(recipe: Recipe, bert: MMBert) -> None:
-    """Say which parameters learn, and how their layers run."""
+    """Say which parameters learn, and how their layers run.
+
+    Raises:
+        ConfigError: none is left to learn, a name of ``frozen`` or ``lora`` fits nothing, or peft is not installed.
+    """
     optimizer, trunk = recipe.optimizer, bert.model.trunk
     if optimizer.vision_lr == 0 and trunk.vision is not None:
         trunk.vision.requires_grad_(False)
     freeze(bert.model, optimizer.frozen)
     if optimizer.lora is not None:
         add_lora(bert.model, optimizer.lora)
+    if not any(parameter.requires_grad for parameter in bert.model.parameters()):
+        raise ConfigError("no parameter of the model is trained", hint="leave something out of optimizer.frozen")
     if recipe.activation_checkpointing:
         bert.model.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.compile:
