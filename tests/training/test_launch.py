@@ -128,6 +128,27 @@ def test_without_slurm_the_script_is_still_written(
     assert Path("retrieval.sbatch").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nmae=3"], "did you mean 'name'"),
+        (["--dta", "photos"], "--dta"),
+        (["--script", "nowhere/x.sbatch"], "there is no folder nowhere"),
+    ],
+)
+def test_a_script_that_could_not_train_is_not_written(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["slurm", "retrieval", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def launched(recipe: Recipe, folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
