@@ -166,6 +166,28 @@ def launched(recipe: Recipe, folder: Path, processes: int, *more: str) -> subpro
     return subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=900)
 
 
+@pytest.mark.parametrize(("saved", "code"), [(False, 1), (True, 1), (False, 75)])
+def test_going_on_is_spoken_of_where_there_is_something_to_go_on_from(
+    saved: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    program(tmp_path, "python", f"exit {code}")
+    if saved:
+        (tmp_path / "out" / "first" / "state" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=f"ended with code {code}") as caught:
+        launch(["x"], processes=1, folder=tmp_path / "out")
+    assert ("goes on" in str(caught.value.hint)) == (saved or code == 75)
+
+
+def test_a_mistake_in_a_recipe_is_told_before_processes_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    assert run(["launch", "--nproc", "1", "retreval"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'retrieval'" in said and "goes on" not in said
+
+
 @pytest.mark.slow
 def test_two_processes_train_and_one_goes_on(recipe_of: MakeRecipe, tmp_path: Path, photos: Path) -> None:
     """Where only the first of two checkpoints is left, a single process goes on with the next batch."""
