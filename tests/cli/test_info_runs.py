@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,27 @@ def test_a_finished_run_says_how_long_it_took(folder: Path, capsys: pytest.Captu
     (folder / "metrics.json").write_text(json.dumps({"seconds": 12.5}))
     assert run(["info", str(folder)]) == 0
     assert "finished in 12.5 s" in capsys.readouterr().out
+
+
+def test_without_a_checkpoint_the_same_command_starts_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", str(folder)]) == 0
+    assert "not finished; the same command goes on" in capsys.readouterr().out
+    shutil.rmtree(folder / "state")
+    assert run(["info", str(folder)]) == 0
+    assert "not finished; the same command starts over" in capsys.readouterr().out
+
+
+def test_of_a_run_in_its_first_stage_that_is_described(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = folder / "whole"
+    shutil.copytree(folder, whole / "first")
+    assert run(["info", str(whole)]) == 0
+    printed = capsys.readouterr().out
+    assert "9 of 12, not finished" in printed and "the first; the recipe itself comes after it" in printed
+    found = describe_run(whole)
+    assert (found["path"], found["stage"]) == (str(whole / "first"), "first")
+    shutil.copy(folder / "log.jsonl", whole)
+    shutil.copy(folder / "recipe.yaml", whole)
+    assert (describe_run(whole)["path"], describe_run(whole)["stage"]) == (str(whole), None)
 
 
 def test_a_damaged_log_is_an_error_that_names_the_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,3 +123,22 @@ def test_the_page_of_a_run(
     capsys.readouterr()
     assert run(["report", str(folder)]) == 2
     assert "does not say what it was evaluated on" in capsys.readouterr().err
+
+
+def test_of_a_run_that_is_not_measured_by_retrieval_the_curves_are_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "recipe.yaml").write_text("name: x\nevaluation: {measure: translation}\n")
+    (folder / "metrics.json").write_text('{"data": "photos", "evaluation": {"bleu": 1.0}}')
+    assert run(["report", str(folder)]) == 0
+    assert "measured by translation, not by retrieval: curves only" in capsys.readouterr().err
+    assert "<polyline" in (folder / "report.html").read_text()
+
+
+def test_of_a_run_in_its_first_stage_the_curves_are_that_stages(folder: Path) -> None:
+    whole = folder.rename(folder.parent / "moved").parent / "whole"
+    whole.mkdir()
+    (folder.parent / "moved").rename(whole / "first")
+    assert run(["report", str(whole), "--curves-only"]) == 0
+    page = (whole / "report.html").read_text()
+    assert "<polyline" in page and "Training run whole" in page and "the first; the recipe itself" in page

@@ -128,6 +128,27 @@ def test_without_slurm_the_script_is_still_written(
     assert Path("retrieval.sbatch").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nmae=3"], "did you mean 'name'"),
+        (["--dta", "photos"], "--dta"),
+        (["--script", "nowhere/x.sbatch"], "there is no folder nowhere"),
+    ],
+)
+def test_a_script_that_could_not_train_is_not_written(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["slurm", "retrieval", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def launched(recipe: Recipe, folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
@@ -143,6 +164,28 @@ def launched(recipe: Recipe, folder: Path, processes: int, *more: str) -> subpro
         str(folder / "out"),
     ]
     return subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=900)
+
+
+@pytest.mark.parametrize(("saved", "code"), [(False, 1), (True, 1), (False, 75)])
+def test_going_on_is_spoken_of_where_there_is_something_to_go_on_from(
+    saved: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    program(tmp_path, "python", f"exit {code}")
+    if saved:
+        (tmp_path / "out" / "first" / "state" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=f"ended with code {code}") as caught:
+        launch(["x"], processes=1, folder=tmp_path / "out")
+    assert ("goes on" in str(caught.value.hint)) == (saved or code == 75)
+
+
+def test_a_mistake_in_a_recipe_is_told_before_processes_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    assert run(["launch", "--nproc", "1", "retreval"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'retrieval'" in said and "goes on" not in said
 
 
 @pytest.mark.slow

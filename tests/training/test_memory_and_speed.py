@@ -5,18 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from ranks import batch_of, gradients, module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import KnownRegions, picture, tiny_network
 from torch._dynamo.testing import CompileCounter
+from torch.utils.checkpoint import checkpoint
 
 from mmbert.cli.main import run
+from mmbert.data.packing import Example, collate
 from mmbert.errors import ConfigError
+from mmbert.model.recompute import recomputing
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import arithmetic, choose
 from mmbert.training.profiling import kind_of, profile_step
@@ -43,6 +50,37 @@ def test_activation_checkpointing_changes_nothing_not_even_dropout() -> None:
     assert torch.equal(found[0][0], found[1][0])
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("decoder_layers", "calls"), [(0, 4), (2, 4)])
+def test_activation_checkpointing_of_what_writes_changes_nothing_either(decoder_layers: int, calls: int) -> None:
+    """Of the trunk that writes, each of two layers is run on the sequences and on the text."""
+    rng, image = np.random.default_rng(1), picture("p", 3, np.random.default_rng(0))
+    examples = [
+        Example(np.array([2, 5, 3]), image=image.ref, written=rng.integers(3, 60, n), labels={}) for n in (2, 5, 5, 3)
+    ]
+    batch = collate(examples, KnownRegions([image]))
+    found = []
+    for less_memory in (False, True):
+        model = tiny_network(
+            3, num_decoder_layers=decoder_layers, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3
+        )
+        model = model.double().train()
+        again = Mock(wraps=checkpoint)
+        if less_memory:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            for stack in (model.trunk.encoder, model.decoder):
+                if stack is not None:
+                    stack._gradient_checkpointing_func = partial(again, use_reentrant=False)
+        torch.manual_seed(1)
+        with recomputing():
+            loss = model(batch).last_hidden_state.pow(3).sum()
+        loss.backward()
+        assert again.call_count == (calls if less_memory else 0)
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_compiled_layers_compute_the_same_with_few_programs_for_batches_of_any_size() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmbert import MMBert
 from mmbert.errors import ConfigError
+from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.training.lora import add_lora, merged
+from mmbert.training.module import TrainingModule
 from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
 from mmbert.training.recipe import LoraRecipe, OptimizerRecipe, Recipe
 from mmbert.training.run import train
@@ -102,6 +106,18 @@ def test_layers_below_learn_slower() -> None:
     assert rates["match_head.weight"] == rates["trunk.pooler.dense.weight"] == 1.0
 
 
+def test_with_slower_layers_the_word_table_is_an_embedding_and_a_table_of_proxies_is_none() -> None:
+    made = TrainingModule(tiny_network(), {"main/proxy": {}}, torch.arange(3))
+    found = {}
+    for rate in (None, 3.0):
+        groups = parameter_groups(made, OptimizerRecipe(lr=1.0, layer_decay=0.5, table_lr=rate))
+        of = {id(p): group for group in groups for p in group["params"]}
+        words, proxies = of[id(made.model.trunk.embeddings.words.weight)], of[id(made.states["proxy"].table)]
+        assert words["weight_decay"] == proxies["weight_decay"] == 0.0
+        found[rate] = (words["lr"], proxies["lr"])
+    assert found == {None: (0.125, 1.0), 3.0: (3.0, 3.0)}
+
+
 def test_rates_drop_at_milestones() -> None:
     factor = schedule(OptimizerRecipe(schedule="multistep", milestones=[0.5, 0.8], factor=0.2, warmup=0.1), 100)
     assert [factor(s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
@@ -138,6 +154,19 @@ def test_evaluations_reach_the_schedule(recipe_of: MakeRecipe, photos: Path, tmp
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     rates = [float(line.split('"learning_rate": ')[1].split(",")[0]) for line in lines if '"learning_rate"' in line]
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "hint"), [({"every": 1}, "evaluation.data"), ({"data": "photos"}, "evaluation.every")]
+)
+def test_a_schedule_by_evaluations_needs_some(
+    evaluation: dict[str, Any], hint: str, recipe_of: MakeRecipe, photos: Path, tmp_path: Path
+) -> None:
+    if "data" in evaluation:
+        evaluation = {"data": str(photos)}
+    with pytest.raises(ConfigError, match=hint):
+        train(recipe_of(steps=2, evaluation=evaluation, optimizer={"schedule": "plateau"}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_combinations_are_errors() -> None:
@@ -200,3 +229,58 @@ def test_merging_adapters_changes_nothing_that_is_computed() -> None:
         torch.testing.assert_close(layer.qkv(values), adapted)
     assert torch.equal(layer.qkv.get_base_layer().weight, weight)
     torch.testing.assert_close(layer.qkv(values), adapted)
+
+
+@pytest.fixture
+def seeing_network() -> MMBertForPreTraining:
+    """With a vision encoder that has layers called ``attn.qkv``, too."""
+    vision = {"kind": "grid", "backbone": "test_vit", "image_size": 64, "trainable": True}
+    return tiny_network(vision=vision, region_feature_size=build_vision(vision).feature_size)
+
+
+def adapted(model: torch.nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+ENCODER_QKV = {f"trunk.encoder.layers.{i}.attention.qkv" for i in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("modules", "frozen", "expected"),
+    [
+        (["qkv"], [], ENCODER_QKV),
+        (["qkv"], ["trunk.vision.*"], ENCODER_QKV),
+        (["qkv"], ["trunk.encoder.layers.0.*"], {"trunk.encoder.layers.1.attention.qkv"}),
+        (["qkv", "match_head"], ["trunk.encoder.*"], {"match_head"}),
+        (["projection"], [], {"trunk.region_embedding.projection"}),
+        (["trunk.vision.*.qkv"], [], "vision"),
+    ],
+)
+def test_an_adapter_is_put_beside_what_is_named_and_learns(
+    modules: list[str], frozen: list[str], expected: set[str] | str, seeing_network: MMBertForPreTraining
+) -> None:
+    pytest.importorskip("peft")
+    freeze(seeing_network, frozen)
+    add_lora(seeing_network, LoraRecipe(modules=modules))
+    found = adapted(seeing_network)
+    if expected == "vision":
+        assert found and all(name.startswith("trunk.vision.") and name.endswith(".attn.qkv") for name in found)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("modules", "frozen", "message"),
+    [
+        (["qvk"], [], "no linear layer's name ends with 'qvk'"),
+        (["fc1"], [], "of the vision encoder: 'trunk.vision.*fc1'"),
+        (["qkv"], ["trunk.encoder.*"], "all of these layers are frozen"),
+    ],
+)
+def test_adapters_that_fit_nowhere_are_an_error(
+    modules: list[str], frozen: list[str], message: str, seeing_network: MMBertForPreTraining
+) -> None:
+    pytest.importorskip("peft")
+    freeze(seeing_network, frozen)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        add_lora(seeing_network, LoraRecipe(modules=modules))

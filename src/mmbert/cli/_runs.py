@@ -18,25 +18,37 @@ WIDTH = 40
 """Characters of a curve."""
 
 
+LOG = "log.jsonl"
+FIRST = "first"
+"""Folder, in a run's, of the recipe that is trained before it (``model.init: recipe:…``)."""
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run (finished or not), and not of a model."""
-    return (folder / "log.jsonl").is_file() and not (folder / "config.json").is_file()
+    return (current_stage(folder) / LOG).is_file() and not (folder / "config.json").is_file()
+
+
+def current_stage(folder: Path) -> Path:
+    """The folder itself, or that of its first stage where the run has come no further."""
+    first = folder / FIRST
+    return first if (first / LOG).is_file() and not (folder / LOG).is_file() else folder
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """What a run has written.
+    """What a run has written; of one that has not ended its first stage, what that has.
 
     Returns:
-        ``path``, ``name``, ``description``, ``steps`` (planned, or None where it counts epochs), ``step`` (logged
-        last), ``finished``, ``seconds``, ``best`` (``step`` and ``metrics`` of the evaluation that the kept model comes
-        from), ``last`` (figures logged last), ``curves`` (name to [step, value] pairs), ``checkpoints`` (steps),
-        ``models`` (folders).
+        ``path``, ``stage`` (``first``, or None where it is the run itself), ``name``, ``description``, ``steps``
+        (planned, or None where it counts epochs), ``step`` (logged last), ``finished``, ``seconds``, ``best`` (``step``
+        and ``metrics`` of the evaluation that the kept model comes from), ``last`` (figures logged last), ``curves``
+        (name to [step, value] pairs), ``checkpoints`` (steps), ``models`` (folders).
 
     Raises:
         TrainingError: a file of it cannot be read.
     """
+    whole, folder = folder, current_stage(folder)
     recipe = _yaml(folder / "recipe.yaml")
-    lines = _log(folder / "log.jsonl")
+    lines = _log(folder / LOG)
     watched = f"eval_{(recipe.get('evaluation') or {}).get('metric', 'R@1')}"
     evaluations = [line for line in lines if watched in line]
     best = max(evaluations, key=lambda line: (line[watched], -line["step"]), default=None)
@@ -45,6 +57,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     finished = _json(metrics) if metrics.is_file() else None
     return {
         "path": str(folder),
+        "stage": FIRST if folder != whole else None,
         "name": recipe.get("name"),
         "description": recipe.get("description"),
         "steps": recipe.get("steps"),
@@ -59,6 +72,17 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "checkpoints": _checkpoints(folder / "state"),
         "models": [str(folder / name) for name in ("best", "last") if (folder / name / "config.json").is_file()],
     }
+
+
+def measure_of(folder: Path) -> str | None:
+    """What decides which of the run's models is best; None where its recipe does not say.
+
+    Raises:
+        TrainingError: ``recipe.yaml`` cannot be read.
+    """
+    path = folder / "recipe.yaml"
+    recipe = _yaml(path) if path.is_file() else {}
+    return (recipe.get("evaluation") or {}).get("measure")
 
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:
@@ -128,9 +152,11 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
 def print_run(run: dict[str, Any]) -> None:
     """For people."""
     planned = f" of {run['steps']}" if run["steps"] else f" ({run['epochs']:g} epochs)" if run["epochs"] else ""
-    state = f"finished in {run['seconds']:g} s" if run["finished"] else "not finished; the same command goes on"
+    again = "goes on" if run["checkpoints"] else "starts over"
+    state = f"finished in {run['seconds']:g} s" if run["finished"] else f"not finished; the same command {again}"
     rows = [
         ("run", run["path"]),
+        *([("stage", "the first; the recipe itself comes after it")] if run["stage"] else []),
         ("recipe", f"{run['name']}: {run['description']}"),
         ("step", f"{run['step']}{planned}, {state}"),
     ]

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli.train import read_arguments
+
 app = typer.Typer(add_completion=False)
 
 
@@ -31,4 +33,5 @@ def launch(
     """
     from mmbert.training.launch import launch as start
 
-    start(context.args, processes=nproc, nodes=nnodes, rendezvous=rdzv, job=job)
+    _, folder = read_arguments(context.args)  # a mistake in the recipe is said once, not by each process
+    start(context.args, processes=nproc, nodes=nnodes, rendezvous=rdzv, job=job, folder=folder)

@@ -9,8 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli._pictures import FontsOption, note_pictures
+from mmbert.cli._runs import current_stage, measure_of
 from mmbert.cli.common import DeviceOption, load_model, note, output_path, show_progress
 from mmbert.errors import UsageError
+
+SHOWN = "retrieval"
+"""The measure whose answers the page has a place for."""
 
 
 def report(
@@ -35,7 +39,8 @@ def report(
     """Show a training run as a page with curves, figures and pictures.
 
     The page has recall by language, how well captions of one language find those of another, the curves of the log,
-    images that captions find and captions that images find, and a map of images. It needs no other file.
+    images that captions find and captions that images find, and a map of images. It needs no other file. Of a run that
+    is measured by something else than retrieval it has the curves.
 
     Examples:
 
@@ -49,11 +54,19 @@ def report(
     from mmbert.explain.figures import can_draw
 
     page = output_path(out or run / "report.html")
+    facts: list[tuple[str, Any]] = [("Run", run)]
+    title, whole, run = f"Training run {run.name}", run, current_stage(run)
+    if run != whole:
+        facts.append(("Stage", "the first; the recipe itself comes after it"))
     curves = read_curves(run / LOG)
     method = usable_method(layout)
     can_draw(png)
-    facts: list[tuple[str, Any]] = [("Run", run)]
     found, remark = RunReport(curves), ""
+    measure = measure_of(run) or SHOWN
+    if data is None and measure != SHOWN and not curves_only:
+        curves_only = True
+        remark = f"The run is measured by {measure}, not by retrieval: curves only."
+        note(remark)
     if not curves_only:
         from mmbert.data.sources import open_data
         from mmbert.evaluation.retrieval import Retrieval
@@ -67,7 +80,7 @@ def report(
         if layout is None and method == "pca":
             remark = "A map that keeps neighbourhoods (t-SNE) needs scikit-learn: pip install 'mm-bert[report]'."
             note(remark)
-    html.write_page(page, run_page(found, title=f"Training run {run.name}", facts=facts, remark=remark))
+    html.write_page(page, run_page(found, title=title, facts=facts, remark=remark))
     note(f"page: {page}")
     if png is not None:
         from mmbert.evaluation.pictures import write_run_pictures

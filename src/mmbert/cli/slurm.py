@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.common import note
+from mmbert.cli.common import note, output_path
+from mmbert.cli.train import read_arguments
 
 app = typer.Typer(add_completion=False)
 
@@ -38,11 +39,11 @@ def slurm(
       mmbert slurm pretraining --gpus 8 --hours 4 --partition short --submit --data corpus
     """
     from mmbert.training.launch import Job, batch_script, submit
-    from mmbert.training.recipe import load_recipe
 
-    name = load_recipe(recipe).name
+    arguments = [recipe, *context.args]
+    name = read_arguments(arguments)[0].name
     job = Job(nodes, gpus, hours, notice, partition, account, cpus, setup)
-    path = script or Path(f"{name}.sbatch")
-    path.write_text(batch_script(name, [recipe, *context.args], job), encoding="utf-8")
+    path = output_path(script or Path(f"{name}.sbatch"))
+    path.write_text(batch_script(name, arguments, job), encoding="utf-8")
     note(f"wrote {path}")
     print(submit(path) if submitted else f"sbatch {path}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from mmbert.cli._recipes import print_recipes, shipped_recipes
 from mmbert.cli._tables import note_left_out
 from mmbert.cli.common import JsonOption, SkipBadOption, print_json, silence_libraries
 from mmbert.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbert.training.recipe import Recipe
 
 
 def train(
@@ -58,19 +62,13 @@ def train(
         found = shipped_recipes(recipe)
         print_json(found) if as_json else print_recipes(found, short=recipe is None)
         return
-    if recipe is None:
-        raise UsageError("which recipe?", hint="mmbert train --list lists them")
+    loaded, folder = _chosen(recipe, overrides, data, features, init, out)
     from mmbert.model import ranks
-    from mmbert.training.recipe import load_recipe
     from mmbert.training.run import train as run
     from mmbert.training.setup import world_rank
 
     silence_libraries()
-    chosen = [f"data={data}"] if data is not None else []
-    chosen += [f"features={features}"] if features is not None else []
-    chosen += [f"model.init={init}"] if init is not None else []
-    loaded = load_recipe(recipe, [*chosen, *(overrides or [])])
-    result = run(loaded, out or Path("runs") / loaded.name, resume=resume, skip_bad=skip_bad)
+    result = run(loaded, folder, resume=resume, skip_bad=skip_bad)
     ranks.leave()
     if world_rank():
         return  # the first process speaks
@@ -94,3 +92,36 @@ def train(
     single = {name: value for name, value in report.items() if isinstance(value, float)}
     if single:
         print("  ".join(f"{name} {value:.2f}" for name, value in single.items()))
+
+
+def _chosen(
+    recipe: str | None,
+    overrides: Sequence[str] | None,
+    data: str | None,
+    features: str | None,
+    init: str | None,
+    out: Path | None,
+) -> tuple[Recipe, Path]:
+    """The recipe with its settings, and the run's folder."""
+    if recipe is None:
+        raise UsageError("which recipe?", hint="mmbert train --list lists them")
+    from mmbert.training.recipe import load_recipe
+
+    chosen = [f"data={data}"] if data is not None else []
+    chosen += [f"features={features}"] if features is not None else []
+    chosen += [f"model.init={init}"] if init is not None else []
+    loaded = load_recipe(recipe, [*chosen, *(overrides or [])])
+    return loaded, out or Path("runs") / loaded.name
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[Recipe, Path]:
+    """What ``mmbert train`` with these arguments would run, and in which folder, without running it.
+
+    Raises:
+        ConfigError: there is no such recipe, or a setting is wrong.
+        UsageError: no recipe is named.
+    """
+    from mmbert.cli.main import load_command
+
+    said = load_command("train").make_context("mmbert train", list(arguments)).params
+    return _chosen(*(said[name] for name in ("recipe", "overrides", "data", "features", "init", "out")))

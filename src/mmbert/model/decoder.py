@@ -18,7 +18,7 @@ from mmbert.model.dropout import Dropout
 from mmbert.model.embeddings import Embeddings
 from mmbert.model.linear import Linear, missing_rows, with_rows
 from mmbert.model.packed import PackedBatch
-from mmbert.model.recompute import recomputed_activation, recomputed_norm
+from mmbert.model.recompute import LayerStack, recomputed_activation, recomputed_norm
 from mmbert.model.writing import PackedView, View
 
 
@@ -55,7 +55,7 @@ class DecoderLayer(nn.Module):
         return recomputed_norm(self.output_norm, self.dropout(self.output(expanded)) + hidden)
 
 
-class Decoder(nn.Module):
+class Decoder(LayerStack):
     """The layers; with ``decoder_own_embeddings`` also tables, and positions and a segment that are added again."""
 
     def __init__(self, config: MMBertConfig) -> None:
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
     def run(self, hidden: Tensor, view: View) -> Tensor:
         """All layers on [T, H], in the view's order."""
         for number, layer in enumerate(self.layers):
-            hidden = layer(hidden, view, number)
+            hidden = self.run_layer(layer.__call__, hidden, view, number)
         return hidden
 
 

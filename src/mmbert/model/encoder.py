@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN, GELUActivation
 
 from mmbert.model.attention import AttentionPlan, PackedSelfAttention, cut_plan, plan_attention
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
 from mmbert.model.linear import ROWS, Linear, missing_rows, with_rows
-from mmbert.model.recompute import recomputed_activation, recomputed_norm
+from mmbert.model.recompute import LayerStack, recomputed_activation, recomputed_norm
 from mmbert.model.writing import View
 
 NUMBERS_PER_THREAD = 1 << 20
@@ -53,6 +52,13 @@ class EncoderLayer(nn.Module):
             mixed, hidden = mixed.index_select(0, rows), hidden.index_select(0, rows)
         return self.after_attention(mixed, hidden)
 
+    def with_keys(
+        self, hidden: Tensor, plan: AttentionPlan, keep_weights: list[Tensor] | None, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, and [P, 2 * H] keys and values."""
+        keys: list[Tensor] = []
+        return self(hidden, plan, keep_weights, rows, keys), keys[0]
+
     def write(self, hidden: Tensor, view: View, number: int) -> Tensor:
         """[T, H] to [T, H] for text that is written: it sees its sequence, and what is written before it."""
         query, own = self.attention.qkv(hidden).split([hidden.shape[1], 2 * hidden.shape[1]], dim=1)
@@ -85,15 +91,13 @@ class KeptKeys:
     rows: Tensor | None = None
 
 
-class Encoder(nn.Module):
+class Encoder(LayerStack):
     """A stack of layers over packed sequences."""
 
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.widest = max(3 * config.hidden_size, config.intermediate_size)
-        self.gradient_checkpointing = False  # set, with the function, by transformers' `gradient_checkpointing_enable`
-        self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
     def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Let torch.compile make one program of each layer's position-wise part, for any number of positions.
@@ -123,7 +127,7 @@ class Encoder(nn.Module):
             rows: [R] positions whose last states are wanted; the last layer does most of its work on these only.
             all_states: receives the states before the first and after each layer, [P, H] in stream order.
             attentions: receives per layer a list of B weights [heads, length, length], in batch order.
-            kept: receives keys and values (gradient checkpointing is then of no use, and not done).
+            kept: receives keys and values.
 
         Returns:
             [P, H] last states in stream order, or [R, H] those of ``rows``.
@@ -181,10 +185,12 @@ class Encoder(nn.Module):
         for layer in self.layers:
             wanted = rows if layer is self.layers[-1] else None
             kept: list[Tensor] | None = [] if attentions is not None else None
-            if self.gradient_checkpointing and self.training and keys is None:
-                hidden = self._gradient_checkpointing_func(layer.__call__, hidden, plan, kept, wanted)
+            if keys is None:
+                hidden = self.run_layer(layer.__call__, hidden, plan, kept, wanted)
             else:
-                hidden = layer(hidden, plan, kept, wanted, keys)
+                assert isinstance(layer, EncoderLayer)
+                hidden, own = self.run_layer(layer.with_keys, hidden, plan, kept, wanted)
+                keys.append(own)
             if all_states is not None:
                 all_states.append(hidden)
             if attentions is not None and kept is not None:
@@ -195,7 +201,7 @@ class Encoder(nn.Module):
         """All layers on [T, H] positions of text that is written, in the view's order."""
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, EncoderLayer)
-            hidden = layer.write(hidden, view, number)
+            hidden = self.run_layer(layer.write, hidden, view, number)
         return hidden
 
     def _run_by_parts(self, hidden: Tensor, plan: AttentionPlan, rows: Tensor | None) -> Tensor:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,21 @@ def recomputed_activation(activation: Callable[[Tensor], Tensor], values: Tensor
         return result
     kept = values.detach()
     return recomputable(result, lambda: activation(kept))
+
+
+class LayerStack(nn.Module):
+    """Layers of which, with activation checkpointing, only the inputs are kept.
+
+    ``gradient_checkpointing`` is set, with the function, by transformers' ``gradient_checkpointing_enable``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Any] = checkpoint
+
+    def run_layer(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a layer's ``function`` gives; in training it may be called again in the backward pass."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(function, *arguments)
+        return function(*arguments)

@@ -22,6 +22,7 @@ from mmbert.objectives.base import LossTerm, Plan, StartOfRun, StepContext, coun
 from mmbert.objectives.itc import embed, groups_of
 
 READS = "sequences"
+NEEDS = ("embeddings",)
 
 
 class Teacher(BaseModel):

@@ -11,6 +11,7 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 
 READS = "regions"
+NEEDS = ("heads.feature_class",)
 
 
 class Options(BaseModel):

@@ -12,6 +12,7 @@ from mmbert.model.packed import PackedBatch, Target
 from mmbert.objectives.base import LossTerm, StepContext, exact
 
 HEAD = "grounding"
+NEEDS = (f"heads.{HEAD}",)
 
 
 def reads(model: MMBertForPreTraining, batch: PackedBatch, target: Target) -> Tensor:

@@ -20,6 +20,7 @@ from mmbert.model.ranks import gather_rows
 from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
 
 READS = "sequences"
+NEEDS = ("embeddings",)
 GATHERS = True
 
 

@@ -24,6 +24,8 @@ from mmbert.objectives.base import LossTerm, Plan, StepContext, counts, exact
 from mmbert.objectives.itc import Embedded, groups_of
 
 READS = "sequences"
+NEEDS = ("match",)
+BESIDE = "itc"
 GATHERS = True
 
 
@@ -230,10 +232,14 @@ def _choose(
 
 
 def _draw(similarity: Tensor, positive: Tensor, options: Options, generator: torch.Generator | None = None) -> Tensor:
-    """[k, negatives] columns that are not ``positive``, for each row of [k, n]."""
+    """[k, negatives] columns that are not ``positive``, for each row of [k, n].
+
+    From a row that is not finite (the run diverges, and its loss says so) they are drawn evenly.
+    """
     if not len(similarity):
         return torch.zeros(0, options.negatives, dtype=torch.long)
     similar = similarity.masked_fill(positive, float("-inf")).softmax(1)
     even = (~positive).float() / (~positive).sum(1, keepdim=True)
     chances = (1 - options.even) * similar + options.even * even
+    chances = torch.where(chances.isfinite().all(1, keepdim=True), chances, even)
     return torch.multinomial(chances, options.negatives, replacement=True, generator=generator)

@@ -10,6 +10,7 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "sequences"
+NEEDS = ("heads.lexical", "pooled")
 
 
 class Options(BaseModel):

@@ -9,6 +9,7 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 
 READS = "positions"
+NEEDS = ("tokens",)
 
 
 class Options(BaseModel):

@@ -12,6 +12,7 @@ from mmbert.model.packed import PackedBatch, Target
 from mmbert.objectives.base import LossTerm, Plan, StepContext, place_weights, plan_places
 
 READS = "positions"
+NEEDS = ("tokens",)
 
 
 class Options(BaseModel):

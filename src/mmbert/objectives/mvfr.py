@@ -10,6 +10,7 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext, exact
 
 READS = "positions"
+NEEDS = ("region features",)
 
 
 class Options(BaseModel):

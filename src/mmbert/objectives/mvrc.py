@@ -14,6 +14,7 @@ from mmbert.model.packed import PackedBatch, Target
 from mmbert.objectives.base import LossTerm, Plan, StepContext, exact, loss_term, plan_places
 
 READS = "positions"
+NEEDS = ("region classes", "class distributions")
 
 
 class Options(BaseModel):

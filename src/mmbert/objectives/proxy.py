@@ -20,6 +20,7 @@ from mmbert.objectives.base import LossTerm, Plan, StartOfRun, StepContext, coun
 from mmbert.objectives.itc import embed, groups_of
 
 READS = "sequences"
+NEEDS = ("embeddings",)
 
 
 class Options(BaseModel):

@@ -10,6 +10,7 @@ from mmbert.model.packed import Target
 from mmbert.objectives.base import LossTerm, StepContext
 
 READS = "positions"
+NEEDS = ("heads.region_class",)
 
 
 class Options(BaseModel):

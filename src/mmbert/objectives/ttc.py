@@ -20,6 +20,7 @@ from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
 from mmbert.objectives.itc import Embedded, soft_contrast
 
 READS = "sequences"
+NEEDS = ("embeddings",)
 GATHERS = True
 
 
@@ -29,6 +30,11 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
     weight: float = 1.0
     across: bool = False
+
+
+def labels_read(options: Options) -> tuple[str, ...]:
+    """What it reads of the labels beside the groups."""
+    return ("second",) if options.across else ()
 
 
 @dataclass

@@ -14,9 +14,11 @@ from mmbert.objectives import itm_hard
 from mmbert.objectives.base import LossTerm, Plan, StepContext
 from mmbert.objectives.itm_hard import Kind, Options
 
-__all__ = ["GATHERS", "READS", "Options", "compute", "plan"]
+__all__ = ["BESIDE", "GATHERS", "NEEDS", "READS", "Options", "compute", "plan"]
 
 READS = "sequences"
+NEEDS = ("match",)
+BESIDE = "ttc"
 GATHERS = True
 OF_TEXTS = Kind("ttc", "second", joined)
 

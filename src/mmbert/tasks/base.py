@@ -2,6 +2,8 @@
 
 A task is one module with ``Options`` (pydantic), ``OBJECTIVES`` (names it can make labels for) and
 ``build(options, processor, objectives) -> Task``. It turns records into examples; everything after that is shared.
+``LABELS``, where there are some, names what its labels say beside their numbers, as far as objectives ask for it
+(:mod:`mmbert.training.needs`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from mmbert.data.records import Record
 from mmbert.tasks.base import Task, choose, choose_languages, group_number, longest_text
 
 OBJECTIVES = ("ttc", "ttm_hard")
+LABELS = ("second",)
 KEPT_SENTENCES = 200_000
 """Sentences that are cut into pieces once only: each epoch asks for the same ones again."""
 

@@ -35,6 +35,7 @@ from mmbert.text.tokenizer import train_tokenizer
 from mmbert.training.alignment import align_texts, regress_regions, start_as_mean_of_words, whiten_regions
 from mmbert.training.corpora import component_data, evaluation_data, run_data
 from mmbert.training.initialisation import InitReport, Parts
+from mmbert.training.needs import check_labels
 from mmbert.training.recipe import ComponentRecipe, ModelRecipe, Recipe, validation_error
 from mmbert.training.vocabulary import extend_vocabulary
 
@@ -457,6 +458,7 @@ def _component(
             where=f"components.{name}",
             hint=f"did you mean {close!r}?" if close else f"it has: {', '.join(module.OBJECTIVES)}",
         )
+    check_labels(name, module, recipe.objectives)
     task = module.build(task_options(name, recipe), processor, tuple(recipe.objectives))
     if isinstance(source, StreamedSource):
         if recipe.alike > 1:

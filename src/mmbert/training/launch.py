@@ -14,15 +14,23 @@ from pathlib import Path
 
 from mmbert.errors import TrainingError, TrainingStopped, UsageError
 from mmbert.training.allocator import tuned
+from mmbert.training.checkpoints import checkpoints
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What the launcher hands on to the processes."""
+GOES_ON = "the same command goes on from the last checkpoint"
 GRACE = 600
 """Seconds that the processes then have to write a checkpoint."""
 
 
 def launch(
-    arguments: Sequence[str], *, processes: int, nodes: str = "1", rendezvous: str | None = None, job: str = "mmbert"
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    nodes: str = "1",
+    rendezvous: str | None = None,
+    job: str = "mmbert",
+    folder: Path | None = None,
 ) -> None:
     """Run ``mmbert train`` with these arguments in several processes, here and (called there too) on other machines.
 
@@ -32,6 +40,7 @@ def launch(
         nodes: machines, or ``MIN:MAX``.
         rendezvous: ``HOST:PORT`` where they meet; one of the machines. None: this machine is alone.
         job: any name that the machines have in common.
+        folder: of the run, to say whether there is something to go on from.
 
     Raises:
         UsageError: several machines, but no place to meet.
@@ -64,15 +73,21 @@ def launch(
         elastic_launch(config, sys.executable)("-m", "mmbert", "train", *arguments)
     except SignalException as error:
         raise TrainingStopped(
-            f"stopped by {error.sigval.name}", hint="the same command goes on from the last checkpoint"
+            f"stopped by {error.sigval.name}", hint=GOES_ON if _has_checkpoint(folder) else None
         ) from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        kind = TrainingStopped if failure.exitcode == TrainingStopped.exit_code else TrainingError
+        stopped = failure.exitcode == TrainingStopped.exit_code
+        kind = TrainingStopped if stopped else TrainingError
         raise kind(
             f"process {rank} ended with code {failure.exitcode}",
-            hint="what it said stands above; the same command goes on from the last checkpoint",
+            hint="what it said stands above" + (f"; {GOES_ON}" if stopped or _has_checkpoint(folder) else ""),
         ) from error
+
+
+def _has_checkpoint(folder: Path | None) -> bool:
+    """Whether a run, or its first stage, has something to go on from."""
+    return folder is not None and any(checkpoints(part / "state") for part in (folder, folder / "first"))
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor, nn
 
-from mmbert.errors import ConfigError
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, Target
 from mmbert.model.ranks import add_up, world_size
 from mmbert.model.recompute import recomputing
 from mmbert.model.table_gradient import one_gradient_per_table
 from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
-from mmbert.plugins import load
-from mmbert.training.recipe import validation_error
+from mmbert.training.needs import check_needs, read_objective
 
 
 class TrainingModule(nn.Module):
@@ -28,6 +26,9 @@ class TrainingModule(nn.Module):
         model: trunk and heads.
         objectives: target name (``component/objective``) to the objective's options, in the order computed.
         groups: [G] sorted group numbers of the mixture, for objectives that keep something per group.
+
+    Raises:
+        ConfigError: an objective is unknown, has a wrong option, or lacks something that it needs.
 
     Attributes:
         reach_all: give every parameter a gradient (of zero) at each step, whatever the batch holds. Where parameters
@@ -44,17 +45,13 @@ class TrainingModule(nn.Module):
         self.states = nn.ModuleDict()
         self.objectives: dict[str, tuple[ModuleType, BaseModel]] = {}
         for name, options in objectives.items():
+            self.objectives[name] = read_objective(name, options)
+        check_needs(model, self.objectives)
+        for name, (module, _) in self.objectives.items():
             objective = name.rsplit("/", 1)[1]
-            module = load("mmbert.objectives", objective)
             if hasattr(module, "build_state") and objective not in self.states:
                 assert groups is not None
                 self.states[objective] = module.build_state(groups, model.config.embedding_size)
-            try:
-                self.objectives[name] = (module, module.Options(**options))
-            except ValidationError as error:
-                raise validation_error(error, module.Options, f"objective {name}") from error
-            except TypeError as error:
-                raise ConfigError(f"objective {name}: {error}") from error
 
     @property
     def config(self) -> Any:

@@ -19,7 +19,8 @@ class LoraRecipe(Section):
     Attributes:
         rank, alpha, dropout: of the adapters; what they add is scaled by alpha / rank.
         modules: names of the linear layers that get one, as they end (``qkv``, ``attention_output``, ``intermediate``,
-            ``output``, ``projection``).
+            ``output``, ``projection``; not those of the vision encoder), or patterns of whole names
+            (``trunk.vision.*.qkv``). Layers that are frozen get none.
         train: further parameters that are trained, by pattern.
     """
 
@@ -40,12 +41,13 @@ class OptimizerRecipe(Section):
         lr_per_sample: instead of ``lr``: it is this times the records of a step (of all components, accumulated
             batches and processes; each component then says its ``records``). VL-BERT's ``TRAIN.LR``.
         vision_lr: peak rate of the vision encoder; None takes ``lr``, 0 freezes it.
-        table_lr: peak rate of the word table and of tables that objectives own; None takes ``lr``.
+        table_lr: peak rate of the word table and of tables that objectives own; None takes ``lr`` (for the word table
+            with ``layer_decay`` the embeddings' rate).
         weight_decay: not applied to biases, norms and single vectors.
         betas: of the Adams.
         momentum, nesterov: of SGD (and the momentum of Muon).
         layer_decay: the rate of each encoder layer is this times that of the layer above it; embeddings come last,
-            heads keep the full rate (Clark et al., 2020, ELECTRA).
+            heads and what objectives own keep the full rate (Clark et al., 2020, ELECTRA).
         schedule: after the warm-up. ``linear`` and ``triangle`` (VL-BERT's name for it) fall to zero, ``cosine`` too;
             ``multistep`` drops at the milestones, ``plateau`` when evaluations have not got better for a while.
         milestones: of ``multistep``, as shares of all steps.

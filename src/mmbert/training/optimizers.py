@@ -18,7 +18,10 @@ from mmbert.errors import ConfigError
 from mmbert.training.recipe import OptimizerRecipe
 
 NO_DECAY_NAMES = ("bias", "norm", "scale")
-TABLE_NAMES = ("embeddings.words.weight", ".table")
+WORDS = "embeddings.words.weight"
+TABLE_NAMES = (WORDS, ".table")
+TABLES = ("table", "words")
+"""Parts that are tables; ``words`` where layer-wise decay makes a difference between the word table and others."""
 _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
 
 
@@ -54,7 +57,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = _part(name, recipe, depth)
-            decayed = parameter.dim() > 1 and part != "table" and not any(p in name for p in NO_DECAY_NAMES)
+            decayed = parameter.dim() > 1 and part not in TABLES and not any(p in name for p in NO_DECAY_NAMES)
             hidden = recipe.name == "muon" and parameter.dim() == 2 and _LAYER.search(name) is not None
             groups.setdefault((part, decayed, hidden), []).append(parameter)
     found = []
@@ -70,7 +73,7 @@ def _part(name: str, recipe: OptimizerRecipe, depth: int) -> str:
     if ".vision." in name:
         return "vision"
     if name.endswith(TABLE_NAMES):
-        return "table"
+        return "words" if name.endswith(WORDS) and recipe.layer_decay != 1.0 else "table"
     if recipe.layer_decay == 1.0:
         return "rest"
     layer = _LAYER.search(name)
@@ -80,13 +83,14 @@ def _part(name: str, recipe: OptimizerRecipe, depth: int) -> str:
 
 
 def _rate(part: str, recipe: OptimizerRecipe, depth: int) -> float:
-    """The peak rate; with layer-wise decay the embeddings are the lowest layer and the heads keep the full rate."""
-    own = {"vision": recipe.vision_lr, "table": recipe.table_lr}.get(part)
+    """The peak rate; with layer-wise decay the embeddings are the lowest layer; heads and what objectives own keep the
+    full rate."""
+    own = recipe.vision_lr if part == "vision" else recipe.table_lr if part in TABLES else None
     if own is not None:
         return own
     if part.startswith("layer"):
         return recipe.lr * recipe.layer_decay ** (depth - int(part.removeprefix("layer")))
-    if part == "embeddings" or (part == "table" and recipe.layer_decay != 1.0):
+    if part in ("embeddings", "words"):
         return recipe.lr * recipe.layer_decay ** (depth + 1)
     return recipe.lr
 

@@ -24,13 +24,19 @@ from mmbert.training.recipe import Recipe
 
 
 def choose_trained(recipe: Recipe, bert: MMBert) -> None:
-    """Say which parameters learn, and how their layers run."""
+    """Say which parameters learn, and how their layers run.
+
+    Raises:
+        ConfigError: none is left to learn, a name of ``frozen`` or ``lora`` fits nothing, or peft is not installed.
+    """
     optimizer, trunk = recipe.optimizer, bert.model.trunk
     if optimizer.vision_lr == 0 and trunk.vision is not None:
         trunk.vision.requires_grad_(False)
     freeze(bert.model, optimizer.frozen)
     if optimizer.lora is not None:
         add_lora(bert.model, optimizer.lora)
+    if not any(parameter.requires_grad for parameter in bert.model.parameters()):
+        raise ConfigError("no parameter of the model is trained", hint="leave something out of optimizer.frozen")
     if recipe.activation_checkpointing:
         bert.model.gradient_checkpointing_enable({"use_reentrant": False})
     if recipe.compile:
@@ -74,16 +80,21 @@ def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Traini
     """Trainer's arguments; making them starts the communication between processes.
 
     Raises:
-        ConfigError: fp16 without a GPU, or a service's package is not installed.
+        ConfigError: fp16 without a GPU, a service's package is not installed, or a schedule hears of no evaluation.
     """
     for service in recipe.report_to:
         if find_spec(service) is None:
             raise ConfigError(f"report_to {service} needs its package", hint=f"pip install {service}")
+    every = recipe.evaluation.every
+    watched = watched and every is not None
+    if recipe.optimizer.schedule == "plateau" and not watched:
+        raise ConfigError(
+            "optimizer.schedule plateau: the rate drops by evaluations on the way, and there are none",
+            hint="set evaluation.every" if every is None else "name evaluation.data, or data with a split validation",
+        )
     if world_size() > 1:
         PartialState(cpu=not torch.cuda.is_available())
     precision = choose(recipe.precision)
-    every = recipe.evaluation.every
-    watched = watched and every is not None
     return TrainingArguments(
         output_dir=str(out / "state"),
         max_steps=steps,

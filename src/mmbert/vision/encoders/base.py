@@ -86,6 +86,7 @@ class VisionEncoder(RegionExtractor):
         feature_size: F, numbers per region.
         regions_per_image: regions that it makes by itself, whole image included; given boxes come on top.
         takes_boxes: it looks into boxes that come with an image; without any, the whole image is the only region.
+        classes: it gives class distributions of all regions; one that takes boxes passes on those that come with them.
         blanks_hidden: hidden regions are blanked in the pixels, so that nothing that is made of them shows through.
     """
 
@@ -93,6 +94,7 @@ class VisionEncoder(RegionExtractor):
     feature_size: int
     regions_per_image: int
     takes_boxes: bool = False
+    classes: bool = False
     blanks_hidden: bool = False
 
     @abstractmethod
