@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from stopping import stop_at
 import mmbert.training.run
 from mmbert import MMBert
 from mmbert.data.mixture import StepDataset
+from mmbert.data.records import Record
 from mmbert.data.sources import open_data
-from mmbert.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mmbert.errors import CheckpointError, ConfigError, DataError, MMBertError, TrainingError
+from mmbert.evaluation.measures import Measured, retrieval
 from mmbert.evaluation.retrieval import evaluate_retrieval
 from mmbert.objectives import itc
 from mmbert.tasks.retrieval import RetrievalTask
@@ -248,6 +251,65 @@ def test_an_evaluation_at_the_end_only(recipe_of: MakeRecipe, photos: Path, tmp_
     result = train(recipe_of(steps=2, evaluation={"data": str(photos)}), tmp_path / "out")
     assert 0 <= result.metrics["evaluation"]["text_to_image"]["mean"]["R@1"] <= 1
     assert not (tmp_path / "out" / "best").exists()
+
+
+CANNOT_MEASURE: list[tuple[dict[str, Any], bool, str]] = [
+    ({"options": {"mode": "match"}}, False, "does not judge pairs"),
+    ({"measure": "vqa"}, True, "no question"),
+    ({"measure": "translation"}, True, "does not write"),
+    ({"measure": "grounding"}, True, "does not ground expressions"),
+]
+
+
+@pytest.mark.parametrize(("evaluation", "judges", "message"), CANNOT_MEASURE, ids=[m for *_, m in CANNOT_MEASURE])
+def test_what_cannot_be_measured_is_an_error_before_the_first_step(
+    evaluation: dict[str, Any], judges: bool, message: str,
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    content = recipe_of(evaluation={"data": str(photos)} | evaluation).model_dump()
+    if not judges:
+        content["model"]["config"]["match_outputs"] = 0
+        del content["components"]["main"]["objectives"]["itm_hard"]
+    (tmp_path / "out" / "last").mkdir(parents=True)
+    with pytest.raises(MMBertError, match=message):
+        train(Recipe.model_validate(content), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["last"], "an earlier run stays as it was"
+
+
+def test_looking_whether_it_can_be_measured_changes_nothing(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the few records that are tried lack what the others have."""
+    plain = train(recipe_of(steps=3), tmp_path / "plain")
+    measure, tried = retrieval.measure, []
+
+    def moody(model: MMBert, records: Sequence[Record], options: retrieval.Options) -> Measured:
+        tried.append(len(records))
+        random.random(), np.random.rand(), torch.rand(3)
+        if len(records) < 12:
+            raise DataError("nothing to evaluate")
+        return measure(model, records, options)
+
+    monkeypatch.setattr(retrieval, "measure", moody)
+    watched = train(recipe_of(steps=3, evaluation={"data": str(photos)}), tmp_path / "watched")
+    assert tried == [6, 12, 12]
+    assert same(weights(watched.model), weights(plain.model))
+    assert watched.metrics["evaluation"]
+
+
+def test_a_figure_that_fails_in_the_end_costs_no_model(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(model: MMBert, records: Sequence[Record], options: retrieval.Options) -> Measured:
+        if (tmp_path / "out").exists():
+            raise DataError("scores are not numbers")
+        return Measured({}, {"R@1": 0.0})
+
+    monkeypatch.setattr(retrieval, "measure", failing)
+    with pytest.raises(DataError, match="not numbers"):
+        train(recipe_of(steps=2, evaluation={"data": str(photos)}), tmp_path / "out")
+    assert MMBert.from_pretrained(tmp_path / "out" / "last", device="cpu")
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])

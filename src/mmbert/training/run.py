@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from pydantic import ValidationError
@@ -82,6 +85,8 @@ PASSING = (
     "freed_memory",
 )
 """Settings that may change when an interrupted run goes on."""
+CHECKED = 8
+"""Records that are measured before the first step."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -138,11 +143,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     if checkpoint is not None:
         dataset.resume(checkpoint)
     module = training_module(recipe, bert, sources)
-    if world_rank() == 0:
-        with _failing_clearly(out):
-            _prepare_folder(out, recipe, fresh=checkpoint is None)
-            if started is not None:
-                write_whole(out / INITIALISATION, json.dumps(started.content(), ensure_ascii=False, indent=1))
     queries = typical_queries(recipe, sources)
     with evaluating(bert):  # the size of what is kept is part of a checkpoint
         bert.keep_queries(queries)
@@ -150,6 +150,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     if sharded is None:  # now, not by the trainer: the average of the weights has to lie where they do
         module.to(args.device)
     run = _Run(recipe, out, bert, records, queries, sharded)
+    if checkpoint is None:
+        run.check()
+    if world_rank() == 0:
+        with _failing_clearly(out):
+            _prepare_folder(out, recipe, fresh=checkpoint is None)
+            if started is not None:
+                write_whole(out / INITIALISATION, json.dumps(started.content(), ensure_ascii=False, indent=1))
     computing = arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic)
     with StopOnSignal() as stop, freed_memory(recipe.freed_memory), computing:
         trainer = PackedTrainer(
@@ -308,6 +315,18 @@ def evaluating(bert: MMBert) -> Iterator[None]:
         bert.model.train(training)
 
 
+@contextlib.contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Whatever is drawn inside, the numbers drawn afterwards are the same."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
 class _Run:
     """Measures and saves one run's models."""
 
@@ -388,6 +407,31 @@ class _Run:
         if self.sharded is not None:
             self.sharded.fill(self.average.average if self.average is not None else {})
 
+    def check(self) -> None:
+        """Measure a few records before the first step, so that what cannot be measured costs no training.
+
+        Where these few are not enough, all of them decide. Random numbers stay where they are.
+
+        Raises:
+            MMBertError: the model or the records are not what the recipe's measure needs.
+        """
+        if not self.records:
+            return
+        with random_numbers_kept(), self.final_weights() as bert:
+            few = self.records[:: math.ceil(len(self.records) / CHECKED)]
+            try:
+                self._try(bert, few)
+            except Exception:  # few records may lack what the others have
+                if len(few) == len(self.records):
+                    raise
+                self._try(bert, self.records)
+
+    def _try(self, bert: MMBert, records: list[Record]) -> None:
+        """Whatever is to be done with the recipe's measure."""
+        self.measurer.measure(bert, records, self.options)
+        if self.recipe.evaluation.tune_rerank:
+            self.measurer.tune(bert, records, self.options)
+
     def measure_now(self) -> dict[str, float]:
         """In the middle of a run, on all processes at once."""
         self.gather()
@@ -420,12 +464,14 @@ class _Run:
 
     def finish(self, seconds: float, step: int) -> dict[str, Any]:
         """Write the last model (and, where there was no evaluation on the way, measure it)."""
-        if self.records and self.recipe.evaluation.every is None:
-            self.measure()
-            if self.board is not None:
-                self.board.show(step)
-                self.board.close()
-        self.save(self.out / "last")
+        try:
+            if self.records and self.recipe.evaluation.every is None:
+                self.measure()
+                if self.board is not None:
+                    self.board.show(step)
+                    self.board.close()
+        finally:  # a training is not lost for a figure
+            self.save(self.out / "last")
         best = self.out / "best"
         content = json.loads(((best if best.exists() else self.out / "last") / "metrics.json").read_text("utf-8"))
         content["seconds"] = round(seconds, 1)
