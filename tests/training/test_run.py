@@ -205,6 +205,21 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert len(weights(resumed.model)["embedding_head.query_bank"]) == 3
 
 
+def test_logs_and_checkpoints_may_come_at_other_steps_when_a_run_goes_on(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, Interruption)
+        with pytest.raises(Interruption):
+            train(recipe_of(save_every=2, log_every=1, keep=9), out)
+    resumed = train(recipe_of(save_every=3, log_every=4, keep=9), out)
+    assert [line["step"] for line in losses(resumed)] == [1, 2, 4, 8]
+    assert {path.name for path in (out / "state").iterdir()} == {f"checkpoint-{n}" for n in (2, 3, 6, 8)}
+    undisturbed = train(recipe_of(save_every=2), tmp_path / "undisturbed")
+    assert same(weights(resumed.model), weights(undisturbed.model))
+
+
 def test_a_run_of_another_recipe_is_not_continued(
     recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

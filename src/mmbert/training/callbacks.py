@@ -75,6 +75,15 @@ class AverageWeights(TrainerCallback):
                 self.average[name].copy_(held)
 
 
+class Intervals(TrainerCallback):
+    """How often is logged and saved is what the recipe says now; the state of an interrupted run says what it said."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]
+
+
 class KeepBest(TrainerCallback):
     """Calls ``save`` whenever the watched metric is better than ever before.
 

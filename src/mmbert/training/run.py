@@ -45,7 +45,7 @@ from mmbert.training.build import (
     step_count,
     typical_queries,
 )
-from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
+from mmbert.training.callbacks import AverageWeights, Intervals, KeepBest, LogLines, ProgressLine
 from mmbert.training.card import MEASURES, write_card
 from mmbert.training.checkpoints import (
     Manifest,
@@ -371,7 +371,7 @@ class _Run:
         if world_rank() == 0:
             self.board = TensorBoard(self.out / "tensorboard", step, lambda: self.examples)
             chosen.append(self.board)
-        return [*chosen, best, LogLines(self.out / "log.jsonl"), ProgressLine()]
+        return [*chosen, Intervals(), best, LogLines(self.out / "log.jsonl"), ProgressLine()]
 
     def saving(self, planned: int, start: Manifest | None, dataset: StepDataset) -> Saving:
         """What checkpoints need to know."""
