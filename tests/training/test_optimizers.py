@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmbert import MMBert
 from mmbert.errors import ConfigError
+from mmbert.evaluation.measures import Measured, retrieval
+from mmbert.training.callbacks import read_log
 from mmbert.training.lora import add_lora, merged
 from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
 from mmbert.training.recipe import LoraRecipe, OptimizerRecipe, Recipe
@@ -138,6 +140,21 @@ def test_evaluations_reach_the_schedule(recipe_of: MakeRecipe, photos: Path, tmp
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     rates = [float(line.split('"learning_rate": ')[1].split(",")[0]) for line in lines if '"learning_rate"' in line]
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 0.5])
+
+
+def test_a_rank_that_falls_is_progress_to_the_schedule(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = iter((12.0, 9.0, 7.0, 5.0, 3.0))  # one before the first step
+    monkeypatch.setattr(retrieval, "measure", lambda *_: Measured({}, {"median_rank": next(ranks)}))
+    recipe = recipe_of(
+        steps=4,
+        evaluation={"data": str(photos), "every": 1, "metric": "median_rank"},
+        optimizer={"schedule": "plateau", "patience": 0, "factor": 0.5, "warmup": 0.0},
+    )
+    monkeypatch.setattr(retrieval, "table", lambda _: [])
+    train(recipe, tmp_path / "out")
+    assert len({line["learning_rate"] for line in read_log(tmp_path / "out" / "log.jsonl") if "loss" in line}) == 1
 
 
 def test_wrong_combinations_are_errors() -> None:

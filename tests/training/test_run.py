@@ -291,6 +291,22 @@ def test_what_cannot_be_measured_is_an_error_before_the_first_step(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["last"], "an earlier run stays as it was"
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"metric": "R@01"}, "retrieval gives no figure 'R@01'.*did you mean 'R@1'"),
+        ({"metric": "medianrank", "every": 2}, "did you mean 'median_rank'"),
+        ({"metric": "zzz", "every": 2}, r"it gives: R@1, R@5, R@10, median_rank"),
+    ],
+)
+def test_a_figure_that_is_not_measured_is_an_error(
+    evaluation: dict[str, Any], message: str, recipe_of: MakeRecipe, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(recipe_of(evaluation={"data": str(photos)} | evaluation), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_looking_whether_it_can_be_measured_changes_nothing(
     recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from mmbert.errors import ConfigError, TrainingError, TrainingStopped
 from mmbert.evaluation.examples import Examples
 from mmbert.objectives.base import StartOfRun
 from mmbert.objectives.class_names import Teacher
-from mmbert.plugins import load
+from mmbert.plugins import load, nearest
 from mmbert.training.alignment import group_means
 from mmbert.training.allocator import freed_memory
 from mmbert.training.build import (
@@ -63,7 +63,7 @@ from mmbert.training.lora import merged
 from mmbert.training.module import TrainingModule
 from mmbert.training.monitoring import TensorBoard
 from mmbert.training.precision import arithmetic
-from mmbert.training.recipe import InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
+from mmbert.training.recipe import EvaluationRecipe, InitRecipe, ModelRecipe, Recipe, load_recipe, validation_error
 from mmbert.training.setup import arguments, choose_trained, package_versions, run_length, world_rank, world_size
 from mmbert.training.sharding import Sharded
 from mmbert.training.stopping import StopOnSignal
@@ -85,6 +85,8 @@ PASSING = (
     "freed_memory",
 )
 """Settings that may change when an interrupted run goes on."""
+UNSAID = EvaluationRecipe.model_fields["metric"].default
+"""The figure that decides where a recipe names none; it need not be there where nothing is measured on the way."""
 CHECKED = 8
 """Records that are measured before the first step."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -413,6 +415,7 @@ class _Run:
         Where these few are not enough, all of them decide. Random numbers stay where they are.
 
         Raises:
+            ConfigError: the measure gives no such figure as ``evaluation.metric``.
             MMBertError: the model or the records are not what the recipe's measure needs.
         """
         if not self.records:
@@ -428,8 +431,16 @@ class _Run:
 
     def _try(self, bert: MMBert, records: list[Record]) -> None:
         """Whatever is to be done with the recipe's measure."""
-        self.measurer.measure(bert, records, self.options)
-        if self.recipe.evaluation.tune_rerank:
+        evaluation = self.recipe.evaluation
+        figures = self.measurer.measure(bert, records, self.options).figures
+        decides = evaluation.every is not None or evaluation.metric != UNSAID
+        if decides and evaluation.metric not in figures:
+            close = nearest(evaluation.metric, figures)
+            raise ConfigError(
+                f"evaluation.metric: {evaluation.measure} gives no figure {evaluation.metric!r}",
+                hint=f"did you mean {close!r}?" if close else f"it gives: {', '.join(figures)}",
+            )
+        if evaluation.tune_rerank:
             self.measurer.tune(bert, records, self.options)
 
     def measure_now(self) -> dict[str, float]:

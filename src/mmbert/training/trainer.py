@@ -25,6 +25,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mmbert.errors import TrainingError
+from mmbert.evaluation.measures import merit
 from mmbert.model.packed import PackedBatch
 from mmbert.model.ranks import add_up
 from mmbert.objectives.base import Plan
@@ -216,7 +217,7 @@ class PackedTrainer(Trainer):
         self.log(dict(metrics))
         shape = self.lr_scheduler.lr_lambdas[0] if isinstance(self.lr_scheduler, LambdaLR) else None
         if isinstance(shape, Plateau) and self.watched in metrics:
-            shape.note(metrics[self.watched])
+            shape.note(merit(self.watched, metrics[self.watched]))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
