@@ -390,6 +390,21 @@ def test_training_goes_on_from_a_saved_model(recipe_of: MakeRecipe, learned: Tra
     assert frozen == {n for n, _ in after.model.named_parameters() if ".vision." in n}
 
 
+@pytest.mark.parametrize("form", ["name", "parts", "tokenizer"])
+def test_a_run_does_not_delete_what_it_starts_from(
+    form: str, recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(recipe_of(steps=1), "out")
+    content = recipe_of(steps=1).model_dump()
+    init = {"name": "out/last", "parts": {"model": ["out/../out/last"]}}
+    content["model"] = {"tokenizer": {"path": "out/last"}} if form == "tokenizer" else {"init": init[form]}
+    for resume in (True, False):
+        with pytest.raises(ConfigError, match=r"model\..*out/last is part of the run's own folder.*another --out"):
+            train(Recipe.model_validate(content), tmp_path / "out", resume=resume)
+    assert MMBert.from_pretrained(first.model, device="cpu")
+
+
 def test_a_recipe_can_start_from_another_recipes_model(
     recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,8 @@ PASSING = (
     "freed_memory",
 )
 """Settings that may change when an interrupted run goes on."""
+REPLACED = ("state", "best", "last")
+"""Folders of weights in a run's folder, which a run writes anew."""
 UNSAID = EvaluationRecipe.model_fields["metric"].default
 """The figure that decides where a recipe names none; it need not be there where nothing is measured on the way."""
 CHECKED = 8
@@ -121,9 +123,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
         skip_bad: leave bad records out and count them.
 
     Raises:
+        ConfigError: the model starts from what the run would replace.
         MMBertError: anything wrong with recipe, data, model or the run itself.
     """
     out = Path(out)
+    _start_elsewhere(recipe.model.model_dump(mode="json"), out, "model")
     checkpoint = _checkpoint(out, recipe) if resume else None
     model = _with_first_stage(recipe, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
@@ -253,6 +257,25 @@ def _checkpoint(out: Path, recipe: Recipe) -> Path | None:
     return checkpoint
 
 
+def _start_elsewhere(value: Any, out: Path, key: str) -> None:
+    """Look through a section of a recipe for paths to what the run itself replaces.
+
+    Raises:
+        ConfigError: one is there.
+    """
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _start_elsewhere(inner, out, f"{key}.{name}")
+    elif isinstance(value, str):
+        given = Path(value).resolve()
+        if any(given.is_relative_to((out / name).resolve()) for name in REPLACED):
+            raise ConfigError(
+                f"{key}: {value} is part of the run's own folder, which the run replaces",
+                where=str(out),
+                hint="use another --out",
+            )
+
+
 def _lasting(recipe: Any) -> Any:
     """The part of a recipe that must not change while a run goes on."""
     return {k: v for k, v in recipe.items() if k not in PASSING} if isinstance(recipe, dict) else recipe
@@ -269,7 +292,7 @@ def _prepare_folder(out: Path, recipe: Recipe, *, fresh: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         clear_aside(out, out / "state")
         if fresh:
-            for stale in ("state", "best", "last", "tensorboard"):
+            for stale in (*REPLACED, "tensorboard"):
                 shutil.rmtree(out / stale, ignore_errors=True)
             for stale in ("log.jsonl", "metrics.json"):
                 (out / stale).unlink(missing_ok=True)
