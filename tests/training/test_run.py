@@ -22,6 +22,7 @@ from stopping import stop_at
 
 import mmbert.training.run
 from mmbert import MMBert
+from mmbert.cli.main import run
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import Record
 from mmbert.data.sources import open_data
@@ -31,6 +32,7 @@ from mmbert.evaluation.retrieval import evaluate_retrieval
 from mmbert.objectives import itc
 from mmbert.tasks.retrieval import RetrievalTask
 from mmbert.training import build
+from mmbert.training.checkpoints import read_manifest
 from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import TrainingResult, train
@@ -203,6 +205,49 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert last_steps == [line for line in losses(undisturbed) if line["step"] > 5]
     assert resumed.metrics["evaluation"] == undisturbed.metrics["evaluation"]
     assert len(weights(resumed.model)["embedding_head.query_bank"]) == 3
+
+
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_finished_run_stays_as_it_is(
+    every: int | None, recipe_of: MakeRecipe, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeating the command does nothing; where it died before the end, the last model is measured again."""
+    out, path = tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe = recipe_of(steps=5, save_every=2, evaluation={"data": str(photos), "every": every})
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    first = train(recipe, out)
+    assert not first.before
+    written = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.rglob("*") if file.is_file()}
+    again = train(recipe, out)
+    assert (again.model, again.metrics, again.before) == (first.model, first.metrics, True)
+    assert run(["train", str(path), "--out", str(out)]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert written == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.rglob("*") if file.is_file()}
+
+    beside = json.loads((out / "last" / "metrics.json").read_text())
+    (out / "metrics.json").unlink()
+    shutil.rmtree(out / "last")
+    ended = train(recipe, out)
+    assert ended.metrics["evaluation"] == first.metrics["evaluation"] != {}
+    assert json.loads((out / "last" / "metrics.json").read_text()) == beside
+    assert "## Measured" in (out / "last" / "README.md").read_text()
+
+
+def test_the_time_of_all_sessions_is_counted(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, Interruption)
+        with pytest.raises(Interruption):
+            train(recipe_of(save_every=2), tmp_path / "out")
+    path = tmp_path / "out" / "state" / "checkpoint-2" / "manifest.json"
+    content = json.loads(path.read_text())
+    assert content["seconds"] > 0
+    path.write_text(json.dumps(content | {"seconds": 1000.0}))
+    resumed = train(recipe_of(save_every=2), tmp_path / "out")
+    assert 1000 < resumed.seconds < 1100
+    assert resumed.metrics["seconds"] == pytest.approx(resumed.seconds, abs=0.1)
+    assert read_manifest(tmp_path / "out" / "state" / "checkpoint-8").seconds > 1000
 
 
 def test_logs_and_checkpoints_may_come_at_other_steps_when_a_run_goes_on(

@@ -7,8 +7,7 @@ import json
 import math
 import random
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -71,6 +70,8 @@ from mmbert.training.trainer import PackedTrainer, Saving
 from mmbert.vision.augment import build_augmentation
 
 FIRST_STAGE = "recipe:"
+METRICS = "metrics.json"
+"""In a model's folder: what was measured; in a run's: that of the model to use, written last of all."""
 INITIALISATION = "initialisation.json"
 """In a run's folder: what became of every tensor of the models that it was put together from."""
 PASSING = (
@@ -102,8 +103,9 @@ class TrainingResult:
         folder: the run's folder.
         model: folder of the model to use: the best one where there was an evaluation, else the last.
         metrics: its evaluation, as written to ``metrics.json``.
-        seconds: training time.
+        seconds: training time, that of earlier sessions included.
         skipped: bad records left out, as (where, message).
+        before: the run was finished before; nothing was done.
     """
 
     folder: Path
@@ -111,6 +113,7 @@ class TrainingResult:
     metrics: dict[str, Any]
     seconds: float
     skipped: list[tuple[str, str]]
+    before: bool = False
 
 
 def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: bool = False) -> TrainingResult:
@@ -119,7 +122,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     Args:
         recipe: checked settings.
         out: the run's folder; ``best/`` and ``last/`` are models, ``state/`` lets it go on.
-        resume: go on from the newest complete checkpoint in ``out``, if there is one.
+        resume: go on from the newest complete checkpoint in ``out``, if there is one; it may be that of the end.
         skip_bad: leave bad records out and count them.
 
     Raises:
@@ -129,6 +132,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     out = Path(out)
     _start_elsewhere(recipe.model.model_dump(mode="json"), out, "model")
     checkpoint = _checkpoint(out, recipe) if resume else None
+    manifest = read_manifest(checkpoint) if checkpoint is not None else None
+    if manifest is not None and manifest.complete and _is_finished(out):
+        return _result(out, json.loads((out / METRICS).read_text("utf-8")), before=True)
     model = _with_first_stage(recipe, out, resume=resume, skip_bad=skip_bad)
     set_seed(recipe.seed)
     report = BadRecords(skip=skip_bad)
@@ -140,7 +146,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
     choose_trained(recipe, bert)
     components = build_components(recipe, sources, bert.processor)
     records = evaluation_records(recipe, report, stored)
-    manifest = read_manifest(checkpoint) if checkpoint is not None else None
     steps, shift = run_length(recipe, step_count(recipe, components, world_size()), manifest)
     args = arguments(recipe, out, steps, watched=bool(records))
     batches = steps * recipe.accumulation * args.world_size
@@ -165,6 +170,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
                 write_whole(out / INITIALISATION, json.dumps(started.content(), ensure_ascii=False, indent=1))
     computing = arithmetic(tf32=recipe.tf32, deterministic=recipe.deterministic)
     with StopOnSignal() as stop, freed_memory(recipe.freed_memory), computing:
+        saving = run.saving(batches + shift, manifest, dataset)
         trainer = PackedTrainer(
             module,
             args,
@@ -172,7 +178,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
             measure=run.measure_now if records else None,
             sharded=sharded,
             watched=run.watched,
-            saving=run.saving(batches + shift, manifest, dataset),
+            saving=saving,
             stop=stop,
             train_dataset=dataset,
             callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), stop],
@@ -183,10 +189,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
             set_seed(recipe.seed + args.process_index)  # the same weights everywhere, but not the same dropout
         if checkpoint is not None and run.average is not None:
             run.average.resume(checkpoint)
-        start = time.monotonic()
         with _failing_clearly(out):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        seconds = time.monotonic() - start
+        seconds = saving.seconds()
         if stop.stopped:
             raise TrainingStopped(
                 f"stopped by {stop.asked or 'a signal to another process'} after step {trainer.state.global_step}",
@@ -198,8 +203,25 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
             return TrainingResult(out, out / "last", {}, seconds, list(report))
         with _failing_clearly(out):
             metrics = run.finish(seconds, trainer.state.global_step)
+    return _result(out, metrics, list(report))
+
+
+def _result(
+    out: Path, metrics: dict[str, Any], skipped: Sequence[tuple[str, str]] = (), *, before: bool = False
+) -> TrainingResult:
+    """What a finished run left behind; ``metrics`` is the content of its ``metrics.json``."""
+    return TrainingResult(out, _model_to_use(out), metrics, metrics["seconds"], list(skipped), before)
+
+
+def _model_to_use(out: Path) -> Path:
+    """The best model of a run, the last one where nothing was measured on the way."""
     best = out / "best"
-    return TrainingResult(out, best if best.exists() else out / "last", metrics, seconds, list(report))
+    return best if best.exists() else out / "last"
+
+
+def _is_finished(out: Path) -> bool:
+    """Whether a run has written its last model and, after that, its metrics."""
+    return (out / METRICS).is_file() and (out / "last" / "config.json").is_file()
 
 
 @contextlib.contextmanager
@@ -222,13 +244,12 @@ def _with_first_stage(whole: Recipe, out: Path, *, resume: bool, skip_bad: bool)
     if not isinstance(recipe.init, str) or not recipe.init.startswith(FIRST_STAGE):
         return recipe
     folder, stage = out / "first", _on_the_same_data(load_recipe(recipe.init.removeprefix(FIRST_STAGE)), whole)
-    done = (folder / "metrics.json").is_file() and _written_recipe(folder) == stage.model_dump(mode="json")
+    done = (folder / METRICS).is_file() and _written_recipe(folder) == stage.model_dump(mode="json")
     if not (resume and done):
-        train(stage, folder, resume=resume, skip_bad=skip_bad)
-        if world_size() > 1:
+        trained = train(stage, folder, resume=resume, skip_bad=skip_bad)
+        if world_size() > 1 and not trained.before:
             torch.distributed.barrier()  # the first process writes the model
-    best = folder / "best"
-    return recipe.model_copy(update={"init": str(best if best.exists() else folder / "last")})
+    return recipe.model_copy(update={"init": str(_model_to_use(folder))})
 
 
 def _on_the_same_data(stage: Recipe, whole: Recipe) -> Recipe:
@@ -294,7 +315,7 @@ def _prepare_folder(out: Path, recipe: Recipe, *, fresh: bool) -> None:
         if fresh:
             for stale in (*REPLACED, "tensorboard"):
                 shutil.rmtree(out / stale, ignore_errors=True)
-            for stale in ("log.jsonl", "metrics.json"):
+            for stale in ("log.jsonl", METRICS):
                 (out / stale).unlink(missing_ok=True)
         write_whole(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         write_whole(out / "versions.json", json.dumps(package_versions(), indent=1))
@@ -493,21 +514,20 @@ class _Run:
             shutil.copy(self.out / "versions.json", new / "versions.json")
             data = evaluation_data(self.recipe) if self.records else None
             metrics = {"evaluation": self.latest, "data": data}
-            (new / "metrics.json").write_text(json.dumps(metrics, indent=1), "utf-8")
+            (new / METRICS).write_text(json.dumps(metrics, indent=1), "utf-8")
             write_card(new, self.recipe, bert, metrics)
 
     def finish(self, seconds: float, step: int) -> dict[str, Any]:
-        """Write the last model (and, where there was no evaluation on the way, measure it)."""
+        """Write the last model (and measure it, where this session has not measured)."""
         try:
-            if self.records and self.recipe.evaluation.every is None:
+            if self.records and not self.latest:
                 self.measure()
                 if self.board is not None:
                     self.board.show(step)
                     self.board.close()
         finally:  # a training is not lost for a figure
             self.save(self.out / "last")
-        best = self.out / "best"
-        content = json.loads(((best if best.exists() else self.out / "last") / "metrics.json").read_text("utf-8"))
+        content = json.loads((_model_to_use(self.out) / METRICS).read_text("utf-8"))
         content["seconds"] = round(seconds, 1)
-        write_whole(self.out / "metrics.json", json.dumps(content, indent=1))
+        write_whole(self.out / METRICS, json.dumps(content, indent=1))
         return content

@@ -47,6 +47,7 @@ class Saving:
         versions: of the packages, for the manifest.
         planned: batches of the whole run.
         start: manifest of the checkpoint that this run goes on from.
+        begun: when this session began (``time.monotonic``).
         collect: called on all processes before a checkpoint is written.
         everywhere: write further files into a checkpoint; called on all processes,
         beside: on the first one.
@@ -57,9 +58,14 @@ class Saving:
     versions: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     start: Manifest | None = None
+    begun: float = field(default_factory=time.monotonic)
     collect: list[Callable[[], object]] = field(default_factory=list)
     everywhere: list[Callable[[Path], object]] = field(default_factory=list)
     beside: list[Callable[[Path], object]] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        """Of training until now, with those of earlier sessions up to the checkpoint."""
+        return time.monotonic() - self.begun + (self.start.seconds if self.start is not None else 0.0)
 
 
 class PackedTrainer(Trainer):
@@ -341,6 +347,7 @@ class PackedTrainer(Trainer):
             world_size=self.args.world_size,
             seed=self.args.seed,
             versions=self.saving.versions,
+            seconds=round(self.saving.seconds(), 1),
         )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
