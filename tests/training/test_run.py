@@ -130,6 +130,37 @@ def test_what_is_saved_is_what_was_measured(learned: TrainingResult, photos: Pat
         assert again["text_to_image"]["mean"]["R@1"] == pytest.approx(stated["text_to_image"]["mean"]["R@1"], abs=0.03)
 
 
+def test_what_is_told_of_a_tuned_model_is_measured_with_its_weights_and_queries(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live model goes on with the recipe's weights; those that were tuned are stored with the model alone."""
+    seen: list[tuple[float, float]] = []
+    tuned = iter([(0.1, 0.5), (9.0, 0.25), (7.0, 1.0), (5.0, 0.75)])  # the first before the first step
+    measure = retrieval.measure
+
+    def noting(model: MMBert, records: Sequence[Record], options: retrieval.Options) -> Measured:
+        seen.append((model.config.rerank_weight, model.config.hub_weight))
+        found = measure(model, records, options)
+        bank = model.model.embedding_head.query_bank
+        return Measured(found.report | {"weights": seen[-1], "bank": float(bank.sum())}, {"R@1": len(seen)})
+
+    monkeypatch.setattr(retrieval, "measure", noting)
+    monkeypatch.setattr(retrieval, "tune", lambda *_: next(tuned))
+    evaluation = {
+        "data": str(photos), "every": 2, "mode": "rerank", "tune_rerank": True, "query_bank": 4,
+    }  # fmt: skip
+    result = train(
+        recipe_of(steps=4, evaluation=evaluation, model={"config": {"rerank_weight": 2.0}}), tmp_path / "out"
+    )
+    own = (2.0, 0.0)
+    assert seen == [own, own, (9.0, 0.25), own, (7.0, 1.0), (5.0, 0.75)], "before, step 2, best, step 4, best, last"
+    for folder, weights in (("best", (7.0, 1.0)), ("last", (5.0, 0.75))):
+        model = MMBert.from_pretrained(result.folder / folder, device="cpu")
+        stated = json.loads((result.folder / folder / "metrics.json").read_text())["evaluation"]
+        assert (model.config.rerank_weight, model.config.hub_weight) == weights == tuple(stated["weights"])
+        assert float(model.model.embedding_head.query_bank.sum()) == pytest.approx(stated["bank"], abs=1e-5)
+
+
 def test_a_model_folder_says_where_it_comes_from(learned: TrainingResult) -> None:
     for folder in (learned.folder / "best", learned.folder / "last"):
         recipe = load_recipe(str(folder / "recipe.yaml"))

@@ -373,6 +373,22 @@ def random_numbers_kept() -> Iterator[None]:
             np.random.set_state(states[1])
 
 
+RerankWeights = tuple[float, float]
+"""Of match logit and of hubness."""
+
+
+@contextlib.contextmanager
+def reranking_by(weights: RerankWeights | None, bert: MMBert) -> Iterator[None]:
+    """Inside, the model re-ranks by these weights; None: by its own."""
+    config = bert.config
+    own = config.rerank_weight, config.hub_weight
+    config.rerank_weight, config.hub_weight = own if weights is None else weights
+    try:
+        yield
+    finally:
+        config.rerank_weight, config.hub_weight = own
+
+
 class _Run:
     """Measures and saves one run's models."""
 
@@ -495,6 +511,7 @@ class _Run:
     def measure(self) -> dict[str, float]:
         """What the recipe's evaluation names, on its data: figures as ``eval_…``."""
         with self.final_weights() as bert:
+            bert.keep_queries(self.queries)
             measured = self.measurer.measure(bert, self.records, self.options)
             if self.board is not None and measured.show is not None:
                 self.examples = measured.show()
@@ -502,31 +519,47 @@ class _Run:
         return {f"eval_{name}": value for name, value in measured.figures.items()}
 
     def save(self, folder: Path) -> None:
-        """Write a model folder aside, then move it into place."""
+        """Write the model with its evaluation."""
+        self._write(folder, *self._tuned())
+
+    def _tuned(self) -> tuple[dict[str, Any], RerankWeights | None]:
+        """The evaluation that is stored beside the model, and tuned weights of re-ranking, with which it was done then.
+
+        The model that is trained keeps its own, so that evaluations on the way are comparable.
+        """
+        if not (self.recipe.evaluation.tune_rerank and self.records):
+            return self.latest, None
         with self.final_weights() as bert:
             bert.keep_queries(self.queries)
-            if self.recipe.evaluation.tune_rerank and self.records:
-                tuned = self.measurer.tune(bert, self.records, self.options)
-                bert.config.rerank_weight, bert.config.hub_weight = tuned
-        with self.final_weights() as bert, written_aside(folder) as new, merged(bert.model):
-            bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
-            shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")
-            shutil.copy(self.out / "versions.json", new / "versions.json")
-            data = evaluation_data(self.recipe) if self.records else None
-            metrics = {"evaluation": self.latest, "data": data}
-            (new / METRICS).write_text(json.dumps(metrics, indent=1), "utf-8")
-            write_card(new, self.recipe, bert, metrics)
+            weights = self.measurer.tune(bert, self.records, self.options)
+            with reranking_by(weights, bert):
+                return self.measurer.measure(bert, self.records, self.options).report, weights
+
+    def _write(self, folder: Path, report: dict[str, Any], weights: RerankWeights | None) -> None:
+        """Write a model folder aside, then move it into place."""
+        with self.final_weights() as bert, reranking_by(weights, bert):
+            bert.keep_queries(self.queries)
+            with written_aside(folder) as new, merged(bert.model):
+                bert.save_pretrained(new, dtype=DTYPES[self.recipe.save_dtype])
+                shutil.copy(self.out / "recipe.yaml", new / "recipe.yaml")
+                shutil.copy(self.out / "versions.json", new / "versions.json")
+                data = evaluation_data(self.recipe) if self.records else None
+                metrics = {"evaluation": report, "data": data}
+                (new / METRICS).write_text(json.dumps(metrics, indent=1), "utf-8")
+                write_card(new, self.recipe, bert, metrics)
 
     def finish(self, seconds: float, step: int) -> dict[str, Any]:
         """Write the last model (and measure it, where this session has not measured)."""
+        report, weights = self.latest, None
         try:
             if self.records and not self.latest:
                 self.measure()
                 if self.board is not None:
                     self.board.show(step)
                     self.board.close()
+            report, weights = self._tuned()
         finally:  # a training is not lost for a figure
-            self.save(self.out / "last")
+            self._write(self.out / "last", report, weights)
         content = json.loads((_model_to_use(self.out) / METRICS).read_text("utf-8"))
         content["seconds"] = round(seconds, 1)
         write_whole(self.out / METRICS, json.dumps(content, indent=1))
