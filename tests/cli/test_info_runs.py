@@ -46,6 +46,15 @@ def test_a_run_is_described(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == found
 
 
+def test_the_best_rank_is_the_lowest(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text("name: small\nevaluation: {metric: median_rank}\n", encoding="utf-8")
+    ranks = {3: 4.0, 6: 2.0, 9: 3.0}
+    (folder / "log.jsonl").write_text(
+        "".join(json.dumps({"step": step, "eval_median_rank": rank}) + "\n" for step, rank in ranks.items())
+    )
+    assert describe_run(folder)["best"] == {"step": 6, "metrics": {"median_rank": 2.0}}
+
+
 def test_a_finished_run_says_how_long_it_took(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "metrics.json").write_text(json.dumps({"seconds": 12.5}))
     assert run(["info", str(folder)]) == 0

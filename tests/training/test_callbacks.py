@@ -79,6 +79,16 @@ def test_only_a_better_result_is_kept(args: TrainingArguments) -> None:
     assert (shared.best_metric, shared.best_global_step) == (0.5, 4)
 
 
+def test_of_a_rank_the_lowest_is_kept(args: TrainingArguments) -> None:
+    kept: list[float] = []
+    keep = KeepBest("eval_median_rank", lambda metrics: kept.append(metrics["eval_median_rank"]))
+    shared = state(0)
+    for value in (6.0, 7.0, 2.0, 2.0, 3.0):
+        keep.on_evaluate(args, shared, TrainerControl(), metrics={"eval_median_rank": value})
+    assert kept == [6.0, 2.0]
+    assert shared.best_metric == 2.0
+
+
 def test_a_first_result_of_zero_is_kept(args: TrainingArguments) -> None:
     kept: list[dict[str, float]] = []
     KeepBest("eval_R@1", kept.append).on_evaluate(args, state(1), TrainerControl(), metrics={"eval_R@1": 0.0})

@@ -18,7 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmbert import MMBert
 from mmbert.errors import ConfigError
+from mmbert.evaluation.measures import Measured, retrieval
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
+from mmbert.training.callbacks import read_log
 from mmbert.training.lora import add_lora, merged
 from mmbert.training.module import TrainingModule
 from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
@@ -167,6 +169,21 @@ def test_a_schedule_by_evaluations_needs_some(
     with pytest.raises(ConfigError, match=hint):
         train(recipe_of(steps=2, evaluation=evaluation, optimizer={"schedule": "plateau"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_that_falls_is_progress_to_the_schedule(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = iter((12.0, 9.0, 7.0, 5.0, 3.0))  # one before the first step
+    monkeypatch.setattr(retrieval, "measure", lambda *_: Measured({}, {"median_rank": next(ranks)}))
+    recipe = recipe_of(
+        steps=4,
+        evaluation={"data": str(photos), "every": 1, "metric": "median_rank"},
+        optimizer={"schedule": "plateau", "patience": 0, "factor": 0.5, "warmup": 0.0},
+    )
+    monkeypatch.setattr(retrieval, "table", lambda _: [])
+    train(recipe, tmp_path / "out")
+    assert len({line["learning_rate"] for line in read_log(tmp_path / "out" / "log.jsonl") if "loss" in line}) == 1
 
 
 def test_wrong_combinations_are_errors() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from stopping import stop_at
 
 import mmbert.training.run
 from mmbert import MMBert
+from mmbert.cli.main import run
 from mmbert.data.mixture import StepDataset
+from mmbert.data.records import Record
 from mmbert.data.sources import open_data
-from mmbert.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mmbert.errors import CheckpointError, ConfigError, DataError, MMBertError, TrainingError
+from mmbert.evaluation.measures import Measured, retrieval
 from mmbert.evaluation.retrieval import evaluate_retrieval
 from mmbert.objectives import itc
 from mmbert.tasks.retrieval import RetrievalTask
 from mmbert.training import build
+from mmbert.training.checkpoints import read_manifest
 from mmbert.training.module import TrainingModule
 from mmbert.training.recipe import Recipe, load_recipe
 from mmbert.training.run import TrainingResult, train
@@ -125,6 +130,37 @@ def test_what_is_saved_is_what_was_measured(learned: TrainingResult, photos: Pat
         assert again["text_to_image"]["mean"]["R@1"] == pytest.approx(stated["text_to_image"]["mean"]["R@1"], abs=0.03)
 
 
+def test_what_is_told_of_a_tuned_model_is_measured_with_its_weights_and_queries(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live model goes on with the recipe's weights; those that were tuned are stored with the model alone."""
+    seen: list[tuple[float, float]] = []
+    tuned = iter([(0.1, 0.5), (9.0, 0.25), (7.0, 1.0), (5.0, 0.75)])  # the first before the first step
+    measure = retrieval.measure
+
+    def noting(model: MMBert, records: Sequence[Record], options: retrieval.Options) -> Measured:
+        seen.append((model.config.rerank_weight, model.config.hub_weight))
+        found = measure(model, records, options)
+        bank = model.model.embedding_head.query_bank
+        return Measured(found.report | {"weights": seen[-1], "bank": float(bank.sum())}, {"R@1": len(seen)})
+
+    monkeypatch.setattr(retrieval, "measure", noting)
+    monkeypatch.setattr(retrieval, "tune", lambda *_: next(tuned))
+    evaluation = {
+        "data": str(photos), "every": 2, "mode": "rerank", "tune_rerank": True, "query_bank": 4,
+    }  # fmt: skip
+    result = train(
+        recipe_of(steps=4, evaluation=evaluation, model={"config": {"rerank_weight": 2.0}}), tmp_path / "out"
+    )
+    own = (2.0, 0.0)
+    assert seen == [own, own, (9.0, 0.25), own, (7.0, 1.0), (5.0, 0.75)], "before, step 2, best, step 4, best, last"
+    for folder, weights in (("best", (7.0, 1.0)), ("last", (5.0, 0.75))):
+        model = MMBert.from_pretrained(result.folder / folder, device="cpu")
+        stated = json.loads((result.folder / folder / "metrics.json").read_text())["evaluation"]
+        assert (model.config.rerank_weight, model.config.hub_weight) == weights == tuple(stated["weights"])
+        assert float(model.model.embedding_head.query_bank.sum()) == pytest.approx(stated["bank"], abs=1e-5)
+
+
 def test_a_model_folder_says_where_it_comes_from(learned: TrainingResult) -> None:
     for folder in (learned.folder / "best", learned.folder / "last"):
         recipe = load_recipe(str(folder / "recipe.yaml"))
@@ -202,6 +238,64 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert len(weights(resumed.model)["embedding_head.query_bank"]) == 3
 
 
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_finished_run_stays_as_it_is(
+    every: int | None, recipe_of: MakeRecipe, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeating the command does nothing; where it died before the end, the last model is measured again."""
+    out, path = tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe = recipe_of(steps=5, save_every=2, evaluation={"data": str(photos), "every": every})
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    first = train(recipe, out)
+    assert not first.before
+    written = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.rglob("*") if file.is_file()}
+    again = train(recipe, out)
+    assert (again.model, again.metrics, again.before) == (first.model, first.metrics, True)
+    assert run(["train", str(path), "--out", str(out)]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert written == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.rglob("*") if file.is_file()}
+
+    beside = json.loads((out / "last" / "metrics.json").read_text())
+    (out / "metrics.json").unlink()
+    shutil.rmtree(out / "last")
+    ended = train(recipe, out)
+    assert ended.metrics["evaluation"] == first.metrics["evaluation"] != {}
+    assert json.loads((out / "last" / "metrics.json").read_text()) == beside
+    assert "## Measured" in (out / "last" / "README.md").read_text()
+
+
+def test_the_time_of_all_sessions_is_counted(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, Interruption)
+        with pytest.raises(Interruption):
+            train(recipe_of(save_every=2), tmp_path / "out")
+    path = tmp_path / "out" / "state" / "checkpoint-2" / "manifest.json"
+    content = json.loads(path.read_text())
+    assert content["seconds"] > 0
+    path.write_text(json.dumps(content | {"seconds": 1000.0}))
+    resumed = train(recipe_of(save_every=2), tmp_path / "out")
+    assert 1000 < resumed.seconds < 1100
+    assert resumed.metrics["seconds"] == pytest.approx(resumed.seconds, abs=0.1)
+    assert read_manifest(tmp_path / "out" / "state" / "checkpoint-8").seconds > 1000
+
+
+def test_logs_and_checkpoints_may_come_at_other_steps_when_a_run_goes_on(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, Interruption)
+        with pytest.raises(Interruption):
+            train(recipe_of(save_every=2, log_every=1, keep=9), out)
+    resumed = train(recipe_of(save_every=3, log_every=4, keep=9), out)
+    assert [line["step"] for line in losses(resumed)] == [1, 2, 4, 8]
+    assert {path.name for path in (out / "state").iterdir()} == {f"checkpoint-{n}" for n in (2, 3, 6, 8)}
+    undisturbed = train(recipe_of(save_every=2), tmp_path / "undisturbed")
+    assert same(weights(resumed.model), weights(undisturbed.model))
+
+
 def test_a_run_of_another_recipe_is_not_continued(
     recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +344,81 @@ def test_an_evaluation_at_the_end_only(recipe_of: MakeRecipe, photos: Path, tmp_
     assert not (tmp_path / "out" / "best").exists()
 
 
+CANNOT_MEASURE: list[tuple[dict[str, Any], bool, str]] = [
+    ({"options": {"mode": "match"}}, False, "does not judge pairs"),
+    ({"measure": "vqa"}, True, "no question"),
+    ({"measure": "translation"}, True, "does not write"),
+    ({"measure": "grounding"}, True, "does not ground expressions"),
+]
+
+
+@pytest.mark.parametrize(("evaluation", "judges", "message"), CANNOT_MEASURE, ids=[m for *_, m in CANNOT_MEASURE])
+def test_what_cannot_be_measured_is_an_error_before_the_first_step(
+    evaluation: dict[str, Any], judges: bool, message: str,
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    content = recipe_of(evaluation={"data": str(photos)} | evaluation).model_dump()
+    if not judges:
+        content["model"]["config"]["match_outputs"] = 0
+        del content["components"]["main"]["objectives"]["itm_hard"]
+    (tmp_path / "out" / "last").mkdir(parents=True)
+    with pytest.raises(MMBertError, match=message):
+        train(Recipe.model_validate(content), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["last"], "an earlier run stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"metric": "R@01"}, "retrieval gives no figure 'R@01'.*did you mean 'R@1'"),
+        ({"metric": "medianrank", "every": 2}, "did you mean 'median_rank'"),
+        ({"metric": "zzz", "every": 2}, r"it gives: R@1, R@5, R@10, median_rank"),
+    ],
+)
+def test_a_figure_that_is_not_measured_is_an_error(
+    evaluation: dict[str, Any], message: str, recipe_of: MakeRecipe, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(recipe_of(evaluation={"data": str(photos)} | evaluation), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_looking_whether_it_can_be_measured_changes_nothing(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the few records that are tried lack what the others have."""
+    plain = train(recipe_of(steps=3), tmp_path / "plain")
+    measure, tried = retrieval.measure, []
+
+    def moody(model: MMBert, records: Sequence[Record], options: retrieval.Options) -> Measured:
+        tried.append(len(records))
+        random.random(), np.random.rand(), torch.rand(3)
+        if len(records) < 12:
+            raise DataError("nothing to evaluate")
+        return measure(model, records, options)
+
+    monkeypatch.setattr(retrieval, "measure", moody)
+    watched = train(recipe_of(steps=3, evaluation={"data": str(photos)}), tmp_path / "watched")
+    assert tried == [6, 12, 12]
+    assert same(weights(watched.model), weights(plain.model))
+    assert watched.metrics["evaluation"]
+
+
+def test_a_figure_that_fails_in_the_end_costs_no_model(
+    recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(model: MMBert, records: Sequence[Record], options: retrieval.Options) -> Measured:
+        if (tmp_path / "out").exists():
+            raise DataError("scores are not numbers")
+        return Measured({}, {"R@1": 0.0})
+
+    monkeypatch.setattr(retrieval, "measure", failing)
+    with pytest.raises(DataError, match="not numbers"):
+        train(recipe_of(steps=2, evaluation={"data": str(photos)}), tmp_path / "out")
+    assert MMBert.from_pretrained(tmp_path / "out" / "last", device="cpu")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])
 def test_accumulated_gradients_are_those_of_all_batches_labels(
     clip: float, recipe_of: MakeRecipe, tmp_path: Path
@@ -295,6 +464,21 @@ def test_training_goes_on_from_a_saved_model(recipe_of: MakeRecipe, learned: Tra
     np.testing.assert_allclose(after.encode_text("dark red"), before.encode_text("dark red"), atol=1e-4)
     frozen = {n for n, p in after.model.named_parameters() if not p.requires_grad}
     assert frozen == {n for n, _ in after.model.named_parameters() if ".vision." in n}
+
+
+@pytest.mark.parametrize("form", ["name", "parts", "tokenizer"])
+def test_a_run_does_not_delete_what_it_starts_from(
+    form: str, recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(recipe_of(steps=1), "out")
+    content = recipe_of(steps=1).model_dump()
+    init = {"name": "out/last", "parts": {"model": ["out/../out/last"]}}
+    content["model"] = {"tokenizer": {"path": "out/last"}} if form == "tokenizer" else {"init": init[form]}
+    for resume in (True, False):
+        with pytest.raises(ConfigError, match=r"model\..*out/last is part of the run's own folder.*another --out"):
+            train(Recipe.model_validate(content), tmp_path / "out", resume=resume)
+    assert MMBert.from_pretrained(first.model, device="cpu")
 
 
 def test_a_recipe_can_start_from_another_recipes_model(

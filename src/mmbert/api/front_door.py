@@ -332,6 +332,9 @@ class MMBert:
 
         Returns:
             [k] float32 logits.
+
+        Raises:
+            UsageError: the model has no match head.
         """
         refs = list(images)
         pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
@@ -443,6 +446,8 @@ class MMBert:
 
     def _match(self, joint: list[SequenceSpec], vectors: Tensor) -> np.ndarray:
         """[k] match logits of sequences whose regions are rows of ``vectors``."""
+        if self.model.match_head is None:
+            raise UsageError("this model does not judge pairs (match_outputs is 0)")
         rows, inverse = np.unique(np.concatenate([s.region_rows for s in joint]), return_inverse=True)
         place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
         starts = np.cumsum([0, *(len(s.region_rows) for s in joint)])

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mmbert.errors import TrainingError
+from mmbert.evaluation.measures import merit
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
@@ -51,7 +52,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     lines = _log(folder / LOG)
     watched = f"eval_{(recipe.get('evaluation') or {}).get('metric', 'R@1')}"
     evaluations = [line for line in lines if watched in line]
-    best = max(evaluations, key=lambda line: (line[watched], -line["step"]), default=None)
+    best = max(evaluations, key=lambda line: (merit(watched, line[watched]), -line["step"]), default=None)
     steps = [line for line in lines if "loss" in line]
     metrics = folder / "metrics.json"
     finished = _json(metrics) if metrics.is_file() else None

@@ -86,6 +86,8 @@ def train(
     note_left_out(result.skipped)
     report = result.metrics.get("evaluation") or {}
     mean = report.get("text_to_image", {}).get("mean")
+    if result.before:
+        print("this run was finished before; --no-resume starts over")
     print(f"model: {result.model}  ({result.seconds:.0f} s of training)")
     if mean:
         print("text to image, mean: " + "  ".join(f"{k} {100 * mean[k]:.1f} %" for k in ("R@1", "R@5", "R@10")))

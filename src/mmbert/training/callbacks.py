@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mmbert.evaluation.measures import merit
 from mmbert.training.checkpoints import write_whole
 from mmbert.training.sharding import gathered, local, shard_like
 
@@ -75,11 +76,20 @@ class AverageWeights(TrainerCallback):
                 self.average[name].copy_(held)
 
 
+class Intervals(TrainerCallback):
+    """How often is logged and saved is what the recipe says now; the state of an interrupted run says what it said."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]
+
+
 class KeepBest(TrainerCallback):
     """Calls ``save`` whenever the watched metric is better than ever before.
 
     Args:
-        metric: its key, e.g. ``eval_R@1`` (greater is better).
+        metric: its key, e.g. ``eval_R@1``; :func:`~mmbert.evaluation.measures.merit` says which way is better.
         save: writes the model.
     """
 
@@ -98,7 +108,7 @@ class KeepBest(TrainerCallback):
         value = metrics.get(self.metric)
         if value is None:
             return
-        if state.best_metric is None or value > state.best_metric:
+        if state.best_metric is None or merit(self.metric, value) > merit(self.metric, state.best_metric):
             state.best_metric = value  # on every process: their states are one
             state.best_global_step = state.global_step
             if state.is_world_process_zero:

@@ -37,6 +37,7 @@ class Manifest:
         world_size: processes.
         seed: the recipe's.
         versions: of the packages.
+        seconds: of training, over all sessions so far.
         files: bytes of each file.
     """
 
@@ -46,7 +47,13 @@ class Manifest:
     world_size: int
     seed: int
     versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
     files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether that was the last step."""
+        return self.batches >= self.planned
 
     def write(self, folder: Path) -> None:
         """Write it into a checkpoint, as its last file."""

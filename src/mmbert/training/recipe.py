@@ -183,7 +183,7 @@ class EvaluationRecipe(Section):
         measure: what is measured: a module of ``mmbert.evaluation.measures``, such as ``retrieval`` or ``translation``.
         options: its options.
         mode: of retrieval (an option of it): embed, match or rerank.
-        metric: the figure that decides, of those that the measure gives.
+        metric: the figure that decides, of those that the measure gives (see ``Measured``).
         every: steps between evaluations; None evaluates at the end of training only.
         tune_rerank: choose the weights of match logit and hubness in re-ranking on this data whenever a model is saved.
         query_bank: keep the vectors of so many captions of the training data with the model, drawn at random, to tell

@@ -25,6 +25,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mmbert.errors import TrainingError
+from mmbert.evaluation.measures import merit
 from mmbert.model.packed import PackedBatch
 from mmbert.model.ranks import add_up
 from mmbert.objectives.base import Plan
@@ -46,6 +47,7 @@ class Saving:
         versions: of the packages, for the manifest.
         planned: batches of the whole run.
         start: manifest of the checkpoint that this run goes on from.
+        begun: when this session began (``time.monotonic``).
         collect: called on all processes before a checkpoint is written.
         everywhere: write further files into a checkpoint; called on all processes,
         beside: on the first one.
@@ -56,9 +58,14 @@ class Saving:
     versions: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     start: Manifest | None = None
+    begun: float = field(default_factory=time.monotonic)
     collect: list[Callable[[], object]] = field(default_factory=list)
     everywhere: list[Callable[[Path], object]] = field(default_factory=list)
     beside: list[Callable[[Path], object]] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        """Of training until now, with those of earlier sessions up to the checkpoint."""
+        return time.monotonic() - self.begun + (self.start.seconds if self.start is not None else 0.0)
 
 
 class PackedTrainer(Trainer):
@@ -216,7 +223,7 @@ class PackedTrainer(Trainer):
         self.log(dict(metrics))
         shape = self.lr_scheduler.lr_lambdas[0] if isinstance(self.lr_scheduler, LambdaLR) else None
         if isinstance(shape, Plateau) and self.watched in metrics:
-            shape.note(metrics[self.watched])
+            shape.note(merit(self.watched, metrics[self.watched]))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -340,6 +347,7 @@ class PackedTrainer(Trainer):
             world_size=self.args.world_size,
             seed=self.args.seed,
             versions=self.saving.versions,
+            seconds=round(self.saving.seconds(), 1),
         )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

@@ -9,9 +9,18 @@ and hubness for ``evaluation.tune_rerank``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmbert.evaluation.examples import Show
+if TYPE_CHECKING:
+    from mmbert.evaluation.examples import Show
+
+LOWER_IS_BETTER = frozenset({"median_rank"})
+"""Figures of which less is better, in whichever measure; of all others more is."""
+
+
+def merit(figure: str, value: float) -> float:
+    """A figure's value as a number of which more is better; the figure by its name, or as logs have it (``eval_…``)."""
+    return -value if figure.removeprefix("eval_") in LOWER_IS_BETTER else value
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,8 @@ class Measured:
 
     Attributes:
         report: everything, as it is stored beside a model.
-        figures: numbers by name; the recipe names the one by which the best model is kept (greater is better).
+        figures: numbers by name; the recipe names the one by which the best model is kept. Greater is better, but for
+            those of :data:`LOWER_IS_BETTER`.
         show: makes examples of what the model answered, for TensorBoard.
     """
 
