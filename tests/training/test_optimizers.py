@@ -175,7 +175,7 @@ def test_a_rank_that_falls_is_progress_to_the_schedule(
     recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranks = iter((12.0, 9.0, 7.0, 5.0, 3.0))  # one before the first step
-    monkeypatch.setattr(retrieval, "measure", lambda *_: Measured({}, {"median_rank": next(ranks)}))
+    monkeypatch.setattr(retrieval, "measure", lambda *_: Measured({"texts": 1}, {"median_rank": next(ranks)}))
     recipe = recipe_of(
         steps=4,
         evaluation={"data": str(photos), "every": 1, "metric": "median_rank"},
