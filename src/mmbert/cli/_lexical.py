@@ -101,7 +101,7 @@ def mlt(
     result = evaluate_lexical(
         bert,
         records,
-        target=_target(bert, words, train, answers),
+        target=_target(bert, words, train),
         images=image,
         answers=answers,  # type: ignore[arg-type]
         as_given=as_given,
@@ -122,8 +122,11 @@ def mlt(
     note_left_out(bad.found)
 
 
-def _target(bert: Any, words: Path | None, train: str | None, answers: str) -> Any:
-    """What the model's outputs mean: as it says itself, as far as the options do not."""
+def _target(bert: Any, words: Path | None, train: str | None) -> Any:
+    """What the model's outputs mean: as it says itself, as far as the options do not.
+
+    Rows are counted in the form in which the model was trained to answer, whatever is asked to be right.
+    """
     from mmbert.data.lexicon import read_lexicon, read_words
     from mmbert.data.sources import open_data
     from mmbert.evaluation.lexical import target_words
@@ -131,7 +134,7 @@ def _target(bert: Any, words: Path | None, train: str | None, answers: str) -> A
     target = target_words(bert, None if words is None else read_words(words))
     if train is not None:
         rows = open_data(train)
-        target.lexicon = read_lexicon((rows[i] for i in range(len(rows))), answers)  # type: ignore[arg-type]
+        target.lexicon = read_lexicon((rows[i] for i in range(len(rows))), target.answers)
     return target
 
 
