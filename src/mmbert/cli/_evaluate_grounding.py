@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -70,12 +71,7 @@ def grounding(
         source = open_data(data, report=bad, root=downloads, split=part, candidates=candidates)
         records += [source[i] for i in range(len(source))]
     bert = load_model(model, device)
-    if features:
-        from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
+    records = read_records(records, [bert], features, bad, pixels=True)
     result = evaluate_grounding(bert, records, progress=show_progress())
     if where is not None:
         write_answers(where, result.answers)

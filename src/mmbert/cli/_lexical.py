@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -90,17 +91,10 @@ def mlt(
         raise UsageError(f"--answers {answers!r}", hint="given or occurring")
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    records = [source[i] for i in range(len(source))]
     bert = load_model(model, device)
-    if features:
-        from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
     result = evaluate_lexical(
         bert,
-        records,
+        read_records(source, [bert], features, bad, pixels=image and bert.processor.images is not None),
         target=_target(bert, words, train),
         images=image,
         answers=answers,  # type: ignore[arg-type]

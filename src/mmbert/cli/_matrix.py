@@ -69,7 +69,7 @@ def matrix(
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
     bert = load_model(model, device)
-    records = read_records(source, bert, features, bad)
+    records = read_records(source, [bert], features, bad)
     languages = None if lang is None else lang.replace(",", " ").split()
     found, gallery = measure_matrix(bert, records, languages, images=images, bad=bad, progress=show_progress())
     facts = {"model": model, "data": data, "images": len(gallery.images), "captions": len(gallery.texts)}

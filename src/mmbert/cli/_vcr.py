@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbert.cli._records import read_records, usable_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -145,16 +146,11 @@ def _choosers(
     device: str | None,
 ) -> tuple[Chooser | None, Chooser | None, list[Record]]:
     """The choosers of both steps (one model loaded once), and the records that they can read."""
-    from mmbert.data.region_input import RecordsWithRegions, RegionInput
     from mmbert.evaluation.vcr import Chooser, trained_options
 
     names = [name for name in dict.fromkeys((q2a, qa2r)) if name is not None]
     models = {name: load_model(name, device) for name in names}
-    if features:
-        images = RegionInput(features, classes=False)
-        for model in models.values():
-            model.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
+    records = read_records(records, list(models.values()), features, bad)
     changed = _options(option)
 
     def chooser(name: str | None, step: Step) -> Chooser | None:
@@ -164,7 +160,10 @@ def _choosers(
         options = None if not changed else trained_options(model.name_or_path, step) | changed
         return Chooser.of(model, step, options)
 
-    return chooser(q2a, "answer"), chooser(qa2r, "rationale"), records
+    found = chooser(q2a, "answer"), chooser(qa2r, "rationale")
+    if not features and any(one is not None and one.task.options.image for one in found):
+        records = usable_records(records, bad)
+    return *found, records
 
 
 def _options(given: list[str] | None) -> dict[str, object]:

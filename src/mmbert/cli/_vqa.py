@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -53,7 +54,7 @@ def evaluate_vqa(
     """
     from mmbert.evaluation.question_answering import evaluate_answers
 
-    bert, records, bad = _open(data, model, features, device, skip_bad)
+    bert, records, bad = _open(data, model, features, device, skip_bad, not no_images)
     report = evaluate_answers(bert, records, images=not no_images, progress=show_progress())
     if as_json:
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
@@ -91,19 +92,13 @@ def predict_vqa(
 
 
 def _open(
-    data: str, model: str, features: list[str] | None, device: str | None, skip_bad: bool
+    data: str, model: str, features: list[str] | None, device: str | None, skip_bad: bool, images: bool = True
 ) -> tuple[MMBert, list[Record], BadRecords]:
     """The model, and the records that it can read."""
     from mmbert.data.records import BadRecords
-    from mmbert.data.region_input import RecordsWithRegions, RegionInput
     from mmbert.data.sources import open_data
 
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    records = [source[i] for i in range(len(source))]
     bert = load_model(model, device)
-    if features:
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
-    return bert, records, bad
+    return bert, read_records(source, [bert], features, bad, pixels=images), bad
