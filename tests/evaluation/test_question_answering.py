@@ -102,6 +102,17 @@ def test_figures_are_the_official_ones(world: Path) -> None:
     assert {blind[r.annotation["question_id"]] for r in records[::2]} == {blind[records[0].annotation["question_id"]]}
 
 
+def test_answers_that_are_not_known_are_noticed_before_the_model_is_asked(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Answerer, "answer")
+    bert = MMBert.from_pretrained(world / "model")
+    with pytest.raises(DataError, match="answers are not known"):
+        evaluate_answers(bert, [*records_of(world), *records_of(world, "test")])
+    with pytest.raises(DataError, match="no question with a number"):
+        evaluate_answers(bert, [Record("x", origin="folder:7")])
+
+
 def test_faults_name_the_record(world: Path) -> None:
     bert, records = MMBert.from_pretrained(world / "model"), records_of(world)
     with pytest.raises(DataError, match="is there twice"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ def test_accuracies_against_a_count_by_hand(corpus: Path) -> None:
     with pytest.raises(DataError, match="no answer_label") as caught:
         vcr.evaluate_vcr(records(corpus, "test"), answers=answers)
     assert caught.value.where == "test.jsonl:1"
+    unasked: Any = Told([])
+    half = replace(records(corpus)[0], annotation=records(corpus, "test")[0].annotation | {"answer_label": 1})
+    with pytest.raises(DataError, match="no rationale_label"):
+        vcr.evaluate_vcr([half], answers=unasked, rationales=unasked)
+    assert unasked.asked == [], "labels are looked at before a model is asked"
 
 
 def test_choices_are_those_of_each_sequence_by_itself(corpus: Path, model: Path) -> None:
