@@ -102,6 +102,13 @@ def test_figures_are_the_official_ones(world: Path) -> None:
     assert {blind[r.annotation["question_id"]] for r in records[::2]} == {blind[records[0].annotation["question_id"]]}
 
 
+def test_a_vocabulary_that_is_not_in_normal_form_counts_by_its_normal_form(world: Path) -> None:
+    bert = answering_model(labels=["Yes", "No.", "RED", "a green", "The Blue", "white!"])
+    report = evaluate_answers(bert, records_of(world))
+    assert report["in_vocabulary"] == 100
+    assert set(answer_records(bert, records_of(world)).values()) <= set(Answerer(bert).labels), "shown as written"
+
+
 def test_answers_that_are_not_known_are_noticed_before_the_model_is_asked(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

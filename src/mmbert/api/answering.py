@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert, _ref
 from mmbert.api.processing import MMBertProcessor
+from mmbert.data.answers import normalise_answer
 from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
@@ -123,6 +124,17 @@ class Answerer:
             [Answer(self.labels[number], round(p, 6)) for p, number in zip(probabilities, numbers, strict=True)]
             for probabilities, numbers in pairs
         ]
+
+
+def outputs_of_answers(labels: Sequence[str]) -> dict[str, int]:
+    """Which output stands for an answer in normal form, as people's answers are compared.
+
+    Labels may be written otherwise (*T-Shirt*); of those with one normal form that written so counts, else the first.
+    """
+    outputs: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        outputs.setdefault(normalise_answer(label), number)
+    return outputs | {label: number for number, label in enumerate(labels)}
 
 
 def cannot_answer(bert: Any) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbert.api.answering import Answerer
+from mmbert.api.answering import Answerer, outputs_of_answers
 from mmbert.api.front_door import MMBert
 from mmbert.data.answers import soft_scores
 from mmbert.data.records import Record
@@ -63,7 +63,7 @@ def evaluate_answers(
     usual = [_most_frequent(record) for record in records]
     answers = answer_records(model, records, images=images, progress=progress)
     report = vqa_report(answers, [record.annotation for record in records])
-    known = set(Answerer(model).labels)
+    known = outputs_of_answers(Answerer(model).labels)
     return {
         "questions": report.questions,
         "overall": report.overall,
