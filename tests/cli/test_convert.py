@@ -95,6 +95,11 @@ def test_what_does_not_fit_is_an_error_unless_it_is_allowed(
         (["--to", "vlbert"], "no model here"),
         (["--config", "pretrain.yaml", "--heads", "2"], "--heads does not go with --config"),
         (["--config", "nowhere.yaml"], "no such configuration"),
+        (["--task", "pretraining", "--heads", "0", "--tokenizer", "words"], "num_attention_heads is at least 1, not 0"),
+        (
+            ["--task", "pretraining", "--heads", "-4", "--tokenizer", "words"],
+            "num_attention_heads is at least 1, not -4",
+        ),
         (["--task", "pretraining", "--heads", "3", "--tokenizer", "words"], "not a multiple of num_attention_heads"),
     ],
 )

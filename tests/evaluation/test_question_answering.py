@@ -170,7 +170,11 @@ def test_one_question_from_the_command_line(world: Path, tmp_path: Path, capsys:
     assert [o.probability for o in own] == sorted((o.probability for o in own), reverse=True)
     assert run([*asked, "--top", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    for wrong, message in ((["--box", "1,2,3"], "is not x1,y1,x2,y2"), (["--box", "9,9,1,1"], "ends before it starts")):
+    for wrong, message in (
+        (["--box", "1,2,3"], "is not x1,y1,x2,y2"),
+        (["--box", "9,9,1,1"], "ends before it starts"),
+        (["--box", "1,2,3,4", "--box", "1e9,1,2e9,3"], "outside of the image of 64x64 [boxes[1]]"),
+    ):
         assert run([*asked, *wrong]) == 2
         assert message in capsys.readouterr().err
     plain = answering_model({"kind": "grid", "backbone": "test_resnet", "image_size": 32})

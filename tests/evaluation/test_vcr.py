@@ -169,8 +169,13 @@ def test_the_leaderboard_file(corpus: Path, model: Path, tmp_path: Path, capsys:
     assert "no answer_label" in capsys.readouterr().err
     assert run(["predict", "vcr", "--data", f"{store}:test", "--out", str(out), "--q2a", str(model)]) == 2
     assert "give both --q2a and --qa2r" in capsys.readouterr().err
-    assert run(["evaluate", "vcr", "--data", f"{store}:val", *both[:2], "--option", "image=no thing"]) == 2
-    assert "options of the task vcr: image" in capsys.readouterr().err
+    for option, message in (
+        ("image=no thing", "options of the task vcr: image"),
+        ("objects=[", "option 'objects=[': the value is not valid YAML"),
+        ("step=rationale", "the step is no option here"),
+    ):
+        assert run(["evaluate", "vcr", "--data", f"{store}:val", *both[:2], "--option", option]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_images_that_do_not_open_are_left_out_where_they_are_read(

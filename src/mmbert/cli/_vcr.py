@@ -170,7 +170,7 @@ def _options(given: list[str] | None) -> dict[str, object]:
     """``["objects=mentioned"]`` as options.
 
     Raises:
-        UsageError: no ``=`` in one.
+        UsageError: no ``=`` in one, a value that is no YAML, or the step, which the models' own options say.
     """
     import yaml
 
@@ -179,5 +179,10 @@ def _options(given: list[str] | None) -> dict[str, object]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"option {text!r} is not NAME=VALUE", hint="such as --option objects=mentioned")
-        found[name.strip()] = yaml.safe_load(value)
+        if name.strip() == "step":
+            raise UsageError("the step is no option here", hint="--q2a takes what chooses answers, --qa2r rationales")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"option {text!r}: the value is not valid YAML") from error
     return found
