@@ -112,3 +112,8 @@ def test_what_cannot_be_done_is_said(
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_not_made_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(tmp_path, "--to", "recipe", "--out", tmp_path / "out.yaml") == 2
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err

@@ -67,7 +67,9 @@ def grounding(
         raise UsageError("--candidates goes with --from", hint="a store has the candidates that it was prepared with")
     bad = BadRecords(skip=skip_bad)
     records: list[Record] = []
-    for part in split.replace(",", " ").split() if split is not None else [None]:
+    parts = dict.fromkeys([None] if split is None else split.replace(",", " ").split())
+    name = data if split is None or "split" not in named else data.removesuffix(f":{named['split']}")
+    for part in parts:
         source = open_data(data, report=bad, root=downloads, split=part, candidates=candidates)
         records += [source[i] for i in range(len(source))]
     bert = load_model(model, device)
@@ -77,7 +79,7 @@ def grounding(
         write_answers(where, result.answers)
     if as_json:
         left_out = [{"where": place, "reason": reason} for place, reason in bad]
-        print_json({"model": model, "data": data, **result.report, "left_out": left_out})
+        print_json({"model": model, "data": name, **result.report, "left_out": left_out})
     else:
         rows = [
             [
@@ -90,7 +92,7 @@ def grounding(
             for name, one in result.report["splits"].items()
         ]
         columns = ("split", "expressions", "images", "candidates", "accuracy", "possible", "chance")
-        print_table(f"Grounding, {data}", columns, rows)
+        print_table(f"Grounding, {name}", columns, rows)
         note_left_out(bad.found)
     if where is not None:
         note(f"written: {where}")

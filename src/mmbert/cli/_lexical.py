@@ -18,6 +18,7 @@ from mmbert.cli.common import (
     JsonOption,
     ModelOption,
     SkipBadOption,
+    counted,
     human_count,
     load_model,
     note,
@@ -171,25 +172,21 @@ def _cell(value: Any) -> str:
     return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _count(number: int, name: str) -> str:
-    return f"{human_count(number)} {name}{'' if number == 1 else 's'}"
-
-
 def _print(data: str, result: LexicalResult, figures: dict[str, Any]) -> None:
     unseen = figures["unseen"]
     parts = [figures, unseen] if unseen["words"] else [figures]
     print_table(
-        f"{data}: {_count(figures['items'], 'item')}, "
+        f"{data}: {counted(figures['items'], 'item')}, "
         f"{human_count(figures['several_references'])} with several right words",
         ("chosen", "right", "of unseen words")[: 1 + len(parts)],
         [[name, *(_cell(part[way]) for part in parts)] for way, name in NAMES.items() if figures[way] is not None],
     )
     if unseen["words"]:
         words, items = len(unseen["words"]), unseen["items"]
-        print(f"{_count(words, 'word')} not seen in training: {_count(items, 'item')}")
+        print(f"{counted(words, 'word')} not seen in training: {counted(items, 'item')}")
     else:
         print("training has seen every word that is asked about")
-    print(f"no right word in the list of target words (counts as wrong): {_count(figures['out_of_list'], 'item')}")
+    print(f"no right word in the list of target words (counts as wrong): {counted(figures['out_of_list'], 'item')}")
     print(f"{_cell(figures['reachable'])} % of the items have a right word among those chosen from")
     rows = [
         [row["word"], str(row["items"]), *(_cell(row[way]) for way in NAMES if figures[way] is not None)]

@@ -14,7 +14,7 @@ from mmbert.cli.common import (
     FeaturesOption,
     JsonOption,
     SkipBadOption,
-    human_count,
+    counted,
     load_model,
     note,
     output_path,
@@ -83,7 +83,7 @@ def evaluate_vcr(
         return
     names = {"Q2A": "question to answer", "QA2R": "question and answer to rationale", "Q2AR": "both right"}
     rows = [(name, names[name], f"{100 * report[name]:.2f}") for name in names if name in report]
-    print_table(f"{data}: {human_count(report['questions'])} questions", ("", "", "% right"), rows, left=(0, 1))
+    print_table(f"{data}: {counted(report['questions'], 'question')}", ("", "", "% right"), rows, left=(0, 1))
     note_left_out(bad.found)
 
 
@@ -117,7 +117,7 @@ def predict_vcr(
     if as_json:
         print_json({"data": data, "q2a": q2a, "qa2r": qa2r, "questions": len(records), "file": where})
     else:
-        note(f"{where}: {human_count(len(records))} questions")
+        note(f"{where}: {counted(len(records), 'question')}")
 
 
 def _open(data: str, skip_bad: bool) -> tuple[list[Record], BadRecords]:

@@ -14,7 +14,7 @@ from mmbert.cli.common import (
     FeaturesOption,
     JsonOption,
     SkipBadOption,
-    human_count,
+    counted,
     load_model,
     note,
     output_path,
@@ -62,7 +62,7 @@ def evaluate_vqa(
         return
     rows = [("overall", f"{report['overall']:.2f}")]
     rows += [(name, f"{value:.2f}") for name, value in report["answer_types"].items() if name]
-    print_table(f"{data}: {human_count(report['questions'])} questions", ("", "accuracy %"), rows)
+    print_table(f"{data}: {counted(report['questions'], 'question')}", ("", "accuracy %"), rows)
     note_left_out(bad.found)
 
 
@@ -88,7 +88,7 @@ def predict_vqa(
     if as_json:
         print_json({"model": model, "data": data, "questions": len(records), "file": where})
     else:
-        note(f"{where}: {human_count(len(records))} answers")
+        note(f"{where}: {counted(len(records), 'answer')}")
 
 
 def _open(

@@ -22,6 +22,7 @@ from mmbert.cli.common import (
     JsonOption,
     ModelOption,
     SkipBadOption,
+    counted,
     human_count,
     load_model,
     note,
@@ -131,7 +132,7 @@ def retrieval(
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
         print_json(facts | {"left_out": left_out} | dict(report))
     else:
-        _print(report, f"{data}: {human_count(len(gallery.images))} images, {human_count(len(gallery.texts))} captions")
+        _print(report, f"{data}: {counted(len(gallery.images), 'image')}, {counted(len(gallery.texts), 'caption')}")
         note_left_out(bad.found)
     if page is not None:
         note(f"page: {page}")
@@ -248,6 +249,8 @@ def mt(
     from mmbert.evaluation.translation import evaluate_translation, write_texts
 
     where = None if out is None else output_path(out)
+    if source == to:
+        raise UsageError(f"translations from {source!r} into itself", hint="give two languages")
     bad = BadRecords(skip=skip_bad)
     opened = open_data(data, report=bad)
     bert = load_model(model, device)
@@ -269,7 +272,7 @@ def mt(
         left_out = [{"where": place, "reason": reason} for place, reason in bad]
         print_json({"model": model, "data": data, **report, "left_out": left_out})
         return
-    print(f"{data}, {source or 'images'} to {to}: {human_count(report['texts'])} texts")
+    print(f"{data}, {source or 'images'} to {to}: {counted(report['texts'], 'text')}")
     for name in ("BLEU", "chrF"):
         print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)
