@@ -95,6 +95,11 @@ def test_what_does_not_fit_is_an_error_unless_it_is_allowed(
         (["--to", "vlbert"], "no model here"),
         (["--config", "pretrain.yaml", "--heads", "2"], "--heads does not go with --config"),
         (["--config", "nowhere.yaml"], "no such configuration"),
+        (["--task", "pretraining", "--heads", "0", "--tokenizer", "words"], "num_attention_heads is at least 1, not 0"),
+        (
+            ["--task", "pretraining", "--heads", "-4", "--tokenizer", "words"],
+            "num_attention_heads is at least 1, not -4",
+        ),
         (["--task", "pretraining", "--heads", "3", "--tokenizer", "words"], "not a multiple of num_attention_heads"),
     ],
 )
@@ -107,3 +112,8 @@ def test_what_cannot_be_done_is_said(
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_not_made_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(tmp_path, "--to", "recipe", "--out", tmp_path / "out.yaml") == 2
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err

@@ -37,6 +37,16 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[:3] == [[name, "100.0", "100.0", "100.0", "1.0"] for name in ("mean", "de", "fr")]
 
 
+def test_one_is_not_said_as_many(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for figures in ("retrieval", "matrix"):
+        assert run(["evaluate", figures, "--data", "photos:train", "--lang", "de"]) == 0
+        said = capsys.readouterr().out
+        assert "1 image" in said
+        assert "1 caption" in said
+        assert "1 images" not in said
+        assert "1 captions" not in said
+
+
 def test_one_json_object_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--data", "photos:test", "--json", "--lang", "de") == 0
     report = json.loads(capsys.readouterr().out)
@@ -94,6 +104,11 @@ def test_mistakes_are_one_line_and_a_hint(args: list[str], message: str, capsys:
     error, *hint = said.err.splitlines()
     assert error.startswith(f"mmbert: error: {message}")
     assert [line.partition(" ")[0] for line in hint] in ([], ["hint:"])
+
+
+def test_nothing_is_translated_into_its_own_language(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "mt", "--data", "photos", "--model", "any", "--from", "de", "--to", "de"]) == 2
+    assert "translations from 'de' into itself" in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,20 @@ def test_accuracy_by_split(here: Path, grounding_folder: Path, capsys: pytest.Ca
     assert row[1:4] == ["1", "1", "3.0"]
 
 
+def test_a_split_counts_once_and_the_title_names_what_was_measured(
+    here: Path, grounding_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_refcoco(here / "downloads")
+    asked = ["evaluate", "grounding", "--data", "refcoco_plus:val", "--from", "downloads", "-m", str(grounding_folder)]
+    assert run([*asked, "--split", "testA, testA", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["data"], report["expressions"], list(report["splits"])) == ("refcoco_plus", 1, ["testA"])
+    assert run([*asked, "--split", "testA"]) == 0
+    assert "Grounding, refcoco_plus " in capsys.readouterr().out
+    assert run(asked) == 0
+    assert "Grounding, refcoco_plus:val" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

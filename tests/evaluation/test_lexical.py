@@ -145,8 +145,15 @@ def test_a_model_that_names_no_words_takes_a_list() -> None:
 def test_records_about_no_word_are_refused(model: MMBert) -> None:
     with pytest.raises(DataError, match="no record gives a word"):
         evaluate_lexical(model, [Record("a", captions={"en": ("a hat",)})])
-    with pytest.raises(DataError, match="no record gives a word"):
-        evaluate_lexical(model, RECORDS, languages=["fr"])
+
+
+def test_languages_that_are_not_there_are_refused_and_those_there_named(model: MMBert) -> None:
+    assert len(evaluate_lexical(model, RECORDS, languages=["de"]).choices) == len(RECORDS)
+    with pytest.raises(UsageError, match="no words translated to 'fr'") as caught:
+        evaluate_lexical(model, RECORDS, languages=["de", "fr"])
+    assert caught.value.hint == "there are: de"
+    with pytest.raises(UsageError, match="no language to evaluate"):
+        evaluate_lexical(model, RECORDS, languages=[])
 
 
 def test_the_measure_gives_accuracy_beside_the_baseline(model: MMBert) -> None:

@@ -102,6 +102,24 @@ def test_figures_are_the_official_ones(world: Path) -> None:
     assert {blind[r.annotation["question_id"]] for r in records[::2]} == {blind[records[0].annotation["question_id"]]}
 
 
+def test_a_vocabulary_that_is_not_in_normal_form_counts_by_its_normal_form(world: Path) -> None:
+    bert = answering_model(labels=["Yes", "No.", "RED", "a green", "The Blue", "white!"])
+    report = evaluate_answers(bert, records_of(world))
+    assert report["in_vocabulary"] == 100
+    assert set(answer_records(bert, records_of(world)).values()) <= set(Answerer(bert).labels), "shown as written"
+
+
+def test_answers_that_are_not_known_are_noticed_before_the_model_is_asked(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Answerer, "answer")
+    bert = MMBert.from_pretrained(world / "model")
+    with pytest.raises(DataError, match="answers are not known"):
+        evaluate_answers(bert, [*records_of(world), *records_of(world, "test")])
+    with pytest.raises(DataError, match="no question with a number"):
+        evaluate_answers(bert, [Record("x", origin="folder:7")])
+
+
 def test_faults_name_the_record(world: Path) -> None:
     bert, records = MMBert.from_pretrained(world / "model"), records_of(world)
     with pytest.raises(DataError, match="is there twice"):
@@ -152,7 +170,11 @@ def test_one_question_from_the_command_line(world: Path, tmp_path: Path, capsys:
     assert [o.probability for o in own] == sorted((o.probability for o in own), reverse=True)
     assert run([*asked, "--top", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    for wrong, message in ((["--box", "1,2,3"], "is not x1,y1,x2,y2"), (["--box", "9,9,1,1"], "ends before it starts")):
+    for wrong, message in (
+        (["--box", "1,2,3"], "is not x1,y1,x2,y2"),
+        (["--box", "9,9,1,1"], "ends before it starts"),
+        (["--box", "1,2,3,4", "--box", "1e9,1,2e9,3"], "outside of the image of 64x64 [boxes[1]]"),
+    ):
         assert run([*asked, *wrong]) == 2
         assert message in capsys.readouterr().err
     plain = answering_model({"kind": "grid", "backbone": "test_resnet", "image_size": 32})

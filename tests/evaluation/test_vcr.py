@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 from tiny import shake, tiny_config
-from vl_corpora import make_image, vcr_line, vcr_metadata, write_json
+from vl_corpora import make_image, make_vcr, vcr_line, vcr_metadata, write_json
 
 from mmbert import MMBert
 from mmbert.api.processing import MMBertProcessor
@@ -107,6 +108,11 @@ def test_accuracies_against_a_count_by_hand(corpus: Path) -> None:
     with pytest.raises(DataError, match="no answer_label") as caught:
         vcr.evaluate_vcr(records(corpus, "test"), answers=answers)
     assert caught.value.where == "test.jsonl:1"
+    unasked: Any = Told([])
+    half = replace(records(corpus)[0], annotation=records(corpus, "test")[0].annotation | {"answer_label": 1})
+    with pytest.raises(DataError, match="no rationale_label"):
+        vcr.evaluate_vcr([half], answers=unasked, rationales=unasked)
+    assert unasked.asked == [], "labels are looked at before a model is asked"
 
 
 def test_choices_are_those_of_each_sequence_by_itself(corpus: Path, model: Path) -> None:
@@ -163,8 +169,41 @@ def test_the_leaderboard_file(corpus: Path, model: Path, tmp_path: Path, capsys:
     assert "no answer_label" in capsys.readouterr().err
     assert run(["predict", "vcr", "--data", f"{store}:test", "--out", str(out), "--q2a", str(model)]) == 2
     assert "give both --q2a and --qa2r" in capsys.readouterr().err
-    assert run(["evaluate", "vcr", "--data", f"{store}:val", *both[:2], "--option", "image=no thing"]) == 2
-    assert "options of the task vcr: image" in capsys.readouterr().err
+    for option, message in (
+        ("image=no thing", "options of the task vcr: image"),
+        ("objects=[", "option 'objects=[': the value is not valid YAML"),
+        ("step=rationale", "the step is no option here"),
+    ):
+        assert run(["evaluate", "vcr", "--data", f"{store}:val", *both[:2], "--option", option]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_images_that_do_not_open_are_left_out_where_they_are_read(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_vcr(tmp_path)
+    still = next((tmp_path / "vcr1images").rglob("*.jpg"))
+    (tmp_path / "val.jsonl").write_text("\n".join(json.dumps(vcr_line(n, "val", image=f"s@{n}")) for n in range(2)))
+    for number in range(2):
+        make_image(still.with_name(f"s@{number}.jpg"), number)
+        write_json(still.with_name(f"s@{number}.json"), vcr_metadata())
+    still.with_name("s@1.jpg").write_bytes(b"")
+    asked = [
+        "evaluate",
+        "vcr",
+        "--q2a",
+        str(model),
+        "--data",
+        f"{{source: vcr, root: {tmp_path}, split: val}}",
+        "--json",
+    ]
+    assert run(asked) == 2
+    capsys.readouterr()
+    assert run([*asked, "--skip-bad"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["questions"], [bad["where"] for bad in report["left_out"]]) == (1, ["val.jsonl:2"])
+    assert run([*asked, "--skip-bad", "--option", "image=false"]) == 0
+    assert json.loads(capsys.readouterr().out)["questions"] == 2, "no image is read"
 
 
 def test_a_model_reads_questions_as_it_was_trained_to(model: Path, tmp_path: Path) -> None:

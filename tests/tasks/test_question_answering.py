@@ -212,3 +212,11 @@ def test_each_kind_of_classifier_answers_after_it_is_saved(head: dict[str, Any],
     assert sorted(one.text for one in answers) == sorted(LABELS)
     assert (sum(one.probability for one in answers) == pytest.approx(1, abs=1e-5)) == head.get("exclusive", False)
     assert LOOKING["given_boxes"] == loaded.config.vision["given_boxes"]  # type: ignore[index]
+
+
+def test_labels_that_are_not_in_normal_form_are_learned(tmp_path: Path) -> None:
+    """Of two with one normal form the one written so is right, else the first."""
+    labels = ["The Red.", "T-Shirt", "t shirt", "BLUE", "Blue", "two"]
+    learned = task(answering_model(labels=labels))
+    scores = learned.scores(["red"] * 3 + ["blue"] * 3 + ["2"] * 2 + ["t-shirt"] * 2, record(tmp_path))
+    np.testing.assert_allclose(scores, [0.9, 0, 0.6, 0.9, 0, 0.6])

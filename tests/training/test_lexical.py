@@ -83,6 +83,27 @@ def test_the_command_reports_both_and_each_word(
     assert "end the name in .csv, .json or .md" in capsys.readouterr().err
 
 
+def test_rows_are_counted_in_the_form_that_the_model_was_trained_to_answer(
+    learned: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dictionary forms are given, others stand in the sentences: with a model's own rows nothing changes."""
+    rows = [
+        {"caption_en": f"{word} there", "caption_de": f"dort {form}", "word_en": word, "word_de": given}
+        for word, given, form in (("bank", "ufer", "ufern"), ("bank", "geldhaus", "haus"), ("seal", "robbe", "robben"))
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row | {"split": "test"}) for row in rows), "utf-8")
+    bert = MMBert.from_pretrained(learned.model, device="cpu")
+    head = bert.config.heads["lexical"]  # type: ignore[index]
+    counts = {"bank": {"ufern": {"ufer": 1}, "geldhaus": {"geldhaus": 1}}, "seal": {"robben": {"robbe": 1}}}
+    head |= {"answers": "occurring", "labels": ["geldhaus", "robben", "siegel", "ufern"], "lexicon": {"de": counts}}
+    bert.save_pretrained(tmp_path / "model")
+    command = ["evaluate", "mlt", "--model", str(tmp_path / "model"), "--data", str(tmp_path / "rows.jsonl"), "--json"]
+    assert run(command) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert run([*command, "--train", str(tmp_path / "rows.jsonl")]) == 0
+    assert json.loads(capsys.readouterr().out) == own
+
+
 def test_a_head_with_other_words_starts_anew_on_a_loaded_model(
     learned: TrainingResult, folder: Path, tmp_path: Path
 ) -> None:

@@ -12,11 +12,14 @@ from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert, _ref
 from mmbert.api.processing import MMBertProcessor
+from mmbert.data.answers import normalise_answer
 from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
+from mmbert.data.official import box_within
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.heads import is_exclusive
 from mmbert.model.task_models import read_head
+from mmbert.vision.images import load_image
 from mmbert.vision.regions import GivenBoxes
 
 HEAD = "answer"
@@ -63,7 +66,7 @@ class Answerer:
             number: tells images apart that have no name.
 
         Raises:
-            UsageError: the model makes its own regions. DataError: these are no boxes.
+            UsageError: the model makes its own regions. DataError: these are no boxes, or not within the image.
             ImageError: the image is missing or damaged.
         """
         ref = _ref(image, number)
@@ -72,7 +75,12 @@ class Answerer:
         images = self.bert.processor.images
         if not isinstance(images, PixelInput) or not images.encoder.takes_boxes:
             raise UsageError("this model makes its own regions and cannot look into given boxes", hint="leave them out")
-        return BoxedImage(ref, GivenBoxes(np.asarray(boxes, dtype=np.float32).reshape(-1, 4)))
+        given = GivenBoxes(np.asarray(boxes, dtype=np.float32).reshape(-1, 4)).boxes
+        size = load_image(image).size
+        within = [
+            box_within((x1, y1, x2, y2), size, f"boxes[{i}]") for i, (x1, y1, x2, y2) in enumerate(given.tolist())
+        ]
+        return BoxedImage(ref, GivenBoxes(np.array(within, dtype=np.float32).reshape(-1, 4)))
 
     def answer(
         self,
@@ -123,6 +131,17 @@ class Answerer:
             [Answer(self.labels[number], round(p, 6)) for p, number in zip(probabilities, numbers, strict=True)]
             for probabilities, numbers in pairs
         ]
+
+
+def outputs_of_answers(labels: Sequence[str]) -> dict[str, int]:
+    """Which output stands for an answer in normal form, as people's answers are compared.
+
+    Labels may be written otherwise (*T-Shirt*); of those with one normal form that written so counts, else the first.
+    """
+    outputs: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        outputs.setdefault(normalise_answer(label), number)
+    return outputs | {label: number for number, label in enumerate(labels)}
 
 
 def cannot_answer(bert: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -66,22 +67,19 @@ def grounding(
         raise UsageError("--candidates goes with --from", hint="a store has the candidates that it was prepared with")
     bad = BadRecords(skip=skip_bad)
     records: list[Record] = []
-    for part in split.replace(",", " ").split() if split is not None else [None]:
+    parts = dict.fromkeys([None] if split is None else split.replace(",", " ").split())
+    name = data if split is None or "split" not in named else data.removesuffix(f":{named['split']}")
+    for part in parts:
         source = open_data(data, report=bad, root=downloads, split=part, candidates=candidates)
         records += [source[i] for i in range(len(source))]
     bert = load_model(model, device)
-    if features:
-        from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
+    records = read_records(records, [bert], features, bad, pixels=True)
     result = evaluate_grounding(bert, records, progress=show_progress())
     if where is not None:
         write_answers(where, result.answers)
     if as_json:
         left_out = [{"where": place, "reason": reason} for place, reason in bad]
-        print_json({"model": model, "data": data, **result.report, "left_out": left_out})
+        print_json({"model": model, "data": name, **result.report, "left_out": left_out})
     else:
         rows = [
             [
@@ -94,7 +92,7 @@ def grounding(
             for name, one in result.report["splits"].items()
         ]
         columns = ("split", "expressions", "images", "candidates", "accuracy", "possible", "chance")
-        print_table(f"Grounding, {data}", columns, rows)
+        print_table(f"Grounding, {name}", columns, rows)
         note_left_out(bad.found)
     if where is not None:
         note(f"written: {where}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
@@ -17,6 +18,7 @@ from mmbert.cli.common import (
     JsonOption,
     ModelOption,
     SkipBadOption,
+    counted,
     human_count,
     load_model,
     note,
@@ -90,18 +92,11 @@ def mlt(
         raise UsageError(f"--answers {answers!r}", hint="given or occurring")
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    records = [source[i] for i in range(len(source))]
     bert = load_model(model, device)
-    if features:
-        from mmbert.data.region_input import RecordsWithRegions, RegionInput
-
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
     result = evaluate_lexical(
         bert,
-        records,
-        target=_target(bert, words, train, answers),
+        read_records(source, [bert], features, bad, pixels=image and bert.processor.images is not None),
+        target=_target(bert, words, train),
         images=image,
         answers=answers,  # type: ignore[arg-type]
         as_given=as_given,
@@ -122,8 +117,11 @@ def mlt(
     note_left_out(bad.found)
 
 
-def _target(bert: Any, words: Path | None, train: str | None, answers: str) -> Any:
-    """What the model's outputs mean: as it says itself, as far as the options do not."""
+def _target(bert: Any, words: Path | None, train: str | None) -> Any:
+    """What the model's outputs mean: as it says itself, as far as the options do not.
+
+    Rows are counted in the form in which the model was trained to answer, whatever is asked to be right.
+    """
     from mmbert.data.lexicon import read_lexicon, read_words
     from mmbert.data.sources import open_data
     from mmbert.evaluation.lexical import target_words
@@ -131,7 +129,7 @@ def _target(bert: Any, words: Path | None, train: str | None, answers: str) -> A
     target = target_words(bert, None if words is None else read_words(words))
     if train is not None:
         rows = open_data(train)
-        target.lexicon = read_lexicon((rows[i] for i in range(len(rows))), answers)  # type: ignore[arg-type]
+        target.lexicon = read_lexicon((rows[i] for i in range(len(rows))), target.answers)
     return target
 
 
@@ -174,25 +172,21 @@ def _cell(value: Any) -> str:
     return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _count(number: int, name: str) -> str:
-    return f"{human_count(number)} {name}{'' if number == 1 else 's'}"
-
-
 def _print(data: str, result: LexicalResult, figures: dict[str, Any]) -> None:
     unseen = figures["unseen"]
     parts = [figures, unseen] if unseen["words"] else [figures]
     print_table(
-        f"{data}: {_count(figures['items'], 'item')}, "
+        f"{data}: {counted(figures['items'], 'item')}, "
         f"{human_count(figures['several_references'])} with several right words",
         ("chosen", "right", "of unseen words")[: 1 + len(parts)],
         [[name, *(_cell(part[way]) for part in parts)] for way, name in NAMES.items() if figures[way] is not None],
     )
     if unseen["words"]:
         words, items = len(unseen["words"]), unseen["items"]
-        print(f"{_count(words, 'word')} not seen in training: {_count(items, 'item')}")
+        print(f"{counted(words, 'word')} not seen in training: {counted(items, 'item')}")
     else:
         print("training has seen every word that is asked about")
-    print(f"no right word in the list of target words (counts as wrong): {_count(figures['out_of_list'], 'item')}")
+    print(f"no right word in the list of target words (counts as wrong): {counted(figures['out_of_list'], 'item')}")
     print(f"{_cell(figures['reachable'])} % of the items have a right word among those chosen from")
     rows = [
         [row["word"], str(row["items"]), *(_cell(row[way]) for way in NAMES if figures[way] is not None)]

@@ -15,6 +15,7 @@ from mmbert.cli.common import (
     JsonOption,
     ModelOption,
     SkipBadOption,
+    counted,
     human_count,
     load_model,
     note,
@@ -69,7 +70,7 @@ def matrix(
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
     bert = load_model(model, device)
-    records = read_records(source, bert, features, bad)
+    records = read_records(source, [bert], features, bad)
     languages = None if lang is None else lang.replace(",", " ").split()
     found, gallery = measure_matrix(bert, records, languages, images=images, bad=bad, progress=show_progress())
     facts = {"model": model, "data": data, "images": len(gallery.images), "captions": len(gallery.texts)}
@@ -85,9 +86,8 @@ def matrix(
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
         print_json(facts | {"left_out": left_out} | found.as_dict())
     else:
-        print(
-            f"{metric}, {data}: {human_count(len(gallery.texts))} captions, {human_count(len(gallery.images))} images"
-        )
+        captions, pictures = counted(len(gallery.texts), "caption"), counted(len(gallery.images), "image")
+        print(f"{metric}, {data}: {captions}, {pictures}")
         print("\n".join(as_text(found, metric)))
         if metric != "median_rank":
             print("mean: " + ", ".join(kinds_in_words(found.means(metric))))

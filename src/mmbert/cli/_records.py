@@ -5,23 +5,76 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mmbert.errors import DataError, ImageError
+
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
     from mmbert.data.records import BadRecords, Record, Source
 
 
-def read_records(source: Source, model: MMBert, features: Sequence[str] | None, bad: BadRecords) -> list[Record]:
-    """All records; with ``features``, the model reads their images as regions from these stores.
+def read_records(
+    source: Source | Sequence[Record],
+    models: Sequence[MMBert],
+    features: Sequence[str] | None,
+    bad: BadRecords,
+    *,
+    pixels: bool = False,
+) -> list[Record]:
+    """All records; with ``features``, the models read their images as regions from these stores.
+
+    Args:
+        source: the records.
+        models: that read them.
+        features: region stores.
+        bad: decides about records whose image no store has.
+        pixels: without stores, see also that every image opens, for evaluations that know of no bad records.
 
     Raises:
-        ConfigError: the regions are none that the model was made for.
-        DataError: no store has an image, and ``bad`` does not skip.
+        ConfigError: the regions are none that a model was made for.
+        DataError: no store has an image, and ``bad`` does not skip; or no record is left.
     """
     records = [source[i] for i in range(len(source))]
     if not features:
-        return records
+        return usable_records(records, bad) if pixels else records
     from mmbert.data.region_input import RecordsWithRegions, RegionInput
 
     images = RegionInput(features, classes=False)
-    model.use_regions(images)
+    for model in models:
+        model.use_regions(images)
     return list(RecordsWithRegions(records, images, bad))
+
+
+def usable_records(records: Sequence[Record], bad: BadRecords) -> list[Record]:
+    """The records without an image or with one that opens, where ``bad`` skips the others; else all of them.
+
+    Each image is opened once, however many records are about it; each of these is listed if it does not open.
+
+    Raises:
+        DataError: no record is left.
+    """
+    if not bad.skip:
+        return list(records)
+    from mmbert.api.usable import usable_images
+    from mmbert.data.images import identity
+    from mmbert.data.records import BadRecords
+
+    firsts: dict[str, Record] = {}
+    for record in records:
+        if record.image is not None:
+            firsts.setdefault(identity(record.image), record)
+    met = BadRecords(skip=True)
+    images = [record.image for record in firsts.values() if record.image is not None]
+    opened = set(usable_images(images, [record.origin for record in firsts.values()], met))
+    damaged = [name for place, name in enumerate(firsts) if place not in opened]
+    reasons = {name: message for name, (_, message) in zip(damaged, met, strict=True)}
+    kept = []
+    for record in records:
+        reason = None if record.image is None else reasons.get(identity(record.image))
+        if reason is None:
+            kept.append(record)
+        else:
+            bad.add(ImageError(reason, where=record.origin or record.id))
+    if records and not kept:
+        where, message = next(iter(bad))
+        raise DataError(f"no usable record; the first: {message}", where=where, hint="mend it first")
+    return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mmbert.cli.common import human_count, note
+from mmbert.cli.common import counted, human_count, note
 
 MOST_LEFT_OUT = 10
 """Left-out records that are named; ``--json`` has all of them."""
@@ -36,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 def note_left_out(problems: Sequence[tuple[str, str]]) -> None:
     """Say on standard error how much ``--skip-bad`` left out, and what."""
     if problems:
-        note(f"{human_count(len(problems))} bad record{'s' if len(problems) != 1 else ''} left out")
+        note(f"{counted(len(problems), 'bad record')} left out")
     for where, what in problems[:MOST_LEFT_OUT]:
         note(f"left out: {where}: {what}" if where else f"left out: {what}")
     if len(problems) > MOST_LEFT_OUT:

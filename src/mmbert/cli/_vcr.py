@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbert.cli._records import read_records, usable_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
     JsonOption,
     SkipBadOption,
-    human_count,
+    counted,
     load_model,
     note,
     output_path,
@@ -82,7 +83,7 @@ def evaluate_vcr(
         return
     names = {"Q2A": "question to answer", "QA2R": "question and answer to rationale", "Q2AR": "both right"}
     rows = [(name, names[name], f"{100 * report[name]:.2f}") for name in names if name in report]
-    print_table(f"{data}: {human_count(report['questions'])} questions", ("", "", "% right"), rows, left=(0, 1))
+    print_table(f"{data}: {counted(report['questions'], 'question')}", ("", "", "% right"), rows, left=(0, 1))
     note_left_out(bad.found)
 
 
@@ -116,7 +117,7 @@ def predict_vcr(
     if as_json:
         print_json({"data": data, "q2a": q2a, "qa2r": qa2r, "questions": len(records), "file": where})
     else:
-        note(f"{where}: {human_count(len(records))} questions")
+        note(f"{where}: {counted(len(records), 'question')}")
 
 
 def _open(data: str, skip_bad: bool) -> tuple[list[Record], BadRecords]:
@@ -145,16 +146,11 @@ def _choosers(
     device: str | None,
 ) -> tuple[Chooser | None, Chooser | None, list[Record]]:
     """The choosers of both steps (one model loaded once), and the records that they can read."""
-    from mmbert.data.region_input import RecordsWithRegions, RegionInput
     from mmbert.evaluation.vcr import Chooser, trained_options
 
     names = [name for name in dict.fromkeys((q2a, qa2r)) if name is not None]
     models = {name: load_model(name, device) for name in names}
-    if features:
-        images = RegionInput(features, classes=False)
-        for model in models.values():
-            model.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
+    records = read_records(records, list(models.values()), features, bad)
     changed = _options(option)
 
     def chooser(name: str | None, step: Step) -> Chooser | None:
@@ -164,14 +160,17 @@ def _choosers(
         options = None if not changed else trained_options(model.name_or_path, step) | changed
         return Chooser.of(model, step, options)
 
-    return chooser(q2a, "answer"), chooser(qa2r, "rationale"), records
+    found = chooser(q2a, "answer"), chooser(qa2r, "rationale")
+    if not features and any(one is not None and one.task.options.image for one in found):
+        records = usable_records(records, bad)
+    return *found, records
 
 
 def _options(given: list[str] | None) -> dict[str, object]:
     """``["objects=mentioned"]`` as options.
 
     Raises:
-        UsageError: no ``=`` in one.
+        UsageError: no ``=`` in one, a value that is no YAML, or the step, which the models' own options say.
     """
     import yaml
 
@@ -180,5 +179,10 @@ def _options(given: list[str] | None) -> dict[str, object]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"option {text!r} is not NAME=VALUE", hint="such as --option objects=mentioned")
-        found[name.strip()] = yaml.safe_load(value)
+        if name.strip() == "step":
+            raise UsageError("the step is no option here", hint="--q2a takes what chooses answers, --qa2r rationales")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"option {text!r}: the value is not valid YAML") from error
     return found

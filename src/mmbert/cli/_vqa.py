@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmbert.cli._records import read_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
     JsonOption,
     SkipBadOption,
-    human_count,
+    counted,
     load_model,
     note,
     output_path,
@@ -53,7 +54,7 @@ def evaluate_vqa(
     """
     from mmbert.evaluation.question_answering import evaluate_answers
 
-    bert, records, bad = _open(data, model, features, device, skip_bad)
+    bert, records, bad = _open(data, model, features, device, skip_bad, not no_images)
     report = evaluate_answers(bert, records, images=not no_images, progress=show_progress())
     if as_json:
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
@@ -61,7 +62,7 @@ def evaluate_vqa(
         return
     rows = [("overall", f"{report['overall']:.2f}")]
     rows += [(name, f"{value:.2f}") for name, value in report["answer_types"].items() if name]
-    print_table(f"{data}: {human_count(report['questions'])} questions", ("", "accuracy %"), rows)
+    print_table(f"{data}: {counted(report['questions'], 'question')}", ("", "accuracy %"), rows)
     note_left_out(bad.found)
 
 
@@ -87,23 +88,17 @@ def predict_vqa(
     if as_json:
         print_json({"model": model, "data": data, "questions": len(records), "file": where})
     else:
-        note(f"{where}: {human_count(len(records))} answers")
+        note(f"{where}: {counted(len(records), 'answer')}")
 
 
 def _open(
-    data: str, model: str, features: list[str] | None, device: str | None, skip_bad: bool
+    data: str, model: str, features: list[str] | None, device: str | None, skip_bad: bool, images: bool = True
 ) -> tuple[MMBert, list[Record], BadRecords]:
     """The model, and the records that it can read."""
     from mmbert.data.records import BadRecords
-    from mmbert.data.region_input import RecordsWithRegions, RegionInput
     from mmbert.data.sources import open_data
 
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    records = [source[i] for i in range(len(source))]
     bert = load_model(model, device)
-    if features:
-        images = RegionInput(features, classes=False)
-        bert.use_regions(images)
-        records = list(RecordsWithRegions(records, images, bad))
-    return bert, records, bad
+    return bert, read_records(source, [bert], features, bad, pixels=images), bad

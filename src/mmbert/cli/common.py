@@ -130,3 +130,8 @@ def human_bytes(count: int) -> str:
 def human_count(count: int) -> str:
     """``12345678`` -> ``'12,345,678'``."""
     return f"{count:,}"
+
+
+def counted(number: int, name: str) -> str:
+    """``(1, 'image')`` -> ``'1 image'``; ``(1234, 'image')`` -> ``'1,234 images'``."""
+    return f"{human_count(number)} {name}{'' if number == 1 else 's'}"

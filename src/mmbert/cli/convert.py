@@ -102,6 +102,8 @@ def _convert_settings(source: Path, out: Path, as_json: bool) -> None:
     from mmbert.compat.recipes import recipe_from_yaml
     from mmbert.training.recipe import load_recipe
 
+    if source.is_dir():
+        raise UsageError(f"{source} is a folder", hint="a recipe is made from a YAML file of VL-BERT or MM-BERT")
     if output_path(out).exists():
         raise UsageError(f"{out} exists already", hint="give a new file")
     draft = recipe_from_yaml(source)

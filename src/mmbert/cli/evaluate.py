@@ -12,7 +12,7 @@ from mmbert.cli._evaluate_grounding import grounding
 from mmbert.cli._lexical import mlt
 from mmbert.cli._matrix import matrix
 from mmbert.cli._pictures import FontsOption, note_pictures
-from mmbert.cli._records import read_records
+from mmbert.cli._records import read_records, usable_records
 from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli._vcr import evaluate_vcr
 from mmbert.cli._vqa import evaluate_vqa
@@ -22,6 +22,7 @@ from mmbert.cli.common import (
     JsonOption,
     ModelOption,
     SkipBadOption,
+    counted,
     human_count,
     load_model,
     note,
@@ -32,6 +33,7 @@ from mmbert.cli.common import (
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmbert.data.records import Record, Source
     from mmbert.evaluation.ranks import Report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -104,7 +106,7 @@ def retrieval(
     bert = load_model(model, device)
     result = Retrieval(
         bert,
-        read_records(source, bert, features, bad),
+        read_records(source, [bert], features, bad),
         languages=split_languages(lang),
         mode=checked,
         rerank=rerank,
@@ -130,7 +132,7 @@ def retrieval(
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
         print_json(facts | {"left_out": left_out} | dict(report))
     else:
-        _print(report, f"{data}: {human_count(len(gallery.images))} images, {human_count(len(gallery.texts))} captions")
+        _print(report, f"{data}: {counted(len(gallery.images), 'image')}, {counted(len(gallery.texts), 'caption')}")
         note_left_out(bad.found)
     if page is not None:
         note(f"page: {page}")
@@ -182,17 +184,20 @@ def translation_retrieval(
 
     checked = as_mode(mode, rerank)
     bad = BadRecords(skip=skip_bad)
-    records = open_data(data, report=bad)
-    further = None if distractors is None else open_data(distractors, report=bad)
+    asked = open_data(data, report=bad)
+    further: Source | list[Record] = [] if distractors is None else open_data(distractors, report=bad)
+    records, others = ([opened[i] for i in range(len(opened))] for opened in (asked, further))
+    if images:
+        records, others = usable_records(records, bad), usable_records(others, bad)
     report = TranslationRetrieval(
         load_model(model, device),
-        [records[i] for i in range(len(records))],
+        records,
         source=source,
         target=target,
         mode=checked,
         rerank=rerank,
         images=images,
-        distractors=[] if further is None else [further[i] for i in range(len(further))],
+        distractors=others,
         progress=show_progress(),
     ).report()
     facts: dict[str, Any] = {"model": model, "data": data, "mode": mode}
@@ -239,18 +244,19 @@ def mt(
       mmbert evaluate mt --model runs/translation/best --data parallel-text:test --from en --to de
       mmbert evaluate mt --model runs/captions/best --data my-photos:test --to fr --out captions.jsonl
     """
-    from mmbert.cli._records import read_records
     from mmbert.data.records import BadRecords
     from mmbert.data.sources import open_data
     from mmbert.evaluation.translation import evaluate_translation, write_texts
 
     where = None if out is None else output_path(out)
+    if source == to:
+        raise UsageError(f"translations from {source!r} into itself", hint="give two languages")
     bad = BadRecords(skip=skip_bad)
     opened = open_data(data, report=bad)
     bert = load_model(model, device)
     result = evaluate_translation(
         bert,
-        read_records(opened, bert, features, bad),
+        read_records(opened, [bert], features, bad, pixels=images or source is None),
         source=source,
         target=to,
         images=images,
@@ -266,7 +272,7 @@ def mt(
         left_out = [{"where": place, "reason": reason} for place, reason in bad]
         print_json({"model": model, "data": data, **report, "left_out": left_out})
         return
-    print(f"{data}, {source or 'images'} to {to}: {human_count(report['texts'])} texts")
+    print(f"{data}, {source or 'images'} to {to}: {counted(report['texts'], 'text')}")
     for name in ("BLEU", "chrF"):
         print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)

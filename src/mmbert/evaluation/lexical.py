@@ -150,18 +150,21 @@ def evaluate_lexical(
         progress: show a bar on stderr.
 
     Raises:
-        UsageError: the model has no lexical head.
+        UsageError: the model has no lexical head, or a language that no record has translations in.
         DataError: no record is about a word.
     """
     target = target if target is not None else target_words(model)
-    items = [
-        (item, model.processor.image_of(record))
-        for record in records
-        for item in lexical_items(record)
-        if languages is None or item.language in languages
-    ]
-    if not items:
+    found = [(item, record) for record in records for item in lexical_items(record)]
+    if not found:
         raise DataError("no record gives a word and its translations", hint="`mmbert data list mlt` says what it needs")
+    present = sorted({item.language for item, _ in found})
+    for language in languages or ():
+        if language not in present:
+            raise UsageError(f"no words translated to {language!r}", hint=f"there are: {', '.join(present)}")
+    chosen = present if languages is None else languages
+    items = [(item, model.processor.image_of(record)) for item, record in found if item.language in chosen]
+    if not items:
+        raise UsageError("no language to evaluate", hint=f"there are: {', '.join(present)}")
     among = [np.ones(len(target.words), dtype=bool) if whole_list else target.candidates(item) for item, _ in items]
     choices = [_choice(target, item, mask, answers, as_given) for (item, _), mask in zip(items, among, strict=True)]
     seeing = images and model.processor.images is not None and all(image is not None for _, image in items)

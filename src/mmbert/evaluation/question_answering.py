@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbert.api.answering import Answerer
+from mmbert.api.answering import Answerer, outputs_of_answers
 from mmbert.api.front_door import MMBert
 from mmbert.data.answers import soft_scores
 from mmbert.data.records import Record
 from mmbert.errors import DataError, UsageError
-from mmbert.evaluation.vqa import vqa_report
+from mmbert.evaluation.vqa import known_answers, vqa_report
 
 
 def answer_records(
@@ -58,12 +58,12 @@ def evaluate_answers(
         ``in_vocabulary``: the share in percent of questions whose most frequent answer the model can give at all.
 
     Raises:
-        DataError: a question has no answers.
+        DataError: a question has no answers; this is looked at before the model is asked.
     """
+    usual = [_most_frequent(record) for record in records]
     answers = answer_records(model, records, images=images, progress=progress)
     report = vqa_report(answers, [record.annotation for record in records])
-    known = set(Answerer(model).labels)
-    usual = [next(iter(soft_scores(record.annotation["answers"]))) for record in records]
+    known = outputs_of_answers(Answerer(model).labels)
     return {
         "questions": report.questions,
         "overall": report.overall,
@@ -88,6 +88,12 @@ def write_answers(path: Path, answers: dict[int, str]) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _most_frequent(record: Record) -> str:
+    """The normalised answer that most people gave."""
+    _question(record)
+    return next(iter(soft_scores(known_answers(record.annotation))))
 
 
 def _question(record: Record) -> tuple[int, str]:

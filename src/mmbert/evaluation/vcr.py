@@ -158,18 +158,19 @@ def evaluate_vcr(
         and, with both choosers, ``Q2AR`` (questions of which both are right).
 
     Raises:
-        DataError: a record has no labels, as those of the test split.
+        DataError: a record has no labels, as those of the test split; this is looked at before a model is asked.
     """
     report: dict[str, Any] = {"questions": len(records)}
+    given = _labels(records, "answer")
+    wanted = None if rationales is None else _labels(records, "rationale")
     right = []
     if answers is not None:
         found = answers.probabilities([(record, None) for record in records], progress=progress)
-        right.append(found.argmax(1) == _labels(records, "answer"))
+        right.append(found.argmax(1) == given)
         report["Q2A"] = float(right[-1].mean())
     if rationales is not None:
-        given = _labels(records, "answer").tolist()
-        found = rationales.probabilities(list(zip(records, given, strict=True)), progress=progress)
-        right.append(found.argmax(1) == _labels(records, "rationale"))
+        found = rationales.probabilities(list(zip(records, given.tolist(), strict=True)), progress=progress)
+        right.append(found.argmax(1) == wanted)
         report["QA2R"] = float(right[-1].mean())
     if len(right) == len(STEPS):
         report["Q2AR"] = float((right[0] & right[1]).mean())

@@ -21,6 +21,7 @@ __all__ = [
     "MIN_OCCURRENCES",
     "VqaReport",
     "answer_vocabulary",
+    "known_answers",
     "normalise_answer",
     "soft_scores",
     "vqa_accuracy",
@@ -68,6 +69,19 @@ class VqaReport:
     questions: int
 
 
+def known_answers(annotation: Mapping[str, object]) -> Sequence[str]:
+    """What people answered to a question.
+
+    Raises:
+        DataError: that is not known.
+    """
+    answers = annotation.get("answers")
+    if not isinstance(answers, (list, tuple)):
+        where = f"question {annotation.get('question_id')}"
+        raise DataError("its answers are not known", where=where, hint="score train or val, not a test split")
+    return answers
+
+
 def vqa_report(predicted: Mapping[int, str], annotations: Iterable[Mapping[str, object]]) -> VqaReport:
     """Accuracy over all questions and by their types, as the official evaluation reports it.
 
@@ -82,11 +96,9 @@ def vqa_report(predicted: Mapping[int, str], annotations: Iterable[Mapping[str, 
     by_answer: dict[str, list[float]] = {}
     by_question: dict[str, list[float]] = {}
     for annotation in annotations:
-        question_id, answers = annotation.get("question_id"), annotation.get("answers")
-        where = f"question {question_id}"
-        if not isinstance(answers, (list, tuple)):
-            raise DataError("its answers are not known", where=where, hint="score train or val, not a test split")
+        question_id, answers = annotation.get("question_id"), known_answers(annotation)
         if not isinstance(question_id, int) or question_id not in predicted:
+            where = f"question {question_id}"
             raise DataError("it has no prediction", where=where, hint="predict every question of the split")
         score = vqa_accuracy(predicted[question_id], answers)
         scores.append(score)

@@ -120,6 +120,8 @@ class MMBertConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.num_attention_heads < 1:
+            raise ValueError(f"num_attention_heads is at least 1, not {self.num_attention_heads}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmbert.api.answering import HEAD, answer_place, question_example
+from mmbert.api.answering import HEAD, answer_place, outputs_of_answers, question_example
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.answers import MIN_OCCURRENCES, answer_vocabulary, read_answers, soft_scores
 from mmbert.data.images import AnyImage, BoxedImage
@@ -88,7 +88,8 @@ class QuestionAnsweringTask(Task):
                 f"{len(labels)} answers, but the head has {head.get('outputs')} outputs",
                 hint=f"model.config.heads.{HEAD}.outputs={len(labels)}",
             )
-        self.numbers = {label: number for number, label in enumerate(labels)}
+        self.outputs = len(labels)
+        self.numbers = outputs_of_answers(labels)
 
     def cost(self, record: Record) -> int:
         if not record.annotation.get("question") or not record.annotation.get("answers"):
@@ -116,7 +117,7 @@ class QuestionAnsweringTask(Task):
         Raises:
             DataError: there is no answer.
         """
-        found = np.zeros(len(self.numbers), dtype=np.float32)
+        found = np.zeros(self.outputs, dtype=np.float32)
         try:
             for answer, score in soft_scores(answers).items():
                 if answer in self.numbers:
