@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from goldens_decoder import golden_named
+from tiny import KnownRegions, Picture
 
 import goldens
 from goldens import Golden, difference, metas, ours, stored_names
+from mmbert import MMBert
+from mmbert.api.writer import Writer
 from mmbert.compat.convert import convert_back
+from mmbert.vision.regions import Regions
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(
@@ -58,6 +62,21 @@ def test_the_converted_network_computes_what_the_original_does(known: dict[str, 
     if "generated_sentences" in golden.meta.get("text", {}):
         assert golden.sentences() == golden.meta["text"]["generated_sentences"]
     COUNTS[name] = len(golden.outputs) + COUNTS.get(name, 0)
+
+
+def test_a_writer_writes_what_the_original_wrote(known: dict[str, Golden], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From texts (by names, as the stored ids are no pieces of words) and images to texts."""
+    golden = known["mm_mt_generate"]
+    bert = MMBert.from_pretrained(golden.folder, device="cpu")
+    seen, sources = [], {}
+    for row, (boxes, info, ids) in enumerate(zip(*map(golden.given, ("boxes", "im_info", "text")), strict=True)):
+        valid = boxes[boxes[:, 0] > -1.5].numpy()
+        seen.append(Picture(f"image {row}", Regions(valid[:, :4], valid[:, 4:], tuple(info[:2].tolist()))))
+        sources[f"text {row}"] = ids[: int((ids == golden.tokenizer.mask_token_id).nonzero()[0])].numpy()
+    monkeypatch.setattr(bert.processor, "images", KnownRegions(seen))
+    monkeypatch.setattr(bert.processor, "ids", sources.__getitem__)
+    written = Writer(bert).write(list(sources), [each.ref for each in seen])
+    assert [found.text for (found,) in written] == golden.meta["text"]["generated_sentences"]
 
 
 @pytest.mark.parametrize("name", sorted(metas()))

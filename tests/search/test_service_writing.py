@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 from colours import ColourModel, picture
-from written import TEXTS, writing_model
+from written import TEXTS, masked_writer, writing_model
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from mmbert import MMBert
 from mmbert.api.writer import Writer, Written
+from mmbert.errors import UsageError
 from mmbert.search.index import SearchIndex, build_index
 from mmbert.search.service.app import make_app
 from mmbert.search.service.core import Service, Settings, name_of
-from mmbert.search.service.offers import Further
+from mmbert.search.service.offers import Further, offers_of
 
 BLUE, SHORT = picture("blue"), 4
 
@@ -120,6 +121,12 @@ def test_a_model_without_eyes_translates_texts_alone(index: SearchIndex) -> None
         assert refused.status_code == 501
 
 
+def test_a_model_that_names_no_language_is_not_offered() -> None:
+    """Requests name the language, so who writes at [MASK] cannot be asked."""
+    with pytest.raises(UsageError, match=r"cannot answer translate: .* does not name"):
+        offers_of(ColourModel(), [Further(masked_writer(), questions=("translate",))])
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
@@ -136,6 +143,7 @@ def test_a_model_without_eyes_translates_texts_alone(index: SearchIndex) -> None
         ("caption", {"to": "de", "image": "IMAGE", "max_tokens": 0}, 422),
         ("caption", {"to": "de", "image": "IMAGE", "max_tokens": 33}, 400),
         ("caption", {"to": "de", "image": "IMAGE", "length_penalty": 1e9}, 422),
+        ("translate", {"to": "de", "texts": ["x"], "length_penalty": 10.1}, 422),
         ("caption", {"to": "de", "image": "IMAGE", "texts": ["x"]}, 422),
         ("translate", {"to": "de"}, 422),
         ("translate", {"to": "de", "texts": []}, 422),

@@ -1,13 +1,16 @@
 """Writing with a model: translations of texts (with or without images) and captions of images.
 
-How a model writes is known by its vocabulary: with tokens of languages (``[2de]``) it continues packed sequences; with
-``[STOP]`` it is one of MM-BERT's, which write token by token at ``[MASK]``.
+How a model writes is known by its vocabulary. With tokens of languages (``[2de]``) it continues packed sequences, and a
+beam can be searched. With ``[STOP]`` instead it is MM-BERT's "simple encoder", which writes token by token at
+``[MASK]``: greedily, and in the one language that it has learned, which nothing in it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,14 @@ from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
 from mmbert.model.linear import PackedWeights
+from mmbert.model.masked_generation import MAX_STEPS, generate_at_mask
 from mmbert.plugins import nearest
-from mmbert.text.tokenizer import writing_languages
+from mmbert.text.tokenizer import STOP, writing_languages
+
+BEAM = 4
+"""Hypotheses of a model that searches, unless told otherwise."""
+MOST_PENALTY = 10.0
+"""Greatest length penalty, and the least with the other sign: length to this power is still a number."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,12 @@ class Writer:
     Args:
         bert: the model.
 
+    Attributes:
+        languages: that it can be asked for, with their tokens; none if it writes at ``[MASK]``.
+        beam: hypotheses that it keeps unless told otherwise.
+
     Raises:
-        UsageError: its vocabulary has no language to write.
+        UsageError: its vocabulary has neither a language to write nor ``[STOP]``.
     """
 
     def __init__(self, bert: MMBert) -> None:
@@ -53,6 +66,7 @@ class Writer:
         self.model = MMBertForConditionalGeneration.sharing(bert.model)
         self.tokenizer: Any = bert.processor.tokenizer
         self.languages = writing_languages(self.tokenizer)
+        self.beam = BEAM if self.languages else 1
         self._packed = PackedWeights()
 
     def write(
@@ -60,8 +74,8 @@ class Writer:
         texts: Sequence[str] | None,
         images: Sequence[Any] | None = None,
         *,
-        to: str,
-        beam: int = 4,
+        to: str | None = None,
+        beam: int | None = None,
         nbest: int = 1,
         length_penalty: float = 1.0,
         max_tokens: int | None = None,
@@ -73,11 +87,13 @@ class Writer:
         Args:
             texts: sources; None or "" for nothing to read but the image.
             images: anything ``load_image`` takes, one per text.
-            to: language.
-            beam: hypotheses kept at each step; 1 is greedy.
+            to: language; may be left out where there is but one. Says nothing to a model that writes at ``[MASK]``.
+            beam: hypotheses kept at each step; 1 is greedy, and all that a model that writes at ``[MASK]`` can. None:
+                ``Writer.beam``.
             nbest: how many texts per input, best first; at most ``beam``.
-            length_penalty: exponent of the length that log probabilities are divided by (0: not at all).
-            max_tokens: pieces per text; the model's longest text unless given.
+            length_penalty: exponent of the length that log probabilities are divided by (0: not at all), -10
+                to 10. Of a beam only.
+            max_tokens: pieces per text; the model's longest text unless given (at ``[MASK]`` 49 at most, as MM-BERT).
             batch_tokens: positions per pass.
             progress: show a bar on stderr.
 
@@ -88,41 +104,73 @@ class Writer:
             UsageError: as of ``check``, or numbers differ.
             ImageError: an image is missing or damaged.
         """
-        self.check(to, beam, nbest, max_tokens)
+        self.check(to, beam, nbest, max_tokens, length_penalty)
+        beam = beam or self.beam
         examples = self._examples(texts, images, to)
-        longest = max_tokens or self.bert.processor.max_text_tokens
+        longest = max_tokens or self._longest
         regions = self.bert.processor.regions_per_image
         lengths = [len(e.token_ids) + (regions if e.image is not None else 0) for e in examples]
         order = sorted(range(len(examples)), key=lengths.__getitem__)
         found: list[list[Written]] = [[] for _ in examples]
         with self._packed.used(), tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
             for chosen in _by_budget(order, [beam * n for n in lengths], batch_tokens):
-                texts_of = self._generate([examples[i] for i in chosen], beam, nbest, length_penalty, longest)
+                asked = [examples[i] for i in chosen]
+                if self.languages:
+                    texts_of = self._generate(asked, beam, nbest, length_penalty, longest)
+                else:
+                    texts_of = self._generate_at_mask(asked, longest)
                 for i, written in zip(chosen, texts_of, strict=True):
                     found[i] = written
                 bar.update(len(chosen))
         return found
 
-    def check(self, to: str, beam: int = 4, nbest: int = 1, max_tokens: int | None = None) -> None:
-        """Whether it can be asked so.
+    def check(
+        self,
+        to: str | None,
+        beam: int | None = None,
+        nbest: int = 1,
+        max_tokens: int | None = None,
+        length_penalty: float = 1.0,
+    ) -> None:
+        """Whether it can be asked so; arguments as of :meth:`write`.
 
         Raises:
-            UsageError: the language is not one that the model writes, ``nbest`` exceeds ``beam``, or ``max_tokens`` is
-                more than its longest text has.
+            UsageError: the language is not one that the model writes, or is not said where there are several; the model
+                cannot search a beam; ``nbest`` exceeds ``beam``; ``max_tokens`` is more than its longest text has; or
+                the length penalty is no number of a sensible size.
         """
-        if to not in self.languages:
+        known = ", ".join(self.languages)
+        if to is None and len(self.languages) > 1:
+            raise UsageError("the language to write is not said", hint=f"it writes: {known}")
+        if to is not None and self.languages and to not in self.languages:
             close = nearest(to, self.languages)
-            known = ", ".join(self.languages)
             raise UsageError(
                 f"this model does not write {to!r}", hint=f"did you mean {close!r}?" if close else f"it writes: {known}"
             )
+        if not self.languages and (beam or nbest) > 1:
+            raise UsageError(
+                "this model writes greedily, at [MASK], so it keeps one hypothesis",
+                hint="leave beam and nbest out, or ask for 1",
+            )
+        beam = self.beam if beam is None else beam
         if beam < 1 or not 1 <= nbest <= beam:
             raise UsageError(f"{nbest} best of a beam of {beam}", hint="the best are at least 1, and at most the beam")
+        if not isfinite(length_penalty) or abs(length_penalty) > MOST_PENALTY:
+            raise UsageError(
+                f"cannot search with a length penalty of {length_penalty:g}",
+                hint=f"{-MOST_PENALTY:g} to {MOST_PENALTY:g}; 1 is usual, 0 takes the likeliest text",
+            )
         most = self.bert.processor.max_text_tokens
         if max_tokens is not None and not 1 <= max_tokens <= most:
             raise UsageError(f"cannot write texts of up to {max_tokens} pieces", hint=f"1 to {most}")
 
-    def _examples(self, texts: Sequence[str] | None, images: Sequence[Any] | None, to: str) -> list[Example]:
+    @property
+    def _longest(self) -> int:
+        """Tokens of a text, its end included, unless told otherwise."""
+        most = self.bert.processor.max_text_tokens
+        return most if self.languages else min(MAX_STEPS, most)
+
+    def _examples(self, texts: Sequence[str] | None, images: Sequence[Any] | None, to: str | None) -> list[Example]:
         if texts is None and images is None:
             raise UsageError("give texts, images or both")
         count = len(texts if texts is not None else images or ())
@@ -130,7 +178,7 @@ class Writer:
             raise UsageError(f"{count} texts but {len(images)} images")
         if images is not None and self.bert.processor.images is None:
             raise UsageError("this model has no vision encoder, so it cannot read images")
-        start = np.array([self.languages[to]])
+        start = np.array([self.languages[to or next(iter(self.languages))]]) if self.languages else None
         processor = self.bert.processor
         made = []
         for number in range(count):
@@ -165,6 +213,36 @@ class Writer:
         flat = [Written(text.strip(), round(float(s), 6)) for text, s in zip(texts, scores, strict=True)]
         return [flat[i : i + nbest] for i in range(0, len(flat), nbest)]
 
+    def _generate_at_mask(self, examples: Sequence[Example], longest: int) -> list[list[Written]]:
+        """Texts of sequences that go from short to long, as :class:`~mmbert.tasks.translation.TranslationTask` makes
+        them to learn from: the source, what is written so far, ``[MASK]`` and ``[SEP]``."""
+        config, tokenizer = self.bert.model.config, self.tokenizer
+        room = config.max_position_embeddings - (config.position_padding_idx + 1) - 3  # [SEP], regions, [END]
+        limits = [min(longest, room - len(example.token_ids)) for example in examples]
+        if min(limits) < 1:
+            raise UsageError(
+                f"a source of {max(len(e.token_ids) for e in examples)} pieces leaves no room to write",
+                hint=f"shorten it to {room - 1} pieces or less",
+            )
+        batch = collate(examples, self.bert.processor.images).to(self.bert.device)
+        found: list[list[Written]] = []
+        with torch.inference_mode():
+            regions = batch.regions if config.ignore_regions else self.model.trunk.embed_regions(batch)[0]
+        for limit, rows in groupby(range(len(examples)), key=limits.__getitem__):
+            result = generate_at_mask(
+                self.model,
+                [batch.sequences[row] for row in rows],
+                mask_id=tokenizer.mask_token_id,
+                sep_id=tokenizer.sep_token_id,
+                stop_id=tokenizer.convert_tokens_to_ids(STOP),
+                regions=regions,
+                max_steps=limit,
+            )
+            texts = tokenizer.batch_decode(result.tokens(), skip_special_tokens=True)
+            written = zip(texts, result.scores(), strict=True)
+            found += [[Written(text.strip(), round(score, 6))] for text, score in written]
+        return found
+
     def _greedy_scores(self, sequences: torch.Tensor, steps: Sequence[torch.Tensor]) -> torch.Tensor:
         """[R] log probabilities of what was written, ``[SEP]`` included."""
         total = torch.zeros(len(sequences))
@@ -180,6 +258,8 @@ class Writer:
 def cannot_write(bert: Any) -> str | None:
     """Why a model cannot write; None where it can."""
     model, processor = getattr(bert, "model", None), getattr(bert, "processor", None)
-    if model is None or processor is None or model.token_head is None or not writing_languages(processor.tokenizer):
+    if model is None or processor is None or model.token_head is None:
         return "this model does not write"
-    return None
+    if writing_languages(processor.tokenizer) or (model.decoder is None and STOP in processor.tokenizer.get_vocab()):
+        return None
+    return "this model does not write"

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.common import DeviceOption, load_model, show_progress
-from mmbert.cli.translate import BeamOption, JsonLinesOption, NBestOption, PenaltyOption, WriterOption
+from mmbert.cli.translate import BeamOption, JsonLinesOption, NBestOption, PenaltyOption, ToOption, WriterOption
 
 
 def caption(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     model: WriterOption,
-    to: Annotated[str, typer.Option("--to", help="Language to write, e.g. de.")],
-    beam: BeamOption = 4,
+    to: ToOption = None,
+    beam: BeamOption = None,
     nbest: NBestOption = 1,
     length_penalty: PenaltyOption = 1.0,
     device: DeviceOption = None,
@@ -32,10 +32,11 @@ def caption(
     """
     from mmbert.api.writer import Writer
     from mmbert.cli.embed import find_images
-    from mmbert.cli.translate import print_written
+    from mmbert.cli.translate import note_language, print_written
 
     paths = find_images(images)
     writer = Writer(load_model(model, device))
+    note_language(writer, to)
     found = writer.write(
         None, paths, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress()
     )

@@ -30,6 +30,7 @@ from mmbert.cli.common import (
     print_json,
     show_progress,
 )
+from mmbert.cli.translate import BeamOption, PenaltyOption
 from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -224,8 +225,8 @@ def mt(
         str | None, typer.Option("--from", help="Language that is read. Default: none, images are captioned.")
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="Read the image, too.")] = False,
-    beam: Annotated[int, typer.Option("--beam", min=1, help="Hypotheses kept; 1 is greedy.")] = 4,
-    length_penalty: Annotated[float, typer.Option("--length-penalty", help="Greater: longer texts.")] = 1.0,
+    beam: BeamOption = None,
+    length_penalty: PenaltyOption = 1.0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many records.")] = None,
     features: FeaturesOption = None,
     out: Annotated[
@@ -236,6 +237,9 @@ def mt(
     as_json: JsonOption = False,
 ) -> None:
     """Translate data (or caption its images) and compare with what it says: sacreBLEU (13a, cased) and chrF.
+
+    Models that read without accents, as MM-BERT's converted ones do, are also scored as originally: "folded" figures
+    compare without accents, ß as ss, in lower case.
 
     The signatures say exactly how the figures were computed; figures with other signatures do not compare.
 
@@ -273,8 +277,9 @@ def mt(
         print_json({"model": model, "data": data, **report, "left_out": left_out})
         return
     print(f"{data}, {source or 'images'} to {to}: {counted(report['texts'], 'text')}")
-    for name in ("BLEU", "chrF"):
-        print(f"{name} {report[name]:.2f}  {report[f'{name}_signature']}")
+    for name in ("BLEU", "chrF", "BLEU_folded"):
+        if name in report:
+            print(f"{name.replace('_', ', ')} {report[name]:.2f}  {report[f'{name}_signature']}")
     note_left_out(bad.found)
 
 

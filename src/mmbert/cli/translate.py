@@ -7,25 +7,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbert.cli.common import DeviceOption, load_model, print_json, show_progress
+from mmbert.cli.common import DeviceOption, load_model, note, print_json, show_progress
 
 if TYPE_CHECKING:
-    from mmbert.api.writer import Written
+    from mmbert.api.writer import Writer, Written
 
 WriterOption = Annotated[str, typer.Option("--model", "-m", help="A model that writes: a folder or a hub id.")]
-BeamOption = Annotated[int, typer.Option("--beam", min=1, help="Hypotheses kept at each step; 1 is greedy.")]
+ToOption = Annotated[
+    str | None, typer.Option("--to", help="Language to write, e.g. de. Default: the only one that the model writes.")
+]
+BeamOption = Annotated[
+    int | None,
+    typer.Option(
+        "--beam", min=1, help="Hypotheses kept at each step; 1 is greedy. Default: 4, or 1 if the model has no search."
+    ),
+]
 NBestOption = Annotated[int, typer.Option("--nbest", min=1, help="Texts per input, best first (at most --beam).")]
-PenaltyOption = Annotated[float, typer.Option("--length-penalty", help="Greater: longer texts; 0: the likeliest.")]
+PenaltyOption = Annotated[
+    float, typer.Option("--length-penalty", help="Of a beam, -10 to 10. Greater: longer texts; 0: the likeliest.")
+]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="One JSON object per input, with scores.")]
 
 
 def translate(
     model: WriterOption,
-    to: Annotated[str, typer.Option("--to", help="Language to write, e.g. de.")],
     text: Annotated[
         str, typer.Argument(help="A file with one text per line; - is standard input.", show_default=True)
     ] = "-",
-    beam: BeamOption = 4,
+    to: ToOption = None,
+    beam: BeamOption = None,
     nbest: NBestOption = 1,
     length_penalty: PenaltyOption = 1.0,
     device: DeviceOption = None,
@@ -45,8 +55,15 @@ def translate(
 
     lines = read_lines(text, "translation")
     writer = Writer(load_model(model, device))
+    note_language(writer, to)
     found = writer.write(lines, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress())
     print_written([{"source": line} for line in lines], found, as_json)
+
+
+def note_language(writer: Writer, to: str | None) -> None:
+    """Tell that a language was said to a model that does not know of any."""
+    if to is not None and not writer.languages:
+        note(f"this model writes the one language that it has learned; whether that is {to} it does not say")
 
 
 def print_written(inputs: Sequence[dict[str, Any]], found: Sequence[Sequence[Written]], as_json: bool) -> None:

@@ -6,6 +6,7 @@ Last step of the flow: a model and records go in, what it wrote and a report com
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class TranslationResult:
     """What was written and how it scores.
 
     Attributes:
-        report: ``BLEU`` and ``chrF`` (of 100) with their signatures, languages and the number of texts.
+        report: ``BLEU`` and ``chrF`` (of 100) with their signatures, languages and the number of texts; of models that
+            read without accents ``BLEU_folded`` too.
         sources, hypotheses: what was read ("" for nothing) and written.
         references: of each, one or more.
     """
@@ -60,16 +62,44 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dic
     """
     from sacrebleu.metrics import BLEU, CHRF
 
+    return _figures({"BLEU": BLEU(tokenize="13a"), "chrF": CHRF()}, hypotheses, references)
+
+
+def score_folded(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """``BLEU_folded``: as MM-BERT's models are scored, whose texts have no accents: both sides folded, in lower case.
+
+    The signature is sacreBLEU's, which tells of the lower case only. Arguments and errors as of :func:`score`.
+    """
+    from sacrebleu.metrics import BLEU
+
+    folded = [[fold(text) for text in given] for given in references]
+    return _figures({"BLEU_folded": BLEU(tokenize="13a", lowercase=True)}, [fold(text) for text in hypotheses], folded)
+
+
+def _figures(metrics: dict[str, Any], hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What each metric of sacreBLEU says, and its signature."""
     if not hypotheses or not all(references) or len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} texts to score, {sum(map(bool, references))} of them with a reference")
     most = max(map(len, references))
-    # sacreBLEU takes None for a reference that a text has not; its annotations do not know.
-    streams: list[Any] = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    # sacreBLEU takes None for a reference that a text has not.
+    streams = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
     found: dict[str, Any] = {}
-    for name, metric in (("BLEU", BLEU(tokenize="13a")), ("chrF", CHRF())):
+    for name, metric in metrics.items():
         found[name] = round(float(metric.corpus_score(list(hypotheses), streams).score), 4)
         found[f"{name}_signature"] = str(metric.get_signature())
     return found
+
+
+def fold(text: str) -> str:
+    """A text as the references of MM-BERT's publications are: without accents, ß written ss."""
+    parts = unicodedata.normalize("NFD", text.replace("ß", "ss").replace("ẞ", "SS"))
+    return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) != "Mn"))
+
+
+def reads_folded(tokenizer: Any) -> bool:
+    """Whether a tokenizer strips accents, so that what is written with it never has any."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return normalizer is not None and normalizer.normalize_str("\u00e9") == "e"
 
 
 def evaluate_translation(
@@ -79,7 +109,7 @@ def evaluate_translation(
     source: str | None,
     target: str,
     images: bool = False,
-    beam: int = 4,
+    beam: int | None = None,
     length_penalty: float = 1.0,
     limit: int | None = None,
     progress: bool = False,
@@ -91,9 +121,10 @@ def evaluate_translation(
         records: with captions in both languages; others are left out. The first caption in ``source`` is read, all in
             ``target`` are references.
         source: language that is read; None captions images.
-        target: language that is written.
+        target: language that is written. A model that writes at ``[MASK]`` writes what it has learned; then this is but
+            the language of the references.
         images: read the image, too (always where ``source`` is None).
-        beam, length_penalty, progress: see :class:`~mmbert.api.writer.Writer`.
+        beam, length_penalty, progress: see :meth:`~mmbert.api.writer.Writer.write`.
         limit: so many records only, from the first.
 
     Raises:
@@ -115,7 +146,8 @@ def evaluate_translation(
             hint=f"languages: {', '.join(sorted({code for record in records for code in record.captions}))}",
         )
     texts = [record.captions[source][0] if source is not None else "" for record in usable]
-    written = Writer(model).write(
+    writer = Writer(model)
+    written = writer.write(
         texts,
         [record.image for record in usable] if seen else None,
         to=target,
@@ -125,5 +157,8 @@ def evaluate_translation(
     )
     hypotheses = [best[0].text for best in written]
     references = [list(record.captions[target]) for record in usable]
-    facts = {"source": source, "target": target, "images": seen, "beam": beam, "texts": len(usable)}
-    return TranslationResult(facts | score(hypotheses, references), texts, hypotheses, references)
+    facts = {"source": source, "target": target, "images": seen, "beam": beam or writer.beam, "texts": len(usable)}
+    figures = score(hypotheses, references)
+    if reads_folded(model.processor.tokenizer):
+        figures |= score_folded(hypotheses, references)
+    return TranslationResult(facts | figures, texts, hypotheses, references)

@@ -29,6 +29,7 @@ class Generated:
             when it goes on being asked (``keep_finished``).
         lengths: [B] tokens before the first ``[STOP]``.
         best: [B, steps] logit of the best token.
+        log_probabilities: [B, steps] of the best token; 0 behind a row's end.
         logits: per step [B, K], where they were asked for.
         last_inputs: [B] token ids read in the last step.
     """
@@ -36,8 +37,14 @@ class Generated:
     ids: Tensor
     lengths: list[int]
     best: Tensor
+    log_probabilities: Tensor
     logits: list[Tensor] = field(default_factory=list)
     last_inputs: list[np.ndarray] = field(default_factory=list)
+
+    def scores(self) -> list[float]:
+        """Log probability of each row, its ``[STOP]`` included."""
+        rows = zip(self.log_probabilities, self.lengths, strict=True)
+        return [float(row[: length + 1].sum()) for row, length in rows]
 
     def tokens(self) -> list[list[int]]:
         """Ids of each row, up to its ``[STOP]``."""
@@ -86,6 +93,7 @@ def generate_at_mask(
     rows = len(prompts)
     ids = torch.full((rows, max_steps), stop_id)
     best = torch.zeros(rows, max_steps)
+    sure = torch.zeros(rows, max_steps)
     prefixes: list[list[int]] = [[] for _ in prompts]
     finished = np.zeros(rows, dtype=bool)
     logits: list[Tensor] = []
@@ -106,6 +114,7 @@ def generate_at_mask(
             found = model.token_logits(states).float().cpu()
         top, chosen = found.max(-1)
         ids[asked, steps], best[asked, steps] = chosen, top
+        sure[asked, steps] = top - found.logsumexp(-1)
         if len(logits) < keep_logits:
             logits.append(found)
         inputs = texts
@@ -113,6 +122,6 @@ def generate_at_mask(
             prefixes[i].append(token)
             finished[i] |= token == stop_id
         steps += 1
-    ids, best = ids[:, :steps], best[:, :steps]
+    ids, best, sure = ids[:, :steps], best[:, :steps], sure[:, :steps]
     ends = [int((row == stop_id).nonzero()[0]) if (row == stop_id).any() else steps for row in ids]
-    return Generated(ids, ends, best, logits, inputs)
+    return Generated(ids, ends, best, sure, logits, inputs)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmbert.api.front_door import MMBert
+from mmbert.api.writer import MOST_PENALTY
 from mmbert.data.records import Record
 from mmbert.evaluation.examples import Examples, spread
 from mmbert.evaluation.measures import Measured
@@ -23,7 +24,7 @@ class Options(BaseModel):
         target: language that is written.
         images: the record's image is read too.
         beam: hypotheses kept; 1 is greedy, and quick.
-        length_penalty: see :class:`~mmbert.api.writer.Writer`.
+        length_penalty: see :meth:`~mmbert.api.writer.Writer.write`.
         limit: so many records only, from the first.
     """
 
@@ -32,7 +33,7 @@ class Options(BaseModel):
     target: str = "de"
     images: bool = False
     beam: int = Field(default=1, ge=1)
-    length_penalty: float = 1.0
+    length_penalty: float = Field(default=1.0, ge=-MOST_PENALTY, le=MOST_PENALTY, allow_inf_nan=False)
     limit: int | None = Field(default=200, ge=1)
 
 
@@ -65,12 +66,16 @@ def how(options: Options) -> str:
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """Both figures with the signatures by which others can repeat them."""
+    """The figures with the signatures by which others can repeat them."""
     read = report["source"] or "image"
-    return [
+    lines = [
         "| from | to | texts | BLEU | chrF |",
         "|---|---|---|---|---|",
         f"| {read} | {report['target']} | {report['texts']} | {report['BLEU']:.2f} | {report['chrF']:.2f} |",
         "",
         f"sacreBLEU `{report['BLEU_signature']}`, chrF `{report['chrF_signature']}`.",
     ]
+    if "BLEU_folded" in report:
+        folded, how_folded = report["BLEU_folded"], report["BLEU_folded_signature"]
+        lines += ["", f"BLEU without accents, ß as ss, as MM-BERT is scored: {folded:.2f} (`{how_folded}`)."]
+    return lines

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from PIL import Image
 from pydantic import BaseModel, Field
 
 from mmbert.api.front_door import MMBert
-from mmbert.api.writer import Writer, Written
+from mmbert.api.writer import MOST_PENALTY, Writer, Written, cannot_write
 from mmbert.data.images import OpenedImage
 from mmbert.search.service.core import Service
 from mmbert.search.service.schemas import Request
+from mmbert.text.tokenizer import writing_languages
 
 WIDEST = 16
 """Hypotheses of a beam."""
 
-Penalty = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-MOST_PENALTY, le=MOST_PENALTY, allow_inf_nan=False)]
 
 
 class WritingRequest(Request):
@@ -63,7 +64,7 @@ class Writing:
 
     def check(self, asked: WritingRequest) -> None:
         """Raises: UsageError: the model cannot be asked so."""
-        self._writer.check(asked.to, asked.beam, asked.nbest, asked.max_tokens)
+        self._writer.check(asked.to, asked.beam, asked.nbest, asked.max_tokens, asked.length_penalty)
 
     async def write(
         self, asked: WritingRequest, texts: list[str], image: Image.Image | None = None
@@ -87,6 +88,15 @@ class Writing:
             images = [image for image, item in zip(seen, items, strict=True) for _ in item.texts]
         found = iter(self._writer.write(texts, images, **asdict(items[0].options)))
         return [[next(found) for _ in item.texts] for item in items]
+
+
+def cannot_be_asked(model: Any) -> str | None:
+    """Why a model cannot write for requests, which name the language; None where it can."""
+    if (reason := cannot_write(model)) is not None:
+        return reason
+    if not writing_languages(model.processor.tokenizer):
+        return "this model writes one language that it does not name: mmbert translate and mmbert caption write with it"
+    return None
 
 
 def languages(model: MMBert) -> list[str]:

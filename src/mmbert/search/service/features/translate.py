@@ -5,10 +5,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from mmbert.api.writer import cannot_write
 from mmbert.errors import UsageError
 from mmbert.search.service.core import Service, asked_image, blind
-from mmbert.search.service.features._writing import OneText, Writing, WritingRequest, languages
+from mmbert.search.service.features._writing import OneText, Writing, WritingRequest, cannot_be_asked, languages
 from mmbert.search.service.schemas import Base64, Text
 
 __all__ = ["PATHS", "add", "languages", "missing"]
@@ -31,8 +30,8 @@ class Translations(BaseModel):
 
 
 def missing(model: Any) -> str | None:
-    """Needs a model that writes."""
-    return cannot_write(model)
+    """Needs a model that writes a language by its name."""
+    return cannot_be_asked(model)
 
 
 def add(app: FastAPI, service: Service, model: Any) -> None:
