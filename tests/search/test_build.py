@@ -133,6 +133,14 @@ def test_changed_words_are_taken_over_without_encoding(model: ColourModel, folde
     assert index.count() == 12
 
 
+def test_an_image_that_cannot_be_read_now_is_not_gone(model: ColourModel, folder: Path, out: Path) -> None:
+    build_index(model, folder, out)
+    (folder / "pictures/red.png").write_bytes(b"not a picture")
+    found = build_index(model, folder, out, prune=True, skip_bad=True)
+    assert (found.failed, found.removed, found.vanished) == (1, 0, 0)
+    assert "red" in names(SearchIndex.open(out, model))
+
+
 def test_images_that_are_gone_stay_until_pruned(model: ColourModel, folder: Path, out: Path) -> None:
     build_index(model, folder, out)
     rewrite(folder, rows_of(folder)[2:])  # red and dark red

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,17 @@ def test_pairs_are_those_of_all_products() -> None:
 def test_a_threshold_that_is_no_cosine_is_refused(index: SearchIndex, threshold: float) -> None:
     with pytest.raises(UsageError, match="no cosine is"):
         find_duplicates(index, threshold=threshold)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_is_no_copy_of_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    save_picture(folder / "m.png", "red")
+    for name in ("a link.png", "z link.png"):
+        (folder / name).symlink_to(folder / "m.png")
+    build_index(ColourModel(), folder, tmp_path / "index")
+    assert find_duplicates(SearchIndex.open(tmp_path / "index", ColourModel())) == []
+    (folder / "b copy.png").write_bytes((folder / "m.png").read_bytes())
+    build_index(ColourModel(), folder, tmp_path / "index")
+    (group,) = find_duplicates(SearchIndex.open(tmp_path / "index", ColourModel()))
+    assert [Path(one.path).name for one in group] == ["b copy.png", "m.png"]

@@ -259,6 +259,33 @@ def test_a_text_and_an_image_together_lie_between_the_two(index: SearchIndex, mo
     assert {Path(h.path).stem for h in index.search("red", image=blue, image_weight=1.0, k=2)} == {"blue", "dark-blue"}
 
 
+def test_reranking_heeds_the_image_as_the_weight_says(index: SearchIndex, model: ColourModel) -> None:
+    """At 0 the order is the text's, at 1 the image's, between the two that of the weighted sum."""
+    blue = picture("blue")
+    assert index.search("red", image=blue, image_weight=0.0, k=12, rerank=12) == index.search("red", k=12, rerank=12)
+    plain = index.search("red", image=blue, image_weight=1.0, k=12)
+    assert index.search("red", image=blue, image_weight=1.0, k=12, rerank=12) == plain
+    text, image = model.encode_text("red")[0], model.encode_images(blue)[0]
+    for weight in (0.3, 0.9):
+        found = index.search("red", image=blue, image_weight=weight, k=12, rerank=12)
+        paths = sorted(hit.path for hit in found)
+        logits = model.match_pairs(paths, ["red"], np.array([[i, 0] for i in range(12)]))
+        cosine = model.encode_images([Path(path) for path in paths]) @ ((1 - weight) * text + weight * image)
+        joint = cosine * model.logit_scale + (1 - weight) * model.rerank_weight * logits
+        scores = dict(zip(paths, joint.tolist(), strict=True))
+        in_order = [scores[hit.path] for hit in found]
+        assert in_order == pytest.approx(sorted(in_order, reverse=True), abs=1e-4)
+
+
+def test_a_filter_of_two_conditions_is_refused(index: SearchIndex) -> None:
+    for where in ("year > 2000; year > 9999 garbage ((", "true; drop table images"):
+        with pytest.raises(UsageError, match="semicolon"):
+            index.search("red", where=where)
+        with pytest.raises(UsageError, match="semicolon"):
+            index.count(where)
+    assert index.count("place = 'Ulm; or not'") == 0
+
+
 def test_more_like_this_leaves_the_image_itself_out(index: SearchIndex) -> None:
     (found,) = index.search_many([Ask(like="pictures/green.png", k=3)])
     assert isinstance(found, list)

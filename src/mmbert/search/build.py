@@ -191,7 +191,7 @@ class _Build:
                     done[what] += len(paths)
                     good.update(paths)
                 bar.update(seen.count)
-        vanished = sorted(known.keys() - good)
+        vanished = sorted(known.keys() - good - entries.keys())  # what is there and cannot be read now is not gone
         with store.write_faults(self.place):
             if prune:
                 for gone in _lots(vanished, LOT):

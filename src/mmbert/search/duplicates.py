@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,7 +44,8 @@ def find_duplicates(index: SearchIndex, *, threshold: float = 0.97, progress: bo
     all vectors (up to 100,000 images), every pair is looked at; above, each image's ten nearest.
 
     Returns:
-        Groups of two or more, the largest first; in each, the image with most pixels first.
+        Groups of two or more, the largest first; in each, the image with most pixels first. Of a file and links to it
+        the file alone is there.
 
     Raises:
         UsageError: ``threshold`` is not between 0 and 1.
@@ -59,8 +62,20 @@ def find_duplicates(index: SearchIndex, *, threshold: float = 0.97, progress: bo
     groups: dict[int, list[int]] = {}
     for row in range(len(vectors)):
         groups.setdefault(_root(parent, row), []).append(row)
-    found = [_group(index, rows, vectors, members) for members in groups.values() if len(members) > 1]
+    alone = [_files(index, rows, members) for members in groups.values() if len(members) > 1]
+    found = [_group(index, rows, vectors, members) for members in alone if len(members) > 1]
     return sorted(found, key=lambda group: (-len(group), group[0].path))
+
+
+def _files(index: SearchIndex, rows: dict[str, list[Any]], members: Iterable[int]) -> list[int]:
+    """One row for each file: a link to another's is no copy, and to keep it instead would be to lose the image."""
+    kept: dict[str, int] = {}
+    for row in members:
+        path = index.full_path(rows["path"][row])
+        real = os.path.realpath(path)
+        if real not in kept or not Path(path).is_symlink():
+            kept[real] = row
+    return list(kept.values())
 
 
 def _pairs(vectors: Array, threshold: float) -> Iterator[tuple[Array, Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmbert.errors import IndexStoreError, MMBertError, UsageError
 from mmbert.search import store
 from mmbert.search.build import IndexSummary, build_index
 from mmbert.search.place import Place
-from mmbert.search.rerank import rerank_many
+from mmbert.search.rerank import Found, rerank_many
 from mmbert.search.second_look import SecondLooks
 
 if TYPE_CHECKING:
@@ -109,6 +110,17 @@ class Ask:
             raise UsageError("only a text query can be re-ranked", hint="leave rerank out for an image")
 
 
+def _one_condition(where: str | None) -> None:
+    """Whether a filter is one condition: LanceDB reads up to a semicolon, and leaves out what follows.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if where is not None and ";" in _QUOTED.sub("", where):
+        raise UsageError(f"cannot filter by {where!r}: a semicolon", hint="join conditions by AND or OR")
+
+
+_QUOTED = re.compile(r"'[^']*'|`[^`]*`")
 NUMBER = "query_index"
 """In answers of LanceDB to several vectors: of which one a row is."""
 
@@ -173,6 +185,7 @@ class SearchIndex:
         Raises:
             UsageError: ``where`` is not understood.
         """
+        _one_condition(where)
         try:
             return int(self._table.count_rows(where))
         except store.FAULTS as error:
@@ -240,25 +253,31 @@ class SearchIndex:
                 good.append(number)
             except UsageError as error:
                 answers[number] = error
-        together: dict[tuple[int, str | None], list[tuple[int, Any]]] = {}
-        for number, vector in zip(good, self._vectors([asks[number] for number in good]), strict=True):
+        vectors = dict(zip(good, self._vectors([asks[number] for number in good]), strict=True))
+        together: dict[tuple[int, str | None], list[int]] = {}
+        for number, vector in vectors.items():
             if isinstance(vector, MMBertError):
                 answers[number] = vector
             else:
-                together.setdefault((asks[number].depth, asks[number].where), []).append((number, vector))
+                together.setdefault((asks[number].depth, asks[number].where), []).append(number)
         for (depth, where), members in together.items():
             try:
-                rows = self._rows(np.stack([vector for _, vector in members]), depth, where, self._shown)
+                rows = self._rows(np.stack([vectors[number] for number in members]), depth, where, self._shown)
             except MMBertError as error:
-                answers |= dict.fromkeys((number for number, _ in members), error)
+                answers |= dict.fromkeys(members, error)
                 continue
-            for (number, _), found in zip(members, rows, strict=True):
+            for number, found in zip(members, rows, strict=True):
                 answers[number] = self._hits(found, asks[number])
-        again = [(number, hits) for number in good if isinstance(hits := answers[number], list) and asks[number].rerank]
-        todo = [(str(asks[number].text), hits, asks[number].rerank) for number, hits in again]
-        reranked = rerank_many(self.model, todo, self._looks)
-        for (number, _), hits in zip(again, reranked, strict=True):
-            answers[number] = hits
+        again: dict[int, Found] = {}
+        for number in good:
+            ask, hits = asks[number], answers[number]
+            share = 1.0 if ask.image is None else 1 - ask.image_weight
+            # Beside an image that has all the weight the text says nothing.
+            if isinstance(hits, list) and ask.rerank and ask.text is not None and share:
+                again[number] = Found(ask.text, vectors[number], share, hits, ask.rerank)
+        reranked = rerank_many(self.model, list(again.values()), self._looks)
+        for number, order in zip(again, reranked, strict=True):
+            answers[number] = order
         return [
             answer[ask.offset : ask.offset + ask.k] if isinstance(answer, list) else answer
             for ask, answer in zip(asks, (answers[number] for number in range(len(asks))), strict=True)
@@ -357,6 +376,7 @@ class SearchIndex:
         self, vectors: Any, count: int, where: str | None, columns: list[str], row_ids: bool = False
     ) -> list[list[dict[str, Any]]]:
         """The nearest rows to each of [n, D] vectors, best first; all vectors in one question to the table."""
+        _one_condition(where)
         if len(vectors) > 1 and NUMBER in self._table.schema.names:  # a column of the metadata has that name
             return [row for vector in vectors for row in self._rows(vector[None], count, where, columns, row_ids)]
         try:
