@@ -169,3 +169,23 @@ def test_a_model_that_does_not_write_says_so() -> None:
     network = tiny_network(vocab_size=len(tokenizer))
     with pytest.raises(UsageError, match="does not write"):
         Writer(MMBert(network, MMBertProcessor(tokenizer, network.config)))
+
+
+def test_the_simple_encoder_writes_what_it_has_learned(world: dict[str, Any], tmp_path: Path) -> None:
+    """A few sentences by heart, one prefix of each in turn, and then token by token until ``[STOP]``."""
+    pairs = {"one dog": "ein Hund", "two cats": "zwei Katzen", "a red ball": "ein roter Ball", "snow": "Schnee"}
+    paths = {code: str(tmp_path / f"few.{code}") for code in ("en", "de")}
+    for code, texts in zip(("en", "de"), (list(pairs), list(pairs.values())), strict=True):
+        Path(paths[code]).write_text("\n".join(texts) + "\n", encoding="utf-8")
+    data = json.dumps({"source": "text", "paths": paths})
+    changes = {
+        "model.init": "null", "model.config.num_decoder_layers": 0, "model.config.max_position_embeddings": 48,
+        "optimizer.lr_per_sample": "null", "optimizer.warmup_steps": 10, "optimizer.ema": 0,
+        "components.pairs.options": "{sources: [en], targets: [de], images: false, prefixes: 8}",
+        "data": data, "evaluation.data": data, "evaluation.measure": "translation", "evaluation.metric": "BLEU",
+        "steps": 150, "evaluation.every": 150,
+    }  # fmt: skip
+    learned = train(load_recipe("masked-translation", overrides(world, **changes)), tmp_path / "run")
+    assert learned.metrics["evaluation"]["beam"] == 1
+    found = Writer(MMBert.from_pretrained(learned.model, device="cpu")).write(list(pairs))
+    assert [best.text for (best,) in found] == list(pairs.values())
