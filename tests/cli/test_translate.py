@@ -1,4 +1,4 @@
-"""`mmbert translate`, `caption` and `evaluate mt` with a model that writes at ``[MASK]``, and with senseless options."""
+"""`mmbert translate`, `caption`, `evaluate mt`: models that write at ``[MASK]``, and options that make no sense."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ def test_a_model_that_writes_at_the_mask_translates(folders: Folders, capsys: py
 
 def test_it_captions(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["caption", folders["red.png"], "--model", folders["at_mask"]]) == 0
-    ((found,),) = Writer(MMBert.from_pretrained(folders["at_mask"], device="cpu")).write(
-        None, [Path(folders["red.png"])]
-    )
+    writer = Writer(MMBert.from_pretrained(folders["at_mask"], device="cpu"))
+    ((found,),) = writer.write(None, [Path(folders["red.png"])])
     assert capsys.readouterr().out == f"{folders['red.png']}\t{found.text}\n"
 
 

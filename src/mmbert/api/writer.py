@@ -109,7 +109,8 @@ class Writer:
         examples = self._examples(texts, images, to)
         longest = max_tokens or self._longest
         regions = self.bert.processor.regions_per_image
-        lengths = [len(e.token_ids) + (regions if e.image is not None else 0) for e in examples]
+        read_again = 0 if self.languages else longest  # at [MASK] a pass reads what is written, too
+        lengths = [len(e.token_ids) + (regions if e.image is not None else 0) + read_again for e in examples]
         order = sorted(range(len(examples)), key=lengths.__getitem__)
         found: list[list[Written]] = [[] for _ in examples]
         with self._packed.used(), tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
