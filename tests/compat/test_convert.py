@@ -334,6 +334,24 @@ def test_what_fits_is_converted_on_request_and_the_rest_is_listed(
     assert saved_state(tmp_path / "back.model").keys() == {k for k in changed if "surprise" not in k}
 
 
+def test_what_is_missing_beside_others_in_one_tensor_leaves_these_as_they_are(
+    state: dict[str, Tensor], config: Path, tmp_path: Path
+) -> None:
+    name = "vlbert.encoder.layer.0.attention.self.{}.{}"
+    torch.manual_seed(0)
+    changed = {key: torch.randn_like(value) if ".self." in key else value for key, value in state.items()}
+    gone = [name.format("key", part) for part in ("weight", "bias")]
+    path = write_checkpoint(tmp_path / "p.model", {key: changed[key] for key in changed.keys() - set(gone)})
+    report = convert(path, tmp_path / "out", config=config, allow_partial=True)
+    assert report.missing == sorted(gone)
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    for part in ("weight", "bias"):
+        query, key, value = ours[f"trunk.encoder.layers.0.attention.qkv.{part}"].chunk(3)
+        assert torch.equal(query, changed[name.format("query", part)])
+        assert torch.equal(value, changed[name.format("value", part)])
+        assert not torch.equal(key, changed[name.format("key", part)])
+
+
 def test_a_tensor_of_another_shape_is_never_partial(state: dict[str, Tensor], config: Path, tmp_path: Path) -> None:
     changed = state | {"vlbert.pooler.dense.weight": torch.zeros(3, 3)}
     with pytest.raises(CheckpointError, match=r"pooler\.dense\.weight is \[3, 3\] instead of \[16, 16\]"):

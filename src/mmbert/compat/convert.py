@@ -162,6 +162,7 @@ def assemble(
         raise ConfigError(f"no network can be made of this configuration: {error}", where=where) from error
     rules = rules_for(plan.config)
     made: dict[str, Tensor] = {}
+    halves: dict[str, tuple[Rule, tuple[str, ...], Tensor]] = {}  # of which some parts are there
     missing: list[str] = []
     used: set[str] = set()
     for ours, wanted in expected.state_dict().items():
@@ -171,8 +172,10 @@ def assemble(
         used.update(set(names) - set(absent))
         if found is None or absent:
             missing += absent
+            if found is not None and len(absent) < len(names):
+                halves[ours] = (found[0], names, wanted)
             continue
-        made[ours] = _put_together(found[0], names, read, wanted, where)
+        made[ours] = _put_together(found[0], names, read.tensors, wanted, where)
     leftover = sorted(name for name in set(read.tensors) - used if not _unread(plan, name))
     if (missing or leftover) and not allow_partial:
         parts = [f"{len(n)} {what}: {_some(n)}" for what, n in (("missing", missing), ("left over", leftover)) if n]
@@ -182,31 +185,33 @@ def assemble(
             hint="is it the right configuration? --allow-partial converts what fits",
         )
     if missing:
-        made = _with_fresh(plan.config, made)
+        fresh = model_class(plan.config)(plan.config).state_dict()
+        for ours, (rule, names, wanted) in halves.items():
+            there = {name: read.tensors[name] for name in names if name in read.tensors}
+            kind = next(iter(there.values())).dtype
+            new = zip(names, rule.to_theirs(fresh[ours].to(kind)), strict=True)
+            made[ours] = _put_together(rule, names, dict(new) | there, wanted, where)
+        made = {name: made.get(name, tensor) for name, tensor in fresh.items()}
     return made, ConversionReport(Path(), plan.task, len(used), sorted(missing), leftover, read.beside)
 
 
-def _put_together(rule: Rule, names: tuple[str, ...], read: Checkpoint, wanted: Tensor, where: str | None) -> Tensor:
+def _put_together(
+    rule: Rule, names: tuple[str, ...], theirs: Mapping[str, Tensor], wanted: Tensor, where: str | None
+) -> Tensor:
     try:
-        tensor = rule.to_ours([read.tensors[name] for name in names])
+        tensor = rule.to_ours([theirs[name] for name in names])
     except ValueError as error:
         raise CheckpointError(f"{names[0]} {error}", where=where) from error
     if tensor.shape != wanted.shape:
-        theirs = [list(part.shape) for part in rule.to_theirs(torch.empty(wanted.shape, device="meta"))]
+        shapes = [list(part.shape) for part in rule.to_theirs(torch.empty(wanted.shape, device="meta"))]
         raise CheckpointError(
-            f"{names[0]} is {list(read.tensors[names[0]].shape)} instead of {theirs[0]}",
+            f"{names[0]} is {list(theirs[names[0]].shape)} instead of {shapes[0]}",
             where=where,
             hint="the configuration is of another size, or of another network",
         )
     if tensor.is_floating_point() != wanted.is_floating_point():
         raise CheckpointError(f"{names[0]} holds {tensor.dtype}, which are no weights", where=where)
     return tensor.contiguous()
-
-
-def _with_fresh(config: MMBertConfig, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a network: the converted ones, and those that are missing as a new network has them."""
-    fresh = model_class(config)(config).state_dict()
-    return {name: made.get(name, tensor) for name, tensor in fresh.items()}
 
 
 def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
