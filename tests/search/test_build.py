@@ -133,6 +133,15 @@ def test_changed_words_are_taken_over_without_encoding(model: ColourModel, folde
     assert index.count() == 12
 
 
+def test_sizes_in_metadata_do_not_take_the_place_of_measured_ones(model: ColourModel, folder: Path, out: Path) -> None:
+    rewrite(folder, [row | {"width": "wide", "bytes": -1} for row in rows_of(folder)])
+    build_index(model, folder, out)
+    index = SearchIndex.open(out, model)
+    assert (index.columns["width"], index.columns["bytes"]) == ("int64", "int64")
+    (hit,) = index.search("red", k=1)
+    assert (hit.extra["width"], hit.extra["bytes"]) == (24, Path(hit.path).stat().st_size)
+
+
 def test_an_image_that_cannot_be_read_now_is_not_gone(model: ColourModel, folder: Path, out: Path) -> None:
     build_index(model, folder, out)
     (folder / "pictures/red.png").write_bytes(b"not a picture")

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from colours import ColourModel, picture, save_picture
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from mmbert.cli.serve import listening
 from mmbert.errors import ConfigError, UsageError
 from mmbert.search.index import SearchIndex, build_index
 from mmbert.search.service import core, keys
@@ -306,6 +308,39 @@ def test_closing_finishes_what_waits_and_takes_nothing_new(index: SearchIndex) -
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert client.get("/readyz").status_code == 503
     assert client.get("/healthz").status_code == 200
+
+
+def test_an_image_of_the_index_may_be_of_a_kind_and_size_that_is_not_taken_from_outside(
+    model: ColourModel, tmp_path: Path
+) -> None:
+    save_picture(tmp_path / "photos" / "red.tiff", "red", size=(300, 300))
+    build_index(model, tmp_path / "photos", tmp_path / "index")
+    with client_of(SearchIndex.open(tmp_path / "index", model), max_pixels=10_000) as client:
+        name = name_of("red.tiff")
+        found = client.post("/v1/match", json={"texts": ["red", "blue"], "ids": [name]})
+        assert found.status_code == 200, found.text
+        red, blue = found.json()["probabilities"][0]
+        assert red > blue
+        data = base64.b64encode((tmp_path / "photos" / "red.tiff").read_bytes()).decode()
+        assert client.post("/v1/match", json={"texts": ["red"], "images": [data]}).status_code == 400
+
+
+def test_a_key_needs_a_folder_to_be_kept_in(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be kept"):
+        keys.new_key(tmp_path / "nowhere" / "keys.json", "alice")
+
+
+def test_an_address_that_is_taken_is_said(index: SearchIndex) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port}"):
+            listening("127.0.0.1", port)
+    with pytest.raises(UsageError, match=r"cannot listen on nope\.invalid"):
+        listening("nope.invalid", 1)
+    with listening("127.0.0.1", 0) as held:
+        assert held.getsockname()[1]
 
 
 def test_keys(index: SearchIndex, tmp_path: Path) -> None:

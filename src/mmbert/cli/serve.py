@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,7 @@ def serve(
     from mmbert.search.service.offers import Further, read_further
 
     known = {} if keys is None else read_keys(keys)
+    held = listening(host, port)
     named = [read_further(said) for said in also or ()]
     opened = SearchIndex.open(index)
     name = model or opened.about.model
@@ -92,16 +94,31 @@ def serve(
     for one in further:
         questions = ", ".join(offer.name for offer in service.offers if offer.model is one.model)
         note(f"{one.model.name_or_path} answers {questions}")
-    note(f"{human_count(service.images)} images; http://{host}:{port}/ (Ctrl-C stops)")
+    note(f"{human_count(service.images)} images; http://{host}:{held.getsockname()[1]}/ (Ctrl-C stops)")
     config = uvicorn.Config(
         make_app(service), host, port, log_level="warning", timeout_graceful_shutdown=round(timeout) + 5
     )
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
-        raise UsageError(
-            f"cannot listen on {host}:{port}", hint="is something else using the port? give another --port"
-        )
+    uvicorn.Server(config).run(sockets=[held])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that holds the address, so that one that is taken is said before a model is loaded.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    made = None
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError as error:
+        if made is not None:
+            made.close()
+        hint = "is something else using the port? give another --port"
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint) from error
+    return made
 
 
 def load_served(name: str, backend: str | None, device: str | None) -> MMBert:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmbert.data.records import ImageRef, Record
 from mmbert.errors import DataError, ImageError
-from mmbert.search.store import PRIVATE, REGIONS, RESERVED
+from mmbert.search.store import MEASURED, PRIVATE, REGIONS, RESERVED
 
 Types = Mapping[str, pa.DataType]
 
@@ -98,7 +98,8 @@ def look(entry: Entry) -> Facts:
 def entries_of(records: Iterable[Record]) -> dict[str, Entry]:
     """One entry for each image; what several records with one image say is put together.
 
-    Records without image are left out. Of two values in one metadata column the first counts.
+    Records without image are left out, and metadata that the index measures itself. Of two values in one metadata
+    column the first counts.
 
     Raises:
         DataError: a metadata column is named like one of the index's own.
@@ -114,7 +115,7 @@ def entries_of(records: Iterable[Record]) -> dict[str, Entry]:
             said = entry.captions.setdefault(language, [])
             said.extend(caption for caption in captions if caption not in said)
         for name, value in record.extra.items():
-            if value is not None:
+            if value is not None and name not in MEASURED:
                 entry.extra.setdefault(_column(name, where), value)
     return entries
 

@@ -27,6 +27,8 @@ ABOUT = "mmbert-index.json"
 TABLE = "images"
 COMPLETE = "complete"
 RESERVED = frozenset({"path", "id", "split", "captions", "vector", "image"})
+MEASURED = frozenset({"width", "height", "bytes"})
+"""Columns that the index fills itself; what metadata say of the same (files like COCO's do) is left out."""
 PRIVATE = "mmbert_"
 """Columns that begin so are the index's own."""
 REGIONS = PRIVATE + "regions"

@@ -21,7 +21,8 @@ from mmbert.search.index import Ask, Hit, SearchIndex
 from mmbert.search.service.batching import Batcher
 from mmbert.search.service.metrics import Metrics
 from mmbert.search.service.offers import Further, offers_of
-from mmbert.search.service.uploads import decode_image, open_image
+from mmbert.search.service.uploads import decode_image
+from mmbert.vision.images import load_image
 
 LOOK_EVERY = 10.0
 """Seconds between two looks whether the index has been brought up to date."""
@@ -151,6 +152,16 @@ def image_bytes(index: SearchIndex, name: str) -> bytes:
         raise ImageError("the image's file is gone", hint="mmbert index --prune") from error
 
 
+def indexed_image(index: SearchIndex, name: str) -> Image.Image:
+    """An image of the index, of any kind that it takes and as large as it takes them.
+
+    Raises:
+        UsageError: the index has no such image.
+        ImageError: its file has gone, or is damaged.
+    """
+    return load_image(image_bytes(index, name), where="the image")
+
+
 def plain_columns(hit: Hit) -> dict[str, Any]:
     """Columns of a hit as JSON values (numbers that JSON has not become null)."""
     return {
@@ -180,11 +191,20 @@ async def asked_image(service: Service, image: str | None, name: str | None) -> 
     """
     if (image is None) == (name is None):
         raise UsageError("give either an image or the id of one")
-    pixels = service.settings.max_pixels
     if image is not None:
-        return await to_thread.run_sync(decode_image, image, pixels)
-    data = await to_thread.run_sync(image_bytes, service.index, str(name))
-    return await to_thread.run_sync(open_image, data, pixels)
+        return await to_thread.run_sync(decode_image, image, service.settings.max_pixels)
+    return await to_thread.run_sync(indexed_image, service.index, str(name))
 
 
-__all__ = ["Service", "Settings", "asked_image", "blind", "image_bytes", "key_of", "name_of", "plain_columns", "quiet"]
+__all__ = [
+    "Service",
+    "Settings",
+    "asked_image",
+    "blind",
+    "image_bytes",
+    "indexed_image",
+    "key_of",
+    "name_of",
+    "plain_columns",
+    "quiet",
+]

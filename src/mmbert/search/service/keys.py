@@ -21,7 +21,7 @@ def new_key(file: Path, name: str) -> str:
     """Make a key and add its hash to ``file``; the key itself is kept nowhere.
 
     Raises:
-        UsageError: there is a key of that name.
+        UsageError: there is a key of that name, or the file cannot be written.
     """
     keys = read_keys(file) if file.is_file() else {}
     if name in keys:
@@ -29,9 +29,14 @@ def new_key(file: Path, name: str) -> str:
     key = PREFIX + secrets.token_urlsafe(32)
     keys[name] = _hash(key)
     part = file.with_name(file.name + ".part")
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(keys, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    try:
+        part.touch(mode=0o600)
+        part.write_text(json.dumps(keys, indent=1) + "\n", encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise UsageError(
+            f"the key cannot be kept: {error.strerror}", where=str(file), hint="does the folder exist?"
+        ) from error
     return key
 
 

@@ -9,9 +9,9 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from mmbert.errors import UsageError
-from mmbert.search.service.core import Service, blind, image_bytes
+from mmbert.search.service.core import Service, blind, indexed_image
 from mmbert.search.service.schemas import MatchAnswer, MatchRequest
-from mmbert.search.service.uploads import decode_image, open_image
+from mmbert.search.service.uploads import decode_image
 
 PATHS = (("POST", "/v1/match"),)
 MOST_PAIRS = 512
@@ -56,7 +56,6 @@ def add(app: FastAPI, service: Service, model: Any) -> None:
         pixels = service.settings.max_pixels
         images = [await to_thread.run_sync(decode_image, image, pixels) for image in asked.images]
         for name in asked.ids:
-            data = await to_thread.run_sync(image_bytes, service.index, name)
-            images.append(await to_thread.run_sync(open_image, data, pixels))
+            images.append(await to_thread.run_sync(indexed_image, service.index, name))
         found = await service.compute("match", (images, asked.texts), pairs)
         return MatchAnswer(probabilities=found.tolist())
