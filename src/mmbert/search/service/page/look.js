@@ -4,6 +4,10 @@ import { $, call, captionOf, percent, picture, placeOf, quoted, shape, show } fr
 
 const seen = { hit: null, maps: null, pinned: null };
 
+$("look-image").addEventListener("load", ({ target }) => {  // a tall one would reach below the window
+  target.parentElement.style.setProperty("--aspect", target.naturalWidth / target.naturalHeight);
+});
+
 export async function look(hit, text) {
   seen.hit = hit;
   $("look-text").value = text;

@@ -70,7 +70,9 @@ async function run(ask, title, more = false) {
     say(state.hits.length ? `${title}: ${state.hits.length} of ${found.images.toLocaleString("en")} images` : `${title}: nothing found`);
     if (more) tiles[0]?.querySelector(".like").focus();
   } catch (error) {
-    if (turn === state.turn) say(error.message, true);
+    if (turn !== state.turn) return;
+    say(error.message, true);
+    if (!more) { state.hits = []; $("results").replaceChildren(); $("more").hidden = true; }  // they answer something else
   } finally {
     $("results").removeAttribute("aria-busy");
   }
@@ -99,7 +101,10 @@ function takeFile(file) {
   if (!file) return;
   const reader = new FileReader();
   reader.onerror = () => say("The file cannot be read.", true);
-  reader.onload = () => {
+  reader.onload = async () => {
+    const tried = new Image();
+    tried.src = reader.result;
+    try { await tried.decode(); } catch { say("That file is no image that a browser shows (JPEG, PNG, WebP, GIF, BMP or AVIF).", true); return; }
     state.image = reader.result;
     $("asked-image").querySelector("img").src = reader.result;
     $("asked-image").hidden = false;
