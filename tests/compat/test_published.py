@@ -362,3 +362,16 @@ def test_a_step_of_each_runs(name: str, world: Path, tmp_path: Path) -> None:
     started = json.loads((tmp_path / "run" / "initialisation.json").read_text())
     assert started["used"][str(world / "bert")] or recipe.model.init.mode == "plain"  # type: ignore[union-attr]
     assert (result.model / "model.safetensors").is_file()
+
+
+def test_settings_that_a_recipe_has_in_one_way_only_are_named_where_they_say_another() -> None:
+    from mmbert.compat.recipes import _ignored
+
+    given = {
+        "TRAIN": {"WARMUP_METHOD": "constant", "WARMUP_FACTOR": 0.5},
+        "DATASET": [{"SEQ_LEN": 64, "MIN_SEQ_LEN": 32}],
+    }
+    assert list(_ignored(given)) == [
+        "TRAIN.WARMUP_METHOD = constant", "TRAIN.WARMUP_FACTOR = 0.5", "DATASET.0.MIN_SEQ_LEN = 32",
+    ]  # fmt: skip
+    assert not list(_ignored({"TRAIN": {"WARMUP_METHOD": "linear", "WARMUP_FACTOR": 0.0}}))

@@ -52,12 +52,16 @@ USED = (
     "NETWORK.LOAD_REL_HEAD",
 )
 """Starts of settings that the recipe follows."""
-USED_DATA = (".DATASET", ".LANGUAGES_USED", "SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
+USED_DATA = (".DATASET", ".LANGUAGES_USED", ".SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
 LANGUAGES = {"first": ["en"], "second": ["de"], "both": ["en", "de"]}
 """MM-BERT's LANGUAGES_USED: its captions are English and German."""
 TEXT_CORPUS = "general_corpus"
 POSITIONS = 1000
 """More than a record of the originals can take."""
+CAPTION_POSITIONS = 64
+"""Tokens and regions of a caption in pre-training, where the settings say nothing."""
+WARM_UP = {"TRAIN.WARMUP_METHOD": "linear", "TRAIN.WARMUP_FACTOR": 0.0}
+"""The warm-up that recipes have."""
 _MULTI30K = {"source": "multi30k", "languages": ["en", "de"]}
 _PICTURED = _MULTI30K | {"images": f"{ROOT}/flickr30k-images"}
 _CONCEPTUAL = {"source": "conceptual_captions", "images": f"{ROOT}/images"}
@@ -236,7 +240,10 @@ def _pretraining(settings: LegacySettings) -> dict[str, Any]:
         if data.get("DATASET") == TEXT_CORPUS:
             made |= _texts(data, records, objectives["mlm"])
             continue
-        options: dict[str, Any] = {"languages_per_example": 2 if data["DATASET"] in BOTH_AT_ONCE else 1}
+        options: dict[str, Any] = {
+            "languages_per_example": 2 if data["DATASET"] in BOTH_AT_ONCE else 1,
+            "max_positions": int(data.get("SEQ_LEN", CAPTION_POSITIONS)),
+        }
         made["captions"] = {"options": options, "objectives": objectives, **_size(records)}
         if settings.network("WITH_REL_LOSS"):
             made["pairs"] = {
@@ -538,6 +545,7 @@ def _ignored(given: Mapping[str, Any], further: tuple[str, ...] = ()) -> Iterato
     """Settings that say something which the recipe does not follow; ``further`` are followed, too."""
     for key, value in _flat(given, ""):
         followed = key.startswith((*USED, *further)) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        followed = followed and value == WARM_UP.get(key, value)
         says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         if not followed and not says_nothing:
             yield f"{key} = {value}"

@@ -77,7 +77,7 @@ def read_objective(name: str, options: Mapping[str, Any]) -> tuple[ModuleType, B
 
 
 def check_needs(model: MMBertForPreTraining, objectives: Mapping[str, tuple[ModuleType, BaseModel]]) -> None:
-    """See that objectives have what they need.
+    """See that objectives have what they need; one of weight 0 may stand there without.
 
     Args:
         model: to be trained.
@@ -86,7 +86,9 @@ def check_needs(model: MMBertForPreTraining, objectives: Mapping[str, tuple[Modu
     Raises:
         ConfigError: a part of the model, or an objective, is missing.
     """
-    for name, (module, _) in objectives.items():
+    for name, (module, options) in objectives.items():
+        if not getattr(options, "weight", 1.0):
+            continue
         for part in getattr(module, "NEEDS", ()):
             what, hint = _missing(model, part)
             if what:
