@@ -14,6 +14,7 @@ from mmbert.cli.common import (
     JsonOption,
     ModelOption,
     SkipBadOption,
+    counted,
     human_count,
     load_model,
     note,
@@ -91,7 +92,7 @@ def index(
     print(f"{out}: {', '.join(done)}")
     note_left_out(problems)
     if summary.vanished:
-        note(f"{human_count(summary.vanished)} indexed images are gone from the folder; --prune removes them")
+        note(f"{counted(summary.vanished, 'indexed image')} gone from the folder: --prune removes what is gone")
     where = "" if out == "mmbert-index" else f" --index {out}"
     note(f'next: mmbert search "what you look for"{where}')
 

@@ -80,25 +80,25 @@ def serve(
     from mmbert.search.service.offers import Further, read_further
 
     known = {} if keys is None else read_keys(keys)
-    held = listening(host, port)
     named = [read_further(said) for said in also or ()]
-    opened = SearchIndex.open(index)
-    name = model or opened.about.model
-    if name is None:
-        raise UsageError("the index does not say which model made it", where=index, hint="add --model")
-    opened = SearchIndex.open(index, load_served(name, backend, device))
-    further = [Further(load_model(path, device), questions) for questions, path in named]
-    settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
-    service = Service(opened, settings, further)
-    service.warm_up()
-    for one in further:
-        questions = ", ".join(offer.name for offer in service.offers if offer.model is one.model)
-        note(f"{one.model.name_or_path} answers {questions}")
-    note(f"{human_count(service.images)} images; http://{host}:{held.getsockname()[1]}/ (Ctrl-C stops)")
-    config = uvicorn.Config(
-        make_app(service), host, port, log_level="warning", timeout_graceful_shutdown=round(timeout) + 5
-    )
-    uvicorn.Server(config).run(sockets=[held])
+    with listening(host, port) as held:
+        opened = SearchIndex.open(index)
+        name = model or opened.about.model
+        if name is None:
+            raise UsageError("the index does not say which model made it", where=index, hint="add --model")
+        opened = SearchIndex.open(index, load_served(name, backend, device))
+        further = [Further(load_model(path, device), questions) for questions, path in named]
+        settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
+        service = Service(opened, settings, further)
+        service.warm_up()
+        for one in further:
+            questions = ", ".join(offer.name for offer in service.offers if offer.model is one.model)
+            note(f"{one.model.name_or_path} answers {questions}")
+        note(f"{human_count(service.images)} images; http://{host}:{held.getsockname()[1]}/ (Ctrl-C stops)")
+        config = uvicorn.Config(
+            make_app(service), host, port, log_level="warning", timeout_graceful_shutdown=round(timeout) + 5
+        )
+        uvicorn.Server(config).run(sockets=[held])
 
 
 def listening(host: str, port: int) -> socket.socket:
