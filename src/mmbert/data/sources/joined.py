@@ -62,22 +62,20 @@ class JoinedSource:
 
 def _renamed(parts: Sequence[Source]) -> list[bool]:
     """Of each part, whether one of its names means something else in an earlier one."""
-    ids, keys = dict[str, str](), dict[str, str]()
+    meant = dict[tuple[str, str], str]()
     found = []
-    for part in parts:
-        own_ids, own_keys = dict[str, str](), dict[str, str]()
+    for place, part in enumerate(parts):
+        own = dict[tuple[str, str], str]()
         for number in range(len(part)):
             record = part[number]
-            shown = "" if record.image is None else identity(record.image)
-            own_ids[record.id] = shown
+            # The same picture is the same thing; a text is none but itself.
+            thing = f"{place}:{number}" if record.image is None else identity(record.image)
+            own["id", record.id] = thing
             if record.image is not None:
-                own_keys[record.image.key] = shown
-        # Two texts of one id are two texts.
-        other = any(ids.get(name, shown) != shown or (name in ids and not shown) for name, shown in own_ids.items())
-        found.append(other or any(keys.get(name, shown) != shown for name, shown in own_keys.items()))
+                own["key", record.image.key] = thing
+        found.append(any(meant.get(name, thing) != thing for name, thing in own.items()))
         if not found[-1]:
-            ids.update(own_ids)
-            keys.update(own_keys)
+            meant.update(own)
     return found
 
 
