@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmbert.data.images import at_record
-from mmbert.data.records import BadRecords
+from mmbert.data.images import at_record, identity
+from mmbert.data.records import BadRecords, Record, Source
 from mmbert.errors import ImageError
 from mmbert.vision.images import ImageSource, load_image
 
@@ -32,13 +32,47 @@ def usable_images(images: Sequence[ImageSource], where: Sequence[str], bad: BadR
     """
     kept = []
     for position, (image, name) in enumerate(zip(images, where, strict=True)):
-        try:
-            load_image(image, where=name or None)
+        fault = _fault(image, name)
+        if fault is None:
             kept.append(position)
-        except ImageError as error:
+        else:
             path = image if isinstance(image, str | Path) else getattr(image, "path", None)
-            bad.add(at_record(error, path, name))
+            bad.add(at_record(fault, path, name))
     return kept
+
+
+def usable_records(records: Source | Sequence[Record], bad: BadRecords) -> list[int]:
+    """Numbers of the records without an image or with one that can be opened; the others go to ``bad``.
+
+    Each image is opened once, however many records are about it.
+
+    Raises:
+        ImageError: an image cannot be opened and ``bad`` does not skip.
+    """
+    faults: dict[str, ImageError | None] = {}
+    kept = []
+    for number in range(len(records)):
+        record = records[number]
+        fault = None
+        if record.image is not None:
+            name = identity(record.image)
+            if name not in faults:
+                faults[name] = _fault(record.image, record.origin)
+            fault = faults[name]
+        if fault is None:
+            kept.append(number)
+        else:
+            bad.add(at_record(fault, record.image.path if record.image is not None else None, record.origin))
+    return kept
+
+
+def _fault(image: ImageSource, name: str) -> ImageError | None:
+    """Why an image cannot be opened, if it cannot."""
+    try:
+        load_image(image, where=name or None)
+    except ImageError as error:
+        return error
+    return None
 
 
 def encode_usable_images(

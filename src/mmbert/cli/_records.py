@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmbert.errors import DataError, ImageError
-
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
     from mmbert.data.records import BadRecords, Record, Source
@@ -47,34 +45,14 @@ def read_records(
 def usable_records(records: Sequence[Record], bad: BadRecords) -> list[Record]:
     """The records without an image or with one that opens, where ``bad`` skips the others; else all of them.
 
-    Each image is opened once, however many records are about it; each of these is listed if it does not open.
-
     Raises:
         DataError: no record is left.
     """
     if not bad.skip:
         return list(records)
-    from mmbert.api.usable import usable_images
-    from mmbert.data.images import identity
-    from mmbert.data.records import BadRecords
+    from mmbert.api import usable
 
-    firsts: dict[str, Record] = {}
-    for record in records:
-        if record.image is not None:
-            firsts.setdefault(identity(record.image), record)
-    met = BadRecords(skip=True)
-    images = [record.image for record in firsts.values() if record.image is not None]
-    opened = set(usable_images(images, [record.origin for record in firsts.values()], met))
-    damaged = [name for place, name in enumerate(firsts) if place not in opened]
-    reasons = {name: message for name, (_, message) in zip(damaged, met, strict=True)}
-    kept = []
-    for record in records:
-        reason = None if record.image is None else reasons.get(identity(record.image))
-        if reason is None:
-            kept.append(record)
-        else:
-            bad.add(ImageError(reason, where=record.origin or record.id))
+    kept = [records[number] for number in usable.usable_records(records, bad)]
     if records and not kept:
-        where, message = next(iter(bad))
-        raise DataError(f"no usable record; the first: {message}", where=where, hint="mend it first")
+        raise bad.nothing_left()
     return kept

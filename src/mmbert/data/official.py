@@ -208,6 +208,5 @@ def some(rows: Sequence[RowT], report: BadRecords, where: str) -> Sequence[RowT]
     if rows:
         return rows
     if len(report):
-        place, message = report.found[0]
-        raise DataError(f"no usable record; the first: {message}", where=place or where, hint="mend it first")
+        raise report.nothing_left(where)
     raise DataError("no records", where=where)

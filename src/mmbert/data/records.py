@@ -120,6 +120,11 @@ class BadRecords:
             raise error
         self.found.append((error.where or "", error.message))
 
+    def nothing_left(self, where: str = "") -> DataError:
+        """The error that every record was bad; ``where`` names the corpus, where the first does not say its place."""
+        place, message = self.found[0]
+        return DataError(f"no usable record; the first: {message}", where=place or where, hint="mend it first")
+
     def __bool__(self) -> bool:  # an empty report is still a report
         return True
 

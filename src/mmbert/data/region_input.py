@@ -124,8 +124,9 @@ class RecordsWithRegions:
         languages = (language for i in self._kept for language in source[i].languages)
         self.languages = tuple(dict.fromkeys(languages))
         if not self._kept:
-            where, message = bad.found[0] if len(bad) else (self.name, "there are no records")
-            raise DataError(f"no usable record; the first: {message}", where=where, hint="mend it first")
+            if not len(bad):
+                bad.found.append((self.name, "there are no records"))
+            raise bad.nothing_left()
 
     @staticmethod
     def _usable(record: Record, images: RegionInput, bad: BadRecords) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from mmbert.api.features import weights_file
 from mmbert.api.front_door import MMBert
 from mmbert.api.processing import MMBertProcessor
-from mmbert.api.usable import usable_images
+from mmbert.api.usable import usable_records
 from mmbert.compat.vocabularies import lower_cased, open_tokenizer
 from mmbert.data.images import identity
 from mmbert.data.mixture import Component, MixturePart
@@ -120,20 +120,10 @@ def _check_stream(source: StreamedSource, bad: BadRecords) -> None:
 
 
 def _usable(source: Source, bad: BadRecords) -> Source:
-    kept = _with_whole_images(source, bad)
+    kept = usable_records(source, bad)
     if not kept:
-        where, message = bad.found[0]
-        raise DataError(f"no usable record; the first: {message}", where=where, hint="mend it first")
+        raise bad.nothing_left()
     return _Part(source, kept)
-
-
-def _with_whole_images(records: Source | Sequence[Record], bad: BadRecords) -> list[int]:
-    """Numbers of the records without an image or with one that opens; the others go to ``bad``."""
-    everything = [records[i] for i in range(len(records))]
-    pictured = [(i, record.image) for i, record in enumerate(everything) if record.image is not None]
-    opened = usable_images([image for _, image in pictured], [everything[i].origin for i, _ in pictured], bad)
-    whole = {pictured[place][0] for place in opened}
-    return [i for i, record in enumerate(everything) if record.image is None or i in whole]
 
 
 def _note(bad: BadRecords, report: BadRecords) -> None:
@@ -148,8 +138,6 @@ def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
     """
     whole = open_data(data, report=bad)
     named = parse_data(data) if isinstance(data, str) else data
-    if "+" in str(named.get("split") or "") and not isinstance(whole, JoinedSource):
-        return whole
     if isinstance(whole, StreamedSource):
         known = list(whole.about["splits"])
         chosen = ["train"] if "train" in known else [split for split in known if split not in HELD_OUT]
@@ -165,7 +153,7 @@ def _open_train(data: str | dict[str, Any], bad: BadRecords) -> Source:
             where=whole.name,
             hint=f"leave some out of {' and '.join(HELD_OUT)}, or put them into train",
         )
-    return _Part(whole, kept)
+    return whole if len(kept) == len(whole) else _Part(whole, kept)
 
 
 def _trained_on(source: Source, split: object) -> list[int]:
@@ -229,7 +217,7 @@ def evaluation_records(
     if images is not None:
         records = list(RecordsWithRegions(records, images, bad)) if records else []
     else:
-        records = [records[i] for i in _with_whole_images(records, bad)]
+        records = [records[i] for i in usable_records(records, bad)]
     _note(bad, report)
     return records
 

@@ -181,8 +181,7 @@ def _with_languages(records: list[Record], options: Options) -> list[Record]:
 
 def _nothing(root: Path, images: list[str], tables: list[str], report: BadRecords) -> DataError:
     if len(report):
-        where, message = report.found[0]
-        return DataError(f"no usable record; the first: {message}", where=where or str(root), hint="mend it first")
+        return report.nothing_left(str(root))
     if tables:
         return DataError(
             "no records: the metadata is empty", where=f"{root}/{tables[0]}", hint="one record for each image"
