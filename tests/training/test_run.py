@@ -18,7 +18,7 @@ import transformers
 import yaml
 from colours import save_picture
 from safetensors.torch import load_file
-from stopping import stop_at
+from stopping import interrupt
 
 import mmbert.training.run
 from mmbert import MMBert
@@ -204,13 +204,9 @@ def test_the_same_recipe_gives_the_same_weights_bit_by_bit(recipe_of: MakeRecipe
     assert not same(weights(first.model), weights(other.model))
 
 
-class Interruption(Exception):
-    pass
-
-
 @pytest.mark.parametrize("changes", [{}, {"accumulation": 2}], ids=["plain", "accumulating"])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    changes: dict[str, Any], recipe_of: MakeRecipe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], recipe_of: MakeRecipe, photos: Path, tmp_path: Path
 ) -> None:
     """Weights, their average, the optimiser, the data and every random number go on."""
     recipe = recipe_of(
@@ -221,10 +217,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         **changes,
     )
     undisturbed = train(recipe, tmp_path / "undisturbed")
-    with monkeypatch.context() as patch:
-        stop_at(5, patch, Interruption)
-        with pytest.raises(Interruption):
-            train(recipe, tmp_path / "interrupted")
+    interrupt(recipe, tmp_path / "interrupted", 5)
     assert (tmp_path / "interrupted" / "state" / "checkpoint-3").is_dir()
     torch.manual_seed(12345)
     resumed = train(recipe, tmp_path / "interrupted")
@@ -264,13 +257,8 @@ def test_a_finished_run_stays_as_it_is(
     assert "## Measured" in (out / "last" / "README.md").read_text()
 
 
-def test_the_time_of_all_sessions_is_counted(
-    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(3, patch, Interruption)
-        with pytest.raises(Interruption):
-            train(recipe_of(save_every=2), tmp_path / "out")
+def test_the_time_of_all_sessions_is_counted(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    interrupt(recipe_of(save_every=2), tmp_path / "out", 3)
     path = tmp_path / "out" / "state" / "checkpoint-2" / "manifest.json"
     content = json.loads(path.read_text())
     assert content["seconds"] > 0
@@ -281,14 +269,9 @@ def test_the_time_of_all_sessions_is_counted(
     assert read_manifest(tmp_path / "out" / "state" / "checkpoint-8").seconds > 1000
 
 
-def test_logs_and_checkpoints_may_come_at_other_steps_when_a_run_goes_on(
-    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logs_and_checkpoints_may_come_at_other_steps_when_a_run_goes_on(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        stop_at(3, patch, Interruption)
-        with pytest.raises(Interruption):
-            train(recipe_of(save_every=2, log_every=1, keep=9), out)
+    interrupt(recipe_of(save_every=2, log_every=1, keep=9), out, 3)
     resumed = train(recipe_of(save_every=3, log_every=4, keep=9), out)
     assert [line["step"] for line in losses(resumed)] == [1, 2, 4, 8]
     assert {path.name for path in (out / "state").iterdir()} == {f"checkpoint-{n}" for n in (2, 3, 6, 8)}
@@ -296,13 +279,8 @@ def test_logs_and_checkpoints_may_come_at_other_steps_when_a_run_goes_on(
     assert same(weights(resumed.model), weights(undisturbed.model))
 
 
-def test_a_run_of_another_recipe_is_not_continued(
-    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(3, patch, Interruption)
-        with pytest.raises(Interruption):
-            train(recipe_of(save_every=2), tmp_path / "out")
+def test_a_run_of_another_recipe_is_not_continued(recipe_of: MakeRecipe, tmp_path: Path) -> None:
+    interrupt(recipe_of(save_every=2), tmp_path / "out", 3)
     with pytest.raises(TrainingError, match=r"another recipe.*--no-resume"):
         train(recipe_of(save_every=2, optimizer={"lr": 0.005}), tmp_path / "out")
     fresh = train(recipe_of(save_every=2, optimizer={"lr": 0.005}), tmp_path / "out", resume=False)

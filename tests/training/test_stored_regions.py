@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from stopping import stop_at
+from stopping import interrupt
 from stores import CLASSES, FEATURES, make_store, old_image, old_json, regions_of, write_zip
 
 from mmbert import MMBert
@@ -31,10 +31,6 @@ torch.set_num_threads(1)
 LEGACY = Path(__file__).parents[2].parent / "shared" / "data" / "legacy"
 MakeRecipe = Callable[..., Recipe]
 WORDS = [("dog", "Hund"), ("cat", "Katze"), ("tree", "Baum"), ("house", "Haus"), ("ball", "Ball"), ("sea", "Meer")]
-
-
-class Interruption(Exception):
-    """Stands for a pulled plug."""
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +73,13 @@ def stored_recipe(old: Path, recipe_of: MakeRecipe) -> MakeRecipe:
 
 
 def test_old_features_train_and_go_on_after_an_interruption_as_if_nothing_had_been(
-    stored_recipe: MakeRecipe, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored_recipe: MakeRecipe, old: Path, tmp_path: Path
 ) -> None:
     recipe = stored_recipe(save_every=2)
     undisturbed = train(recipe, tmp_path / "undisturbed")
     lines = [json.loads(line) for line in (undisturbed.folder / "log.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["masked/mvrc"]) for line in lines if "masked/mvrc" in line)
-    with monkeypatch.context() as patch:
-        stop_at(3, patch, Interruption)
-        with pytest.raises(Interruption):
-            train(recipe, tmp_path / "interrupted")
+    interrupt(recipe, tmp_path / "interrupted", 3)
     resumed = train(recipe, tmp_path / "interrupted")
     first, second = (load_file(r.model / "model.safetensors") for r in (undisturbed, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)

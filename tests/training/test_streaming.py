@@ -11,7 +11,7 @@ import pytest
 import torch
 from remote import uploaded, write_store
 from safetensors.torch import load_file
-from stopping import stop_at
+from stopping import interrupt
 
 from mmbert.data.records import ImageRef, Record
 from mmbert.data.sources import open_data
@@ -23,10 +23,6 @@ from mmbert.training.run import train
 
 torch.set_num_threads(1)
 MakeRecipe = Callable[..., Recipe]
-
-
-class Interruption(Exception):
-    pass
 
 
 @pytest.fixture
@@ -55,15 +51,10 @@ def streamed(recipe_of: MakeRecipe, url: str) -> MakeRecipe:
     return make
 
 
-def test_an_interrupted_run_ends_as_if_nothing_had_been(
-    streamed: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_as_if_nothing_had_been(streamed: MakeRecipe, tmp_path: Path) -> None:
     recipe = streamed(evaluation={"every": 4, "query_bank": 3})
     undisturbed = train(recipe, tmp_path / "undisturbed")
-    with monkeypatch.context() as patch:
-        stop_at(5, patch, Interruption)
-        with pytest.raises(Interruption):
-            train(recipe, tmp_path / "interrupted")
+    interrupt(recipe, tmp_path / "interrupted", 5)
     assert (tmp_path / "interrupted" / "state" / "checkpoint-3" / "mixture-0.json").is_file()
     resumed = train(recipe, tmp_path / "interrupted")
     for name in ("last", "best"):
