@@ -88,20 +88,26 @@ class ExportedMMBert(MMBert):
         threads: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        int8: bool = False,
     ) -> ExportedMMBert:
         """Load a folder of ``mmbert export``.
 
         Args:
             folder: of it.
             threads: that compute; as many as PyTorch has unless told otherwise.
-            device, dtype: for whoever asks for them; only the CPU and fp32 are possible.
+            device, dtype, int8: for whoever asks for them; only the CPU, fp32 and graphs as they are, are possible.
 
         Raises:
             CheckpointError: the folder is no such one, incomplete or damaged.
-            UsageError: the runtime is not installed, or another device or dtype is asked for.
+            UsageError: the runtime is not installed, or another device or precision is asked for.
         """
         if device is not None and torch.device(device).type != "cpu":
             raise UsageError(f"an exported model runs on the CPU, not on {device}", hint="leave the device out")
+        if int8:
+            raise UsageError(
+                "an exported model has the precision that it was exported with",
+                hint="mmbert export --int8 makes graphs",
+            )
         if dtype not in (None, torch.float32):
             raise UsageError("an exported model has the precision that it was exported with", hint="leave dtype out")
         return cls(Path(folder), read_about(Path(folder)), threads)

@@ -12,6 +12,7 @@ from mmbert.cli._tables import note_left_out
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
+    Int8Option,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -40,6 +41,7 @@ def matrix(
     ] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find captions of every language by captions of every language, and images: by their vectors.
@@ -69,7 +71,7 @@ def matrix(
         _drawable(metric)
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    bert = load_model(model, device)
+    bert = load_model(model, device, int8=int8)
     records = read_records(source, [bert], features, bad)
     languages = None if lang is None else lang.replace(",", " ").split()
     found, gallery = measure_matrix(bert, records, languages, images=images, bad=bad, progress=show_progress())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.common import DeviceOption, load_model, show_progress
+from mmbert.cli.common import DeviceOption, Int8Option, load_model, show_progress
 from mmbert.cli.translate import BeamOption, JsonLinesOption, NBestOption, PenaltyOption, ToOption, WriterOption
 
 
@@ -19,6 +19,7 @@ def caption(
     nbest: NBestOption = 1,
     length_penalty: PenaltyOption = 1.0,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonLinesOption = False,
 ) -> None:
     """Describe images.
@@ -35,7 +36,7 @@ def caption(
     from mmbert.cli.translate import note_language, print_written
 
     paths = find_images(images)
-    writer = Writer(load_model(model, device))
+    writer = Writer(load_model(model, device, int8=int8))
     note_language(writer, to)
     found = writer.write(
         None, paths, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress()

@@ -12,6 +12,7 @@ import typer
 
 from mmbert.cli.common import (
     DeviceOption,
+    Int8Option,
     JsonOption,
     ModelOption,
     load_model,
@@ -39,6 +40,7 @@ def embed(
     ] = None,
     model: ModelOption = "starter",
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn lines of text or images into vectors.
@@ -59,7 +61,7 @@ def embed(
 
     if text is not None:
         sources = read_lines(text)
-        encoder = load_model(model, device)
+        encoder = load_model(model, device, int8=int8)
         vectors = encoder.encode_text(sources, progress=show_progress())
     else:
         from mmbert.data.row_records import check_name, shown
@@ -69,7 +71,7 @@ def embed(
         if out is None or out.suffix != ".npy":  # which has the numbers alone
             for source in sources:
                 check_name(source, shown(source))
-        encoder = load_model(model, device)
+        encoder = load_model(model, device, int8=int8)
         vectors = encoder.encode_images(paths, progress=show_progress())
 
     summary: dict[str, Any] = {

@@ -19,6 +19,7 @@ from mmbert.cli._vqa import evaluate_vqa
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
+    Int8Option,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -76,6 +77,7 @@ def retrieval(
     ] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find images by their captions and captions by their images.
@@ -104,7 +106,7 @@ def retrieval(
     bad = BadRecords(skip=skip_bad)
     checked = as_mode(mode, rerank)
     source = open_data(data, report=bad)
-    bert = load_model(model, device)
+    bert = load_model(model, device, int8=int8)
     result = Retrieval(
         bert,
         read_records(source, [bert], features, bad),
@@ -165,6 +167,7 @@ def translation_retrieval(
     images: Annotated[bool, typer.Option("--images", help="Read each sentence with its image.")] = False,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the translation of each sentence among all others, in both directions.
@@ -191,7 +194,7 @@ def translation_retrieval(
     if images:
         records, others = usable_records(records, bad), usable_records(others, bad)
     report = TranslationRetrieval(
-        load_model(model, device),
+        load_model(model, device, int8=int8),
         records,
         source=source,
         target=target,
@@ -234,6 +237,7 @@ def mt(
     ] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Translate data (or caption its images) and compare with what it says: sacreBLEU (13a, cased) and chrF.
@@ -257,7 +261,7 @@ def mt(
         raise UsageError(f"translations from {source!r} into itself", hint="give two languages")
     bad = BadRecords(skip=skip_bad)
     opened = open_data(data, report=bad)
-    bert = load_model(model, device)
+    bert = load_model(model, device, int8=int8)
     result = evaluate_translation(
         bert,
         read_records(opened, [bert], features, bad, pixels=images or source is None),

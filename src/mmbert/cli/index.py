@@ -11,6 +11,7 @@ import typer
 from mmbert.cli._tables import note_left_out
 from mmbert.cli.common import (
     DeviceOption,
+    Int8Option,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -44,6 +45,7 @@ def index(
         int, typer.Option("--ray", min=0, help="Workers of a Ray cluster that encode the images; 0: none.")
     ] = 0,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a folder of images searchable, or bring its index up to date.
@@ -61,7 +63,7 @@ def index(
     from mmbert.search.build import build_index
 
     summary = build_index(
-        load_model(model, device),
+        load_model(model, device, int8=int8),
         folder,
         out,
         progress=show_progress(),

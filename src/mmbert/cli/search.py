@@ -12,6 +12,7 @@ import typer
 from mmbert.cli._tables import print_table
 from mmbert.cli.common import (
     DeviceOption,
+    Int8Option,
     JsonOption,
     human_count,
     load_model,
@@ -59,6 +60,7 @@ def search(
         str | None, typer.Option("--model", "-m", help="The model that made the index. Default: the one it names.")
     ] = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find images by a text in any language, by an image, or by both.
@@ -89,7 +91,7 @@ def search(
     name = model or opened.about.model
     if name is None:
         raise UsageError("the index does not say which model made it", where=index, hint="add --model")
-    opened = SearchIndex.open(index, load_model(name, device))
+    opened = SearchIndex.open(index, load_model(name, device, int8=int8))
     asked: Any = picture if text is None else text
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

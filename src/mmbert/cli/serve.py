@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli.common import DeviceOption, human_count, load_model, note
+from mmbert.cli.common import DeviceOption, Int8Option, human_count, load_model, note
 from mmbert.errors import UsageError
 from mmbert.plugins import need_packages
 
@@ -48,6 +48,7 @@ def serve(
         typer.Option("--backend", help="What computes: torch, onnx, openvino. Default: what --model was made for."),
     ] = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
 ) -> None:
     """Search an index from a web page, and from programs over HTTP.
 
@@ -86,8 +87,8 @@ def serve(
         name = model or opened.about.model
         if name is None:
             raise UsageError("the index does not say which model made it", where=index, hint="add --model")
-        opened = SearchIndex.open(index, load_served(name, backend, device))
-        further = [Further(load_model(path, device), questions) for questions, path in named]
+        opened = SearchIndex.open(index, load_served(name, backend, device, int8=int8))
+        further = [Further(load_model(path, device, int8=int8), questions) for questions, path in named]
         settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
         service = Service(opened, settings, further)
         service.warm_up()
@@ -121,23 +122,24 @@ def listening(host: str, port: int) -> socket.socket:
     return made
 
 
-def load_served(name: str, backend: str | None, device: str | None) -> MMBert:
+def load_served(name: str, backend: str | None, device: str | None, *, int8: bool = False) -> MMBert:
     """Load the model that a service computes with; a PyTorch model for another backend is exported in passing.
 
     Args:
         name: a model, or a folder of ``mmbert export``.
         backend: one of ``BACKENDS``; None: graphs where ``name`` is such a folder, else PyTorch.
         device: where PyTorch computes.
+        int8: let PyTorch multiply in 8 bits.
 
     Raises:
-        UsageError: an unknown backend, or a folder of another one.
+        UsageError: an unknown backend, a folder of another one, or one that has no say in ``int8``.
     """
     from mmbert.api.export_folder import is_exported
 
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}", hint=f"one of: {', '.join(BACKENDS)}")
     if backend in (None, "torch") or is_exported(name):
-        model = load_model(name, device)
+        model = load_model(name, device, int8=int8)
         made_for = getattr(model, "backend", "torch")
         if backend not in (None, made_for):
             raise UsageError(
@@ -147,6 +149,8 @@ def load_served(name: str, backend: str | None, device: str | None) -> MMBert:
         return model
     from mmbert.api.export import exported_in_passing
 
+    if int8:
+        raise UsageError(f"--int8 is for PyTorch, not for {backend}", hint="mmbert export --int8, and serve its folder")
     if device not in (None, "cpu"):
         raise UsageError(f"{backend} computes on the CPU, not on {device}", hint="leave --device out")
     note(f"exporting {name} to {backend}; mmbert export keeps the result, and can make it faster (--int8)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbert.cli.common import DeviceOption, load_model, note, print_json, show_progress
+from mmbert.cli.common import DeviceOption, Int8Option, load_model, note, print_json, show_progress
 
 if TYPE_CHECKING:
     from mmbert.api.writer import Writer, Written
@@ -39,6 +39,7 @@ def translate(
     nbest: NBestOption = 1,
     length_penalty: PenaltyOption = 1.0,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonLinesOption = False,
 ) -> None:
     """Translate lines of text.
@@ -54,7 +55,7 @@ def translate(
     from mmbert.cli.embed import read_lines
 
     lines = read_lines(text, "translation")
-    writer = Writer(load_model(model, device))
+    writer = Writer(load_model(model, device, int8=int8))
     note_language(writer, to)
     found = writer.write(lines, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress())
     print_written([{"source": line} for line in lines], found, as_json)

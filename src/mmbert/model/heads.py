@@ -13,6 +13,7 @@ from mmbert.errors import ConfigError
 from mmbert.model.around import FIRSTS, REGIONS, Around
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.dropout import Dropout
+from mmbert.model.int8 import Copy
 from mmbert.model.linear import linear
 
 
@@ -24,6 +25,9 @@ def _exact(values: Tensor) -> Tensor:
 class MaskedTokenHead(nn.Module):
     """Vocabulary logits: dense, activation, LayerNorm, then the word table as decoder (tied) plus a bias."""
 
+    int8: Copy | None = None
+    """Set: without gradients the product with the word table is in 8 bits."""
+
     def __init__(self, config: MMBertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
@@ -33,7 +37,7 @@ class MaskedTokenHead(nn.Module):
 
     def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
         """[M, H] selected states and the [K, H] word table to [M, K] logits."""
-        return linear(self.transform(states), word_table, self.bias)
+        return linear(self.transform(states), word_table, self.bias, self.int8)
 
     def transform(self, states: Tensor) -> Tensor:
         """[M, H] selected states to the [M, H] vectors that are compared with the word table."""

@@ -5,7 +5,8 @@ rows than oneDNN, the other library in PyTorch (and the one it uses for bf16). F
 way round: oneDNN falls to 75 % of MKL at some numbers of rows (:data:`MANY`; `benchmarks/match.py`).
 
 A product of few rows takes as long as the weight takes to be read, and the order that it is kept in is a poor one for
-that: :class:`PackedWeights` hold it in oneDNN's own, for whoever writes text (`benchmarks/decode.py`).
+that: :class:`PackedWeights` hold it in oneDNN's own, for whoever writes text (`benchmarks/decode.py`). In 8 bits
+(:mod:`mmbert.model.int8`, for models that are told so) products of few and of many rows are faster still, not exact.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
+
+from mmbert.model.int8 import Copy
+from mmbert.model.int8 import fits as int8_fits
+from mmbert.model.kept import Kept
 
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 """The operator that torch.compile puts in the place of a linear layer; it has no gradient."""
@@ -38,7 +43,7 @@ class PackedWeights:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._known: dict[int, Kept[Tensor]] = {}
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -53,12 +58,12 @@ class PackedWeights:
         """Of an [O, I] weight; itself where it cannot be packed."""
         if _PACK is None or weight.is_inference():  # which do not say that they have changed
             return weight
-        # The numbers that were packed are held too, so that their address stays theirs.
-        numbers, version, packed = self._known.get(id(weight), (None, -1, weight))
-        if numbers is None or numbers.data_ptr() != weight.data_ptr() or version != weight._version:
-            packed = _PACK(weight.detach(), FEW)
-            self._known[id(weight)] = weight.detach(), weight._version, packed
-        return packed
+        return self._known.setdefault(id(weight), Kept(_pack)).of(weight)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = _PACK(weight, FEW)  # type: ignore[misc]
+    return packed
 
 
 _packed: ContextVar[PackedWeights | None] = ContextVar("packed", default=None)
@@ -92,8 +97,11 @@ def _onednn_fits(values: Tensor, weight: Tensor) -> bool:
     )
 
 
-def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[..., I] values and [O, I] weight to [..., O], as ``nn.functional.linear``."""
+def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None, int8: Copy | None = None) -> Tensor:
+    """[..., I] values and [O, I] weight to [..., O], as ``nn.functional.linear``; where the weight's copy in 8 bits is
+    given and fits, with that."""
+    if int8 is not None and int8_fits(values, weight) and (in_8_bits := int8.of(weight)) is not None:
+        return in_8_bits.product(values, bias)
     if ONEDNN is not None and _onednn_fits(values, weight):
         packed = _packed.get()
         if packed is not None and 0 < values.numel() <= FEW * values.shape[-1]:
@@ -105,6 +113,9 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 class Linear(nn.Linear):
     """``nn.Linear`` by :func:`linear`."""
 
+    int8: Copy | None = None
+    """Set: without gradients it multiplies in 8 bits."""
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name it has in PyTorch)
         """[..., in_features] to [..., out_features]."""
-        return linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias, self.int8)

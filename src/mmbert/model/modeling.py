@@ -18,7 +18,9 @@ from mmbert.model.decoder import Decoder, join_states, packed_view
 from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
 from mmbert.model.encoder import Encoder, KeptKeys
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
-from mmbert.model.linear import missing_rows, with_rows
+from mmbert.model.int8 import check_int8, quantised
+from mmbert.model.kept import Kept
+from mmbert.model.linear import Linear, missing_rows, with_rows
 from mmbert.model.packed import PackedBatch, RegionTable, without_regions
 from mmbert.model.vocabulary_loss import vocabulary_loss
 from mmbert.plugins import load, names
@@ -262,6 +264,23 @@ class MMBertForPreTraining(MMBertPreTrainedModel):
         self.post_init()
         # post_init takes the trunk's patterns over; here a head too many is a fault.
         self._keys_to_ignore_on_load_unexpected = set()
+
+    def use_int8(self) -> None:
+        """From now on multiply in 8 bits in all layers and with the word table, on a CPU and without gradients.
+
+        Weights are quantised when they are first multiplied with, and anew when they have changed; one that 8 bits are
+        too coarse for stays as it is. What reads regions, the vision encoder and the other heads stay in fp32.
+
+        Raises:
+            UsageError: this build of PyTorch has no such products.
+        """
+        check_int8()
+        for part in (self.trunk.encoder, self.decoder):
+            for module in part.modules() if part is not None else ():
+                if isinstance(module, Linear):
+                    module.int8 = Kept(quantised)
+        if self.token_head is not None:
+            self.token_head.int8 = Kept(quantised)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.trunk.get_input_embeddings()

@@ -255,7 +255,8 @@ class _Build:
         skip, keep = self.bad.skip, self.keep_regions
         if self.ray_workers:
             gpus = int(getattr(getattr(self.model, "device", None), "type", "cpu") == "cuda")
-            yield from ray_map(Examiner.by_name, (self.about.model, skip, keep), lots, self.ray_workers, gpus=gpus)
+            named = (self.about.model, skip, keep, self.model.int8)
+            yield from ray_map(Examiner.by_name, named, lots, self.ray_workers, gpus=gpus)
         else:
             yield from map(Examiner(self.model, skip, keep), lots)
 
@@ -328,11 +329,11 @@ class Examiner:
         self.model, self.skip_bad, self.keep_regions = model, skip_bad, keep_regions
 
     @classmethod
-    def by_name(cls, model: str, skip_bad: bool, keep_regions: bool) -> Examiner:
+    def by_name(cls, model: str, skip_bad: bool, keep_regions: bool, int8: bool) -> Examiner:
         """With the model of this name."""
         from mmbert.api.front_door import MMBert
 
-        return cls(MMBert.from_pretrained(model), skip_bad, keep_regions)
+        return cls(MMBert.from_pretrained(model, int8=int8), skip_bad, keep_regions)
 
     def __call__(self, lot: tuple[list[Entry], dict[str, str]]) -> Examined:
         """Entries, and the hash of each image by path as far as the index knows it.
