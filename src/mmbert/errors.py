@@ -5,6 +5,8 @@ Used by every step of the flow; imports nothing of ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MMBertError(Exception):
     """Base of all errors a user can meet.
@@ -63,3 +65,11 @@ class TrainingStopped(TrainingError):
     """A signal asked the run to stop, and it has written a checkpoint. Exit code 75: try again later (sysexits.h)."""
 
     exit_code = 75
+
+
+def said_by_check(found: Mapping[str, object]) -> str:
+    """What one of the problems in pydantic's ``ValidationError.errors()`` is, in the words of the check that found it.
+
+    Pydantic puts "Value error, " before what our own checks say.
+    """
+    return str(found["msg"]).removeprefix("Value error, ")
