@@ -111,6 +111,16 @@ def test_only_new_and_changed_images_are_encoded(model: ColourModel, folder: Pat
     assert {Path(hit.path).stem for hit in index.search("blue", k=3)} == {"red", "blue", "dark-blue"}
 
 
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_images_that_only_pillow_finds_large_are_indexed_without_a_word(
+    model: ColourModel, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    assert build_index(model, folder, out).added == 12
+    (hit,) = SearchIndex.open(out, model).search("red", k=1)
+    assert (hit.extra["width"], hit.extra["height"]) == (24, 24)
+
+
 def test_a_file_with_another_time_and_the_same_bytes_is_unchanged(model: ColourModel, folder: Path, out: Path) -> None:
     build_index(model, folder, out)
     picture = folder / "pictures/red.png"

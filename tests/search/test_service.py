@@ -24,6 +24,7 @@ from mmbert.search.index import SearchIndex, build_index
 from mmbert.search.service import core, keys
 from mmbert.search.service.app import make_app
 from mmbert.search.service.core import Service, Settings, key_of, name_of
+from mmbert.vision import images
 
 
 def encoded(image: Any, kind: str = "PNG") -> str:
@@ -199,6 +200,16 @@ def test_a_mistake_is_a_4xx_that_says_what_it_is(client: TestClient, path: str, 
     answer = client.post(path, json=body)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
+
+
+def test_an_image_that_even_pillow_refuses_is_refused_for_its_size(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    answer = client.post("/v1/search", json={"image": encoded(picture("red", (99, 99)))})
+    problem = answer.json()["error"]
+    assert (answer.status_code, problem["hint"]) == (400, "send one of at most 10,000")
+    assert "is above" in problem["message"]
 
 
 @pytest.mark.parametrize(

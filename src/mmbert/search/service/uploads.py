@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mmbert.errors import ImageError
-from mmbert.vision.images import load_image
+from mmbert.vision.images import MAX_PIXELS, load_image, read_header
 
 FORMATS = {
     "JPEG": "image/jpeg",
@@ -51,20 +51,23 @@ def decode_image(encoded: str, max_pixels: int) -> Image.Image:
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """The same of encoded bytes."""
+    most = f"send one of at most {min(max_pixels, MAX_PIXELS):,}"
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with read_header(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
+    except ImageError as error:
+        raise ImageError(f"the {error.message}", hint=most) from error
     except Exception as error:  # decoders raise almost anything
         raise ImageError("not an image of a known kind", hint="JPEG, PNG, WebP, GIF, BMP or AVIF") from error
     if width * height > max_pixels:
-        raise ImageError(f"the image has {width}x{height} pixels", hint=f"send one of at most {max_pixels:,}")
+        raise ImageError(f"the image has {width}x{height} pixels", hint=most)
     return load_image(data, where="the image")
 
 
 def media_type(data: bytes) -> str | None:
     """Media type of an image by its content; None where it is none that may be given out."""
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with read_header(io.BytesIO(data), formats=_formats()) as image:
             return FORMATS.get(str(image.format))
     except Exception:
         return None
