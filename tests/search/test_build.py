@@ -160,6 +160,48 @@ def test_an_image_that_cannot_be_read_now_is_not_gone(model: ColourModel, folder
     assert "red" in names(SearchIndex.open(out, model))
 
 
+REFUSED_ROWS = {
+    "an empty caption": '{"file_name": "pictures/red.png", "caption": " "}',
+    "no JSON": '{"file_name": "pictures/red.png", "caption"',
+    "no file name": '{"filename": "pictures/red.png"}',
+}
+
+
+@pytest.mark.parametrize("row", REFUSED_ROWS.values(), ids=REFUSED_ROWS)
+def test_images_whose_rows_are_refused_are_not_gone(model: ColourModel, folder: Path, out: Path, row: str) -> None:
+    build_index(model, folder, out)
+    metadata = folder / "metadata.jsonl"
+    first, second, *others = metadata.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert ["red.png" in line for line in (first, second)] == [True, True]
+    metadata.write_text("".join([row, "\n", second, *others]), encoding="utf-8")
+    (folder / "pictures/blue.png").unlink()
+    found = build_index(model, folder, out, prune=True, skip_bad=True)
+    assert (found.failed, found.removed, found.vanished) == (2, 1, 0)  # the row, and the row of the file that is gone
+    assert names(SearchIndex.open(out, model)) >= {"red", "dark-red"}
+    assert "blue" not in names(SearchIndex.open(out, model))
+
+
+def test_of_a_corpus_that_has_records_refused_nothing_is_gone(model: ColourModel, folder: Path, out: Path) -> None:
+    spec = f"{{source: joined, parts: ['{folder}']}}"
+    build_index(model, spec, out)
+    rows = rows_of(folder)
+    rewrite(folder, [rows[0] | {"caption_en": ""}, *rows[2:]])
+    assert build_index(model, spec, out, prune=True, skip_bad=True).removed == 0
+    rewrite(folder, [rows[0], *rows[2:]])
+    assert build_index(model, spec, out, prune=True, skip_bad=True).removed == 1
+
+
+def test_an_image_that_lost_its_row_is_gone_though_another_row_is_refused(
+    model: ColourModel, folder: Path, out: Path
+) -> None:
+    build_index(model, folder, out)
+    rows = rows_of(folder)
+    rewrite(folder, [rows[0] | {"caption_en": ""}, *rows[2:]])
+    assert build_index(model, folder, out, prune=True, skip_bad=True).removed == 1
+    assert "red" in names(SearchIndex.open(out, model))
+    assert "dark-red" not in names(SearchIndex.open(out, model))
+
+
 def test_images_that_are_gone_stay_until_pruned(model: ColourModel, folder: Path, out: Path) -> None:
     build_index(model, folder, out)
     rewrite(folder, rows_of(folder)[2:])  # red and dark red

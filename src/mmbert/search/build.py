@@ -6,7 +6,7 @@ Building again looks at every file's bytes and encodes only what is new or chang
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from mmbert.api.ray_pool import ray_map, require_ray
 from mmbert.api.usable import encode_usable_images
 from mmbert.data.records import BadRecords, ImageRef
 from mmbert.data.sources import open_data, parse_data
+from mmbert.data.sources.folder import FolderSource, list_images
 from mmbert.errors import DataError, ImageError, IndexStoreError, UsageError
 from mmbert.search import neighbours, store
 from mmbert.search.entries import Entry, Facts, column_types, entries_of, look, rows_of
@@ -94,7 +95,7 @@ def build_index(
     """
     bad = BadRecords(skip=skip_bad)
     root, source = _root(str(folder)), str(folder)
-    entries = _entries(source, root, bad)
+    entries, may_be_refused = _entries(source, root, bad)
     name = model_name or getattr(model, "name_or_path", None)
     about = store.About(model.fingerprint, model.embedding_size, str(name) if name else None, root, source)
     if kind is not None:
@@ -107,7 +108,7 @@ def build_index(
     _prepare(place, about)
     with place.lock():
         build = _Build(model, place, about, bad, kind, keep_regions, ray_workers)
-        return build.run(entries, prune=prune, progress=progress)
+        return build.run(entries, may_be_refused, prune=prune, progress=progress)
 
 
 def _root(source: str) -> str | None:
@@ -116,18 +117,19 @@ def _root(source: str) -> str | None:
     return os.path.abspath(Path(options["root"]).expanduser()) if options["source"] == "folder" else None  # noqa: PTH100
 
 
-def _entries(source: str, root: str | None, bad: BadRecords) -> dict[str, Entry]:
+def _entries(source: str, root: str | None, bad: BadRecords) -> tuple[dict[str, Entry], Callable[[str], bool]]:
+    """What is to be indexed, and whether an image that is not among it may be that of a record that was refused."""
     nothing = IndexStoreError("no images to index", where=source, hint="give a folder with images in it")
-    if root is not None and Path(root).is_dir():
-        from mmbert.data.sources.folder import list_images
-
-        if not list_images(Path(root)):
-            raise nothing
+    if root is not None and Path(root).is_dir() and not list_images(Path(root)):
+        raise nothing
     records = open_data(source, report=bad)
     entries = entries_of(records[i] for i in range(len(records)))
     if not entries:
         raise nothing
-    return entries
+    if isinstance(records, FolderSource):
+        return entries, records.may_be_refused
+    refused = len(bad) > 0  # other corpora do not say which images theirs are
+    return entries, lambda path: refused
 
 
 def _prepare(place: Place, about: store.About) -> None:
@@ -176,7 +178,9 @@ class _Build:
         self.regions = self.there.regions
         self.ray_workers = ray_workers
 
-    def run(self, entries: dict[str, Entry], *, prune: bool, progress: bool) -> IndexSummary:
+    def run(
+        self, entries: dict[str, Entry], may_be_refused: Callable[[str], bool], *, prune: bool, progress: bool
+    ) -> IndexSummary:
         with store.faults(self.place):
             table = store.open_for_writing(self.place, self.about.size)
             known = _known(table)
@@ -191,7 +195,8 @@ class _Build:
                     done[what] += len(paths)
                     good.update(paths)
                 bar.update(seen.count)
-        vanished = sorted(known.keys() - good - entries.keys())  # what is there and cannot be read now is not gone
+        # What is there and cannot be read now is not gone, neither an image nor its row.
+        vanished = sorted(path for path in known.keys() - good - entries.keys() if not may_be_refused(path))
         with store.write_faults(self.place):
             if prune:
                 for gone in _lots(vanished, LOT):
