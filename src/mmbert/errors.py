@@ -42,7 +42,13 @@ class ConfigError(MMBertError):
 
 
 class DataError(MMBertError):
-    """A record, caption file or folder cannot be used."""
+    """A record, caption file or folder cannot be used.
+
+    Attributes:
+        skippable: whoever met it would have gone on without the record or image, had it been told to.
+    """
+
+    skippable = False
 
 
 class ImageError(DataError):

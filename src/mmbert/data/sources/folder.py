@@ -67,6 +67,10 @@ class FolderSource:
         self._refused = refused
         self._records = records
 
+    def unlisted(self) -> list[str]:
+        """Images of the folder that are in no usable record, whatever the filters, relative to the root."""
+        return [path for path in list_images(self.root) if path not in self.listed]
+
     def may_be_refused(self, image: str) -> bool:
         """Whether an image without usable record is in the folder, and a row that is refused names it or may do so."""
         return (image in self._refused or None in self._refused) and (self.root / image).is_file()
