@@ -77,7 +77,20 @@ def test_an_image_is_the_query_by_option_or_by_its_name(photos: Path, capsys: py
         found = json.loads(capsys.readouterr().out)
         assert {Path(hit["path"]).name for hit in found["hits"]} == {"yellow.png", "dark-yellow.png"}
         assert found["hits"][0]["match"] is None
-    assert run(["search", "no-such.png", "--json", "-k", "2"]) == 0  # a text like any other
+
+
+def test_an_image_file_that_is_not_there_is_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["index", "photos"]) == 0
+    capsys.readouterr()
+    assert run(["search", "no-such.png", "--json", "-k", "2"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["query"] == "no-such.png"
+    assert said.err == "no image file no-such.png: searched as a text\n"
+    assert run(["search", "photos/no-such.PNG"]) == 2
+    said = capsys.readouterr().err
+    assert "no image file photos/no-such.PNG\nhint: to look for these words, leave .PNG out\n" in said
+    assert run(["search", "photos/no-such", "-k", "1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_text_and_image_together_and_the_next_page(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
