@@ -35,17 +35,18 @@ def _formats() -> tuple[str, ...]:
 
 
 def decode_image(encoded: str, max_pixels: int) -> Image.Image:
-    """An upright RGB image of base64 text (a ``data:`` URL too).
+    """An upright RGB image of base64 text, in lines or not (a ``data:`` URL too).
 
     Raises:
         ImageError: no base64, no image of a known kind, damaged, or of too many pixels.
     """
+    encoded = "".join(encoded.split())
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageError("the image is not base64", hint="encode the file's bytes") from error
+        raise ImageError(f"the image is not base64: {error}", hint="encode the file's bytes, as base64 FILE") from error
     return open_image(data, max_pixels)
 
 
