@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -131,7 +131,7 @@ def _formats() -> tuple[str, ...]:
 
 @contextmanager
 def read_header(
-    file: str | Path | io.BytesIO, *, formats: Sequence[str] | None = None, where: str | None = None
+    file: str | Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, where: str | None = None
 ) -> Iterator[Image.Image]:
     """An image of which only the beginning has been read: its format, its size, its metadata.
 
