@@ -224,9 +224,7 @@ def _image_path(root: Path, inside: str, name: Any, where: str) -> str | None:
         )
     if not os.path.isfile(root / path):  # noqa: PTH113 (Path.is_file raises on a null byte)
         what = f"{name} is a folder, not an image" if os.path.isdir(root / path) else f"no image {name}"  # noqa: PTH112
-        raise ImageError(
-            what, where=where, hint=_near(root, path) or "check file_name, or leave it out with --skip-bad"
-        )
+        raise ImageError(what, where=where, hint=_near(root, path) or "check file_name")
     return path
 
 
