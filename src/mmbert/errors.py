@@ -5,6 +5,8 @@ Used by every step of the flow; imports nothing of ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MMBertError(Exception):
     """Base of all errors a user can meet.
@@ -40,7 +42,13 @@ class ConfigError(MMBertError):
 
 
 class DataError(MMBertError):
-    """A record, caption file or folder cannot be used."""
+    """A record, caption file or folder cannot be used.
+
+    Attributes:
+        skippable: whoever met it would have gone on without the record or image, had it been told to.
+    """
+
+    skippable = False
 
 
 class ImageError(DataError):
@@ -63,3 +71,11 @@ class TrainingStopped(TrainingError):
     """A signal asked the run to stop, and it has written a checkpoint. Exit code 75: try again later (sysexits.h)."""
 
     exit_code = 75
+
+
+def said_by_check(found: Mapping[str, object]) -> str:
+    """What one of the problems in pydantic's ``ValidationError.errors()`` is, in the words of the check that found it.
+
+    Pydantic puts "Value error, " before what our own checks say.
+    """
+    return str(found["msg"]).removeprefix("Value error, ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_info_of_a_graph_with_weights_beside_it_and_one_kept_in_fp32(
     for damaged in ({"parity": {"max_abs": 1.0}}, {"seconds": {}}, {"seconds": {"1": {"pytorch": 1.0}}}):
         about.model_copy(update={"graphs": {"text": graph.model_copy(update=damaged)}}).write(tmp_path)
         assert run(["info", str(tmp_path)]) == 2
-        assert "damaged, or of another version: graphs.text: " in capsys.readouterr().err
+        assert re.search("damaged, or of another version: graphs.text: (parity|seconds) ", capsys.readouterr().err)
 
 
 def test_mistakes_are_told(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,26 @@ def test_evaluation_looks_images_up(photos: Path, model_folder: Path, capsys: py
     capsys.readouterr()
     assert run(arguments) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 7
+
+
+def test_a_report_looks_images_up_where_its_run_did_or_where_it_is_told(
+    photos: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["features", "extract", "photos", "-e", str(model_folder), "-o", "s"]) == 0
+    for picture in photos.glob("*.png"):
+        picture.write_bytes(b"gone")
+    shutil.copytree(model_folder, "run/best")
+    Path("run/log.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 2, "loss": 3.0}\n')
+    Path("run/metrics.json").write_text('{"data": "photos"}')
+    Path("run/recipe.yaml").write_text("features: s\n")
+    told = ["report", "run", "--data", "photos", "--map", "pca"]
+    assert run(told) == 2  # the run's stores are those of its own data
+    assert "not an image" in capsys.readouterr().err
+    assert run([*told, "--features", "s"]) == 0
+    assert run(["report", "run", "--map", "pca", "--out", "again.html"]) == 0
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert "Recall by language" in page
+    assert "Recall by language" in Path("again.html").read_text(encoding="utf-8")
 
 
 def test_training_is_told_which_store_to_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,20 @@ def test_an_image_is_the_query_by_option_or_by_its_name(photos: Path, capsys: py
         found = json.loads(capsys.readouterr().out)
         assert {Path(hit["path"]).name for hit in found["hits"]} == {"yellow.png", "dark-yellow.png"}
         assert found["hits"][0]["match"] is None
-    assert run(["search", "no-such.png", "--json", "-k", "2"]) == 0  # a text like any other
+
+
+def test_an_image_file_that_is_not_there_is_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["index", "photos"]) == 0
+    capsys.readouterr()
+    assert run(["search", "no-such.png", "--json", "-k", "2"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["query"] == "no-such.png"
+    assert said.err == "no image file no-such.png: searched as a text\n"
+    assert run(["search", "photos/no-such.PNG"]) == 2
+    said = capsys.readouterr().err
+    assert "no image file photos/no-such.PNG\nhint: to look for these words, leave .PNG out\n" in said
+    assert run(["search", "photos/no-such", "-k", "1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_text_and_image_together_and_the_next_page(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +158,7 @@ def test_left_out_and_vanished_images_are_told(photos: Path, capsys: pytest.Capt
     said = capsys.readouterr()
     assert said.out == "mmbert-index: 10 unchanged, 1 left out\n"
     assert "left out: metadata.jsonl:1: " in said.err
-    assert "1 indexed image gone from the folder: --prune removes what is gone" in said.err
+    assert "1 indexed image gone from the folder or its metadata: --prune removes what is gone" in said.err
     assert run(["index", "photos", "--skip-bad", "--prune"]) == 0
     assert "1 removed" in capsys.readouterr().out
 
@@ -207,3 +220,31 @@ def test_the_name_of_a_model_folder_is_noted_for_any_current_folder(photos: Path
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert f"  mmbert {command} " in capsys.readouterr().out
+
+
+def test_what_the_metadata_leaves_out_is_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_metadata(photos, [row | {"width": 3, "height": 2} for row in rows[:-2]])
+    assert run(["index", "photos"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "mmbert-index: 10 added\n"
+    assert "2 images of the folder not indexed: in no usable record of its metadata\n" in said.err
+    assert "left out of the metadata: height, width (the index measures it itself)\n" in said.err
+    assert run(["index", "photos", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["unlisted"], summary["measured"]) == (2, ["height", "width"])
+
+
+def test_errors_about_one_row_or_image_name_the_option_that_leaves_it_out(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_metadata(photos, [rows[0] | {"caption_en": " "}, *rows[1:]])
+    assert run(["index", "photos"]) == 2
+    assert "hint: write one, or leave the cell out; --skip-bad goes on without it\n" in capsys.readouterr().err
+    write_metadata(photos, rows)
+    (photos / "red.png").write_bytes(b"no picture")
+    assert run(["index", "photos"]) == 2
+    assert capsys.readouterr().err.endswith("; --skip-bad goes on without it\n")
+    assert run(["index", "nowhere"]) == 2
+    assert "--skip-bad" not in capsys.readouterr().err  # it would not help

@@ -67,7 +67,7 @@ def test_unusable_files_are_data_errors(tmp_path: Path) -> None:
 
 
 def test_one_of_path_and_paths_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="path"):
+    with pytest.raises(ConfigError, match=r"^data source 'text': give either path, or paths"):
         open_data({"source": "text"})
     with pytest.raises(ConfigError, match="language code"):
         open_data({"source": "text", "paths": {"german!": tmp_path / "a"}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from mmbert.evaluation.pictures import (
 from mmbert.evaluation.report import as_described, as_shown
 from mmbert.evaluation.retrieval import Retrieval
 from mmbert.evaluation.run_report import Curve, run_report
-from mmbert.explain.figures import DPI, LINE, RIGHT, WRONG, letters, save_figure, shortened
+from mmbert.explain.figures import DPI, LINE, RIGHT, WRONG, Sheet, letters, save_figure, shortened
 
 CURVES = [Curve("loss", (1, 2, 4), (4.0, 3.0, 1.0)), Curve("eval_R@1", (2, 5), (0.5, 0.75))]
 
@@ -131,6 +132,18 @@ def test_letters_that_no_font_has_are_told_and_fonts_can_be_given(tmp_path: Path
         assert matplotlib.rcParams["font.family"] == ["DejaVu Serif", "DejaVu Sans"]
     with pytest.raises(UsageError, match="not a font"), letters(["x"], [Path(__file__)]):
         pass
+
+
+def test_of_letters_that_no_font_has_nothing_else_is_said(tmp_path: Path) -> None:
+    nowhere, elsewhere = "\U0010fffd", "\U0010fffc"
+    sheet = Sheet(2, 1)
+    sheet.text(0.2, 0.5, nowhere)
+    with letters([nowhere]), warnings.catch_warnings(record=True) as caught:
+        save_figure(tmp_path / "one.png", sheet.figure)
+        assert caught == []
+        sheet.text(0.2, 0.5, elsewhere)  # nobody was told of this one
+        save_figure(tmp_path / "two.png", sheet.figure)
+    assert "missing from font" in str(caught[0].message)
 
 
 def test_long_texts_are_cut_and_wide_letters_count_twice() -> None:

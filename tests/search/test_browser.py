@@ -51,6 +51,22 @@ def shown(browser: Any, title: str) -> list[str]:
     return texts(browser, ".tile .name")
 
 
+def test_a_missing_key_and_a_wrong_one_are_told_apart(service: tuple[Any, str], browser: Any, tmp_path: Path) -> None:
+    from mmbert.search.service import keys
+    from mmbert.search.service.core import Service, Settings
+
+    key = keys.new_key(tmp_path / "keys.json", "alice")
+    with serving(Service(service[0], Settings(keys=keys.read_keys(tmp_path / "keys.json")))) as address:
+        browser.get(address)
+        until(lambda: "An API key is needed" in texts(browser, "#status")[0])
+        box = browser.find_element("id", "key")
+        box.send_keys("wrong\t")
+        until(lambda: "The API key is wrong" in texts(browser, "#status")[0])
+        browser.execute_script("arguments[0].select()", box)
+        box.send_keys(f"{key}\t")
+        until(lambda: "100 images" in texts(browser, "#about")[0])
+
+
 def test_a_person_searches(service: tuple[Any, str], browser: Any, tmp_path: Path) -> None:
     index, address = service
     browser.get(address)

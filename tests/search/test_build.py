@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_only_new_and_changed_images_are_encoded(model: ColourModel, folder: Pat
     assert {Path(hit.path).stem for hit in index.search("blue", k=3)} == {"red", "blue", "dark-blue"}
 
 
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_images_that_only_pillow_finds_large_are_indexed_without_a_word(
+    model: ColourModel, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    assert build_index(model, folder, out).added == 12
+    (hit,) = SearchIndex.open(out, model).search("red", k=1)
+    assert (hit.extra["width"], hit.extra["height"]) == (24, 24)
+
+
 def test_a_file_with_another_time_and_the_same_bytes_is_unchanged(model: ColourModel, folder: Path, out: Path) -> None:
     build_index(model, folder, out)
     picture = folder / "pictures/red.png"
@@ -135,7 +146,7 @@ def test_changed_words_are_taken_over_without_encoding(model: ColourModel, folde
 
 def test_sizes_in_metadata_do_not_take_the_place_of_measured_ones(model: ColourModel, folder: Path, out: Path) -> None:
     rewrite(folder, [row | {"width": "wide", "bytes": -1} for row in rows_of(folder)])
-    build_index(model, folder, out)
+    assert build_index(model, folder, out).measured == ("bytes", "width")
     index = SearchIndex.open(out, model)
     assert (index.columns["width"], index.columns["bytes"]) == ("int64", "int64")
     (hit,) = index.search("red", k=1)
@@ -150,12 +161,55 @@ def test_an_image_that_cannot_be_read_now_is_not_gone(model: ColourModel, folder
     assert "red" in names(SearchIndex.open(out, model))
 
 
+REFUSED_ROWS = {
+    "an empty caption": '{"file_name": "pictures/red.png", "caption": " "}',
+    "no JSON": '{"file_name": "pictures/red.png", "caption"',
+    "no file name": '{"filename": "pictures/red.png"}',
+}
+
+
+@pytest.mark.parametrize("row", REFUSED_ROWS.values(), ids=REFUSED_ROWS)
+def test_images_whose_rows_are_refused_are_not_gone(model: ColourModel, folder: Path, out: Path, row: str) -> None:
+    build_index(model, folder, out)
+    metadata = folder / "metadata.jsonl"
+    first, second, *others = metadata.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert ["red.png" in line for line in (first, second)] == [True, True]
+    metadata.write_text("".join([row, "\n", second, *others]), encoding="utf-8")
+    (folder / "pictures/blue.png").unlink()
+    found = build_index(model, folder, out, prune=True, skip_bad=True)
+    assert (found.failed, found.removed, found.vanished) == (2, 1, 0)  # the row, and the row of the file that is gone
+    assert names(SearchIndex.open(out, model)) >= {"red", "dark-red"}
+    assert "blue" not in names(SearchIndex.open(out, model))
+
+
+def test_of_a_corpus_that_has_records_refused_nothing_is_gone(model: ColourModel, folder: Path, out: Path) -> None:
+    spec = f"{{source: joined, parts: ['{folder}']}}"
+    build_index(model, spec, out)
+    rows = rows_of(folder)
+    rewrite(folder, [rows[0] | {"caption_en": ""}, *rows[2:]])
+    assert build_index(model, spec, out, prune=True, skip_bad=True).removed == 0
+    rewrite(folder, [rows[0], *rows[2:]])
+    assert build_index(model, spec, out, prune=True, skip_bad=True).removed == 1
+
+
+def test_an_image_that_lost_its_row_is_gone_though_another_row_is_refused(
+    model: ColourModel, folder: Path, out: Path
+) -> None:
+    build_index(model, folder, out)
+    rows = rows_of(folder)
+    rewrite(folder, [rows[0] | {"caption_en": ""}, *rows[2:]])
+    assert build_index(model, folder, out, prune=True, skip_bad=True).removed == 1
+    assert "red" in names(SearchIndex.open(out, model))
+    assert "dark-red" not in names(SearchIndex.open(out, model))
+
+
 def test_images_that_are_gone_stay_until_pruned(model: ColourModel, folder: Path, out: Path) -> None:
     build_index(model, folder, out)
     rewrite(folder, rows_of(folder)[2:])  # red and dark red
-    assert build_index(model, folder, out) == IndexSummary(added=0, unchanged=10, removed=0, failed=0, vanished=2)
+    summary = IndexSummary(added=0, unchanged=10, removed=0, failed=0, vanished=2, unlisted=2)
+    assert build_index(model, folder, out) == summary
     assert SearchIndex.open(out, model).count() == 12
-    assert build_index(model, folder, out, prune=True) == IndexSummary(added=0, unchanged=10, removed=2, failed=0)
+    assert build_index(model, folder, out, prune=True) == replace(summary, removed=2, vanished=0)
     assert names(SearchIndex.open(out, model)) & {"red", "dark-red"} == set()
     assert SearchIndex.open(out, model).count() == 10
 

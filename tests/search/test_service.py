@@ -24,6 +24,7 @@ from mmbert.search.index import SearchIndex, build_index
 from mmbert.search.service import core, keys
 from mmbert.search.service.app import make_app
 from mmbert.search.service.core import Service, Settings, key_of, name_of
+from mmbert.vision import images
 
 
 def encoded(image: Any, kind: str = "PNG") -> str:
@@ -201,6 +202,16 @@ def test_a_mistake_is_a_4xx_that_says_what_it_is(client: TestClient, path: str, 
     assert answer.json()["error"]["message"]
 
 
+def test_an_image_that_even_pillow_refuses_is_refused_for_its_size(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    answer = client.post("/v1/search", json={"image": encoded(picture("red", (99, 99)))})
+    problem = answer.json()["error"]
+    assert (answer.status_code, problem["hint"]) == (400, "send one of at most 10,000")
+    assert "is above" in problem["message"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -225,6 +236,37 @@ def test_a_body_that_is_no_request_is_a_4xx(client: TestClient, body: bytes) -> 
     assert answer.status_code in (200, 400, 422)
     if answer.status_code != 200:
         assert answer.json()["error"]["message"]
+
+
+JSON = "application/json"
+BODIES = [
+    (b'{"text": "red"}', None, "the body has no content type"),
+    (b'{"text": "red"}', "application/x-www-form-urlencoded", "sent as application/x-www-form-urlencoded, not as JSON"),
+    (b'{"text": "red"', JSON, "not valid JSON: Expecting ',' delimiter at character 15"),
+    (b"\xff{}", JSON, "not valid JSON: 'utf-8' codec can't decode byte 0xff in position 0"),
+    (b"", JSON, "the request has no body"),
+    (b'"red"', JSON, "the body is not a JSON object"),
+    (b"null", JSON, "the body is not a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "message"), BODIES)
+def test_a_body_that_is_no_json_is_told_with_how_to_send_it(
+    client: TestClient, body: bytes, kind: str | None, message: str
+) -> None:
+    answer = client.post("/v1/search", content=body, headers={} if kind is None else {"content-type": kind})
+    problem = answer.json()["error"]
+    assert message in problem["message"]
+    assert "Content-Type: application/json" in problem["hint"]
+
+
+def test_base64_may_be_in_lines(client: TestClient) -> None:
+    blue = base64.encodebytes(base64.b64decode(encoded(picture("blue", (60, 60))))).decode()
+    assert "\n" in blue.strip()
+    for image in (blue, blue.replace("\n", "\r\n"), f" data:image/png;base64,\n{blue}"):
+        assert len(names(client.post("/v1/search", json={"image": image, "k": 2}))) == 2
+    answer = client.post("/v1/search", json={"image": "no base64!"})
+    assert answer.json()["error"]["message"].startswith("the image is not base64: ")
 
 
 def test_too_large_a_body_is_refused_with_and_without_its_length(client: TestClient) -> None:
@@ -358,6 +400,13 @@ def test_keys(index: SearchIndex, tmp_path: Path) -> None:
             assert client.post("/v1/search", json={"text": "red"}, headers=header).status_code == 401
             assert client.get(f"/v1/images/{name_of('pictures/red.png')}", headers=header).status_code == 401
             assert client.get("/metrics", headers=header).status_code == 401
+        for header, what in (
+            ({}, "an API key is needed"),
+            ({"authorization": key}, "an API key is needed"),
+            ({"authorization": "Bearer "}, "an API key is needed"),
+            ({"authorization": f"Bearer {key[:-1]}"}, "the API key is wrong"),
+        ):
+            assert client.get("/v1", headers=header).json()["error"]["message"] == what
         assert names(client.post("/v1/search", json={"text": "red"}, headers={"authorization": f"Bearer {key}"}))
         assert client.get("/healthz").status_code == 200
         assert client.get("/").status_code == 200

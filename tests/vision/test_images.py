@@ -20,7 +20,7 @@ from mmbert.errors import ImageError
 from mmbert.vision import images
 from mmbert.vision.images import load_image
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "error::PIL.Image.DecompressionBombWarning")
 
 RED, GREEN, BLUE, YELLOW, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)
 
@@ -302,6 +302,25 @@ def test_too_many_pixels_in_an_array_or_an_opened_image(monkeypatch: pytest.Monk
         with pytest.raises(ImageError, match="10x10"):
             load_image(source)
     assert load_image(np.zeros((9, 11), dtype=np.uint8)).size == (11, 9)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "BMP"])
+def test_our_limit_counts_and_not_pillows_which_is_below_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+
+    def data(width: int, height: int) -> bytes:
+        return encoded(Image.new("L", (width, height)), kind)
+
+    assert load_image(data(9, 11)).size == (9, 11)
+    with images.read_header(io.BytesIO(data(9, 11))) as header:
+        assert header.size == (9, 11)
+    with pytest.raises(ImageError, match="image of 10x11 pixels is above"):
+        load_image(data(10, 11))
+    for size in ((10, 21), (50, 50)):
+        with pytest.raises(ImageError, match="image is above"):
+            load_image(data(*size))
+    assert Image.MAX_IMAGE_PIXELS == 60
 
 
 def test_a_missing_file_names_its_path(tmp_path: Path) -> None:

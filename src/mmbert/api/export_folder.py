@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from mmbert.errors import CheckpointError
+from mmbert.errors import CheckpointError, said_by_check
 
 Format = Literal["onnx", "openvino"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -110,9 +110,8 @@ def read_about(folder: Path) -> ExportAbout:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"damaged, or of another version: {place}: {first['msg']}", where=str(path), hint="export the model again"
-        ) from error
+        what = f"damaged, or of another version: {place}: {said_by_check(first)}"
+        raise CheckpointError(what, where=str(path), hint="export the model again") from error
     for name in about.graphs:
         if not (folder / about.file(name)).is_file():
             raise CheckpointError(f"{about.file(name)} is missing", where=str(folder), hint="export the model again")

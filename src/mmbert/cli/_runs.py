@@ -81,9 +81,22 @@ def measure_of(folder: Path) -> str | None:
     Raises:
         TrainingError: ``recipe.yaml`` cannot be read.
     """
+    return (_recipe(folder).get("evaluation") or {}).get("measure")
+
+
+def stores_of(folder: Path) -> list[str]:
+    """The region stores that the run looked images up in; none where it opened them, or its recipe does not say.
+
+    Raises:
+        TrainingError: ``recipe.yaml`` cannot be read.
+    """
+    named = _recipe(folder).get("features") or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
     path = folder / "recipe.yaml"
-    recipe = _yaml(path) if path.is_file() else {}
-    return (recipe.get("evaluation") or {}).get("measure")
+    return _yaml(path) if path.is_file() else {}
 
 
 def _evaluation(line: dict[str, Any]) -> dict[str, float]:

@@ -33,7 +33,9 @@ def index(
     ] = "mmbert-index",
     model: ModelOption = "starter",
     skip_bad: SkipBadOption = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove images that are gone from the folder.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove images that are gone from the folder or its metadata.")
+    ] = False,
     kind: Annotated[
         str | None,
         typer.Option("--kind", help="Vector index: flat, sq, rq, pq or hnsw. Default: by the number of images."),
@@ -93,8 +95,13 @@ def index(
     ]
     print(f"{out}: {', '.join(done)}")
     note_left_out(problems)
+    if summary.unlisted:
+        note(f"{counted(summary.unlisted, 'image')} of the folder not indexed: in no usable record of its metadata")
+    if summary.measured:
+        note(f"left out of the metadata: {', '.join(summary.measured)} (the index measures it itself)")
     if summary.vanished:
-        note(f"{counted(summary.vanished, 'indexed image')} gone from the folder: --prune removes what is gone")
+        vanished = counted(summary.vanished, "indexed image")
+        note(f"{vanished} gone from the folder or its metadata: --prune removes what is gone")
     where = "" if out == "mmbert-index" else f" --index {out}"
     note(f'next: mmbert search "what you look for"{where}')
 

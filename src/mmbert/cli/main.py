@@ -21,7 +21,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ from typer.main import get_command, get_group
 
 import mmbert.cli
 from mmbert import __version__
-from mmbert.errors import MMBertError
+from mmbert.errors import DataError, MMBertError
 from mmbert.plugins import nearest
 
 DEBUG = "--debug"
@@ -109,11 +109,28 @@ def _lay_out(command: Any) -> None:
     command.rich_markup_mode = None
     command.help = _keep_indented(command.help)
     command.epilog = _keep_indented(command.epilog)
+    if any(param.name == "skip_bad" for param in command.params):
+        command.callback = _naming_skip_bad(command.callback)
     command.params = [param for param in command.params if param.name not in ("install_completion", "show_completion")]
     for child in getattr(command, "commands", {}).values():
         _lay_out(child)
     if hasattr(command, "commands") and command.callback is None:
         command.no_args_is_help = True
+
+
+def _naming_skip_bad(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, whose errors about single records and images say that ``--skip-bad`` leaves them out."""
+
+    @functools.wraps(callback)
+    def command(*args: Any, **named: Any) -> Any:
+        try:
+            return callback(*args, **named)
+        except DataError as error:
+            if error.skippable and "--skip-bad" not in (error.hint or ""):
+                error.hint = f"{error.hint or 'mend it'}; --skip-bad goes on without it"
+            raise
+
+    return command
 
 
 def _keep_indented(text: str | None) -> str | None:

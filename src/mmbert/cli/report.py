@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli._pictures import FontsOption, note_pictures
-from mmbert.cli._runs import current_stage, measure_of
-from mmbert.cli.common import DeviceOption, load_model, note, output_path, show_progress
+from mmbert.cli._records import read_records
+from mmbert.cli._runs import current_stage, measure_of, stores_of
+from mmbert.cli.common import DeviceOption, FeaturesOption, load_model, note, output_path, show_progress
 from mmbert.errors import UsageError
 
 SHOWN = "retrieval"
@@ -23,6 +24,7 @@ def report(
     data: Annotated[
         str | None, typer.Option("--data", help="Evaluate on this. Default: what the run was evaluated on.")
     ] = None,
+    features: FeaturesOption = None,
     per_language: Annotated[int, typer.Option("--per-language", help="Captions shown of each language.", min=0)] = 1,
     curves_only: Annotated[bool, typer.Option("--curves-only", help="Leave the model alone.")] = False,
     layout: Annotated[
@@ -40,12 +42,14 @@ def report(
 
     The page has recall by language, how well captions of one language find those of another, the curves of the log,
     images that captions find and captions that images find, and a map of images. It needs no other file. Of a run that
-    is measured by something else than retrieval it has the curves.
+    is measured by something else than retrieval it has the curves. Of a run that looked images up in region stores the
+    model does so here, too; with --data, in those of --features.
 
     Examples:
 
       mmbert report runs/first
       mmbert report runs/first --data my-photos --out first.html
+      mmbert report runs/vl --data my-photos --features my-photos.regions
       mmbert report runs/first --map tsne --map-captions --png runs/first/pictures
     """
     from mmbert import html
@@ -68,13 +72,16 @@ def report(
         remark = f"The run is measured by {measure}, not by retrieval: curves only."
         note(remark)
     if not curves_only:
+        from mmbert.data.records import BadRecords
         from mmbert.data.sources import open_data
         from mmbert.evaluation.retrieval import Retrieval
 
         chosen = data or _evaluated(run)
         model = load_model(str(_model(run)), device)
         source = open_data(chosen)
-        retrieval = Retrieval(model, [source[i] for i in range(len(source))], progress=show_progress())
+        stores = features or (stores_of(run) if data is None else None)
+        records = read_records(source, [model], stores, BadRecords())
+        retrieval = Retrieval(model, records, progress=show_progress())
         facts.append(("Evaluated on", source.name))
         found = run_report(curves, retrieval, model, per_language=per_language, method=method, captions=map_captions)
         if layout is None and method == "pca":

@@ -133,6 +133,9 @@ def _duplicates(index: SearchIndex, threshold: float, as_json: bool) -> None:
 def what_is_asked(query: str | None, image: Path | None) -> tuple[str | None, Path | None]:
     """Text and image of the query; a QUERY alone that names an image file is that image.
 
+    One that is named like an image file and is none is a text, which is said, unless it is a path: nobody writes texts
+    so.
+
     Raises:
         UsageError: neither is given, or the image does not exist.
     """
@@ -146,8 +149,13 @@ def what_is_asked(query: str | None, image: Path | None) -> tuple[str | None, Pa
         return query, image
     assert query is not None
     named = Path(query)
-    if named.suffix.lower() in IMAGE_SUFFIXES and len(query) < 1024 and "\0" not in query and named.is_file():
+    if named.suffix.lower() not in IMAGE_SUFFIXES or len(query) >= 1024 or "\0" in query:
+        return query, None
+    if named.is_file():
         return None, named
+    if len(named.parts) > 1:
+        raise UsageError(f"no image file {query}", hint=f"to look for these words, leave {named.suffix} out")
+    note(f"no image file {query}: searched as a text")
     return query, None
 
 

@@ -17,7 +17,7 @@ from mmbert.data.metadata import SUFFIXES, is_table
 from mmbert.data.records import BadRecords, ImageRef, Record, Source
 from mmbert.data.row_records import shown
 from mmbert.data.sources import open_data
-from mmbert.data.sources.folder import FolderSource, list_images
+from mmbert.data.sources.folder import FolderSource
 from mmbert.data.sources.prepared import PreparedSource
 from mmbert.errors import DataError, ImageError
 from mmbert.vision.images import load_image
@@ -236,8 +236,7 @@ def _warnings(source: Source, result: CheckResult) -> list[str]:
     if result.repeated_captions:
         found.append(f"{_number(len(result.repeated_captions), 'caption')} in more than one split")
     if isinstance(source, FolderSource):
-        unlisted = [path for path in list_images(source.root) if path not in source.listed]
-        if unlisted:
+        if unlisted := source.unlisted():
             found.append(f"{_number(len(unlisted), 'image')} in no usable record, e.g. {shown(unlisted[0])}")
         for path in sorted(source.root.iterdir()):
             like = path.stem.lower() == "metadata" and path.suffix.lower() in (*SUFFIXES, *LIKE_METADATA)

@@ -117,6 +117,7 @@ class BadRecords:
             DataError: ``error`` itself, unless ``skip``.
         """
         if not self.skip:
+            error.skippable = True
             raise error
         self.found.append((error.where or "", error.message))
 

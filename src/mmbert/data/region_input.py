@@ -136,7 +136,7 @@ class RecordsWithRegions:
         error = DataError(
             f"no regions of {record.image.key!r} in {where}",
             where=record.origin or record.id,
-            hint="extract the image's features into the store, or leave the record out with --skip-bad",
+            hint="extract the image's features into the store",
         )
         bad.add(error)
         return False

@@ -216,7 +216,7 @@ def _image_path(root: Path, inside: str, name: Any, where: str) -> str | None:
         raise DataError(f"column 'file_name' holds {metadata.kind_of(name)}, not text", where=where)
     if name.startswith(("http://", "https://")):
         raise ImageError(f"{name} is not in the folder", where=where, hint="download the image into the folder first")
-    path = posixpath.normpath(posixpath.join(inside, name))
+    path = image_key(inside, name)
     check_name(path, where)
     if name.startswith("/") or PureWindowsPath(name).drive or path.split("/")[0] == "..":
         raise ImageError(
@@ -224,10 +224,13 @@ def _image_path(root: Path, inside: str, name: Any, where: str) -> str | None:
         )
     if not os.path.isfile(root / path):  # noqa: PTH113 (Path.is_file raises on a null byte)
         what = f"{name} is a folder, not an image" if os.path.isdir(root / path) else f"no image {name}"  # noqa: PTH112
-        raise ImageError(
-            what, where=where, hint=_near(root, path) or "check file_name, or leave it out with --skip-bad"
-        )
+        raise ImageError(what, where=where, hint=_near(root, path) or "check file_name")
     return path
+
+
+def image_key(inside: str, name: str) -> str:
+    """Path relative to the root of an image that a metadata file in the folder ``inside`` calls ``name``."""
+    return posixpath.normpath(posixpath.join(inside, name))
 
 
 def _near(root: Path, path: str) -> str | None:

@@ -7,6 +7,7 @@ machine; ``letters`` makes that list. It belongs to the extra ``report``.
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def letters(texts: Iterable[str], fonts: Sequence[Path] = ()) -> Iterator[str]:
         fonts: TrueType fonts that come first.
 
     Yields:
-        characters that no font has; they become boxes.
+        characters that no font has; they become boxes, and Matplotlib does not warn of each.
 
     Raises:
         UsageError: Matplotlib is not installed, or a font is none.
@@ -63,7 +64,9 @@ def letters(texts: Iterable[str], fonts: Sequence[Path] = ()) -> Iterator[str]:
         "xtick.color": FAINT,
         "ytick.color": FAINT,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        if missing:
+            warnings.filterwarnings("ignore", f"Glyph ({'|'.join(str(ord(c)) for c in missing)}) ")
         yield missing
 
 

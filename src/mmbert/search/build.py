@@ -6,7 +6,7 @@ Building again looks at every file's bytes and encodes only what is new or chang
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from mmbert.api.ray_pool import ray_map, require_ray
 from mmbert.api.usable import encode_usable_images
-from mmbert.data.records import BadRecords, ImageRef
+from mmbert.data.records import BadRecords, ImageRef, Record
 from mmbert.data.sources import open_data, parse_data
+from mmbert.data.sources.folder import FolderSource, list_images
 from mmbert.errors import DataError, ImageError, IndexStoreError, UsageError
 from mmbert.search import neighbours, store
 from mmbert.search.entries import Entry, Facts, column_types, entries_of, look, rows_of
@@ -39,10 +40,12 @@ class IndexSummary:
     Args:
         added: new in the index.
         unchanged: already there as they are.
-        removed: taken out, because they are gone from the folder (``prune``).
+        removed: taken out, because they are gone from the folder or its metadata (``prune``).
         failed: images and records left out, because they cannot be used (``skip_bad``).
         updated: already there, and changed since (pixels or words).
-        vanished: in the index and not in the folder any more; still found by searches, unless ``prune``.
+        vanished: in the index and gone from the folder or its metadata; still found by searches, unless ``prune``.
+        unlisted: in the folder, and in no usable record of its metadata.
+        measured: metadata columns left out, because the index measures the same itself (``store.MEASURED``).
         problems: (where, what) of the failed ones.
     """
 
@@ -52,6 +55,8 @@ class IndexSummary:
     failed: int
     updated: int = 0
     vanished: int = 0
+    unlisted: int = 0
+    measured: tuple[str, ...] = ()
     problems: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
@@ -78,7 +83,7 @@ def build_index(
         out: folder of the index, made if it does not exist; or a URI of an object store (``s3://bucket/index``).
         progress: show a bar on standard error.
         skip_bad: leave out images and records that cannot be used instead of stopping.
-        prune: remove from the index what is gone from the folder.
+        prune: remove from the index what is gone from the folder or its metadata.
         model_name: name or folder of the model, so that a search can load it by itself.
         kind: of the vector index (``neighbours.KINDS``), whatever the number of images, from now on; where None, it
             stays as it is, and a new index has none up to 100,000 images and one that fits the number above.
@@ -94,7 +99,7 @@ def build_index(
     """
     bad = BadRecords(skip=skip_bad)
     root, source = _root(str(folder)), str(folder)
-    entries = _entries(source, root, bad)
+    found = _entries(source, root, bad)
     name = model_name or getattr(model, "name_or_path", None)
     about = store.About(model.fingerprint, model.embedding_size, str(name) if name else None, root, source)
     if kind is not None:
@@ -107,7 +112,7 @@ def build_index(
     _prepare(place, about)
     with place.lock():
         build = _Build(model, place, about, bad, kind, keep_regions, ray_workers)
-        return build.run(entries, prune=prune, progress=progress)
+        return build.run(found, prune=prune, progress=progress)
 
 
 def _root(source: str) -> str | None:
@@ -116,18 +121,43 @@ def _root(source: str) -> str | None:
     return os.path.abspath(Path(options["root"]).expanduser()) if options["source"] == "folder" else None  # noqa: PTH100
 
 
-def _entries(source: str, root: str | None, bad: BadRecords) -> dict[str, Entry]:
-    nothing = IndexStoreError("no images to index", where=source, hint="give a folder with images in it")
-    if root is not None and Path(root).is_dir():
-        from mmbert.data.sources.folder import list_images
+@dataclass(frozen=True)
+class _Found:
+    """What is to be indexed.
 
-        if not list_images(Path(root)):
-            raise nothing
-    records = open_data(source, report=bad)
-    entries = entries_of(records[i] for i in range(len(records)))
+    Args:
+        entries: by path.
+        may_be_refused: whether an image that is not among them may be that of a record that was refused.
+        unlisted, measured: as in ``IndexSummary``.
+    """
+
+    entries: dict[str, Entry]
+    may_be_refused: Callable[[str], bool]
+    unlisted: int
+    measured: tuple[str, ...]
+
+
+def _entries(source: str, root: str | None, bad: BadRecords) -> _Found:
+    nothing = IndexStoreError("no images to index", where=source, hint="give a folder with images in it")
+    if root is not None and Path(root).is_dir() and not list_images(Path(root)):
+        raise nothing
+    opened = open_data(source, report=bad)
+    measured: set[str] = set()
+
+    def records() -> Iterator[Record]:
+        for i in range(len(opened)):
+            record = opened[i]
+            measured.update(store.MEASURED.intersection(record.extra))
+            yield record
+
+    entries = entries_of(records())
     if not entries:
         raise nothing
-    return entries
+    names = tuple(sorted(measured))
+    if isinstance(opened, FolderSource):
+        return _Found(entries, opened.may_be_refused, len(opened.unlisted()), names)
+    refused = len(bad) > 0  # other corpora do not say which images theirs are
+    return _Found(entries, lambda path: refused, 0, names)
 
 
 def _prepare(place: Place, about: store.About) -> None:
@@ -176,7 +206,8 @@ class _Build:
         self.regions = self.there.regions
         self.ray_workers = ray_workers
 
-    def run(self, entries: dict[str, Entry], *, prune: bool, progress: bool) -> IndexSummary:
+    def run(self, found: _Found, *, prune: bool, progress: bool) -> IndexSummary:
+        entries = found.entries
         with store.faults(self.place):
             table = store.open_for_writing(self.place, self.about.size)
             known = _known(table)
@@ -191,7 +222,8 @@ class _Build:
                     done[what] += len(paths)
                     good.update(paths)
                 bar.update(seen.count)
-        vanished = sorted(known.keys() - good - entries.keys())  # what is there and cannot be read now is not gone
+        # What is there and cannot be read now is not gone, neither an image nor its row.
+        vanished = sorted(path for path in known.keys() - good - entries.keys() if not found.may_be_refused(path))
         with store.write_faults(self.place):
             if prune:
                 for gone in _lots(vanished, LOT):
@@ -211,6 +243,8 @@ class _Build:
             removed=len(vanished) if prune else 0,
             failed=len(self.bad),
             vanished=0 if prune else len(vanished),
+            unlisted=found.unlisted,
+            measured=found.measured,
             problems=tuple(self.bad.found),
         )
 

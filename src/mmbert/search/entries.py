@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from mmbert.data.records import ImageRef, Record
 from mmbert.errors import DataError, ImageError
 from mmbert.search.store import MEASURED, PRIVATE, REGIONS, RESERVED
+from mmbert.vision.images import read_header
 
 Types = Mapping[str, pa.DataType]
 
@@ -87,10 +88,10 @@ def look(entry: Entry) -> Facts:
     data = entry.read()
     width = height = None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with read_header(io.BytesIO(data)) as image:
             turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: lies on its side
             width, height = (image.height, image.width) if turned else (image.width, image.height)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError):
+    except (ImageError, UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError):
         pass  # whoever decodes it will say what is wrong
     return Facts(content_hash(data), len(data), width, height)
 

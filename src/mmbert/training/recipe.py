@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, said_by_check
 from mmbert.plugins import nearest
 from mmbert.training.optimizer_recipe import LoraRecipe, OptimizerRecipe, Section
 
@@ -368,7 +368,7 @@ def validation_error(error: ValidationError, model: type[BaseModel], where: str)
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"] if part not in FORMS)
     if first["type"] != "extra_forbidden":
-        return ConfigError(f"{path or 'recipe'}: {first['msg'].removeprefix('Value error, ')}", where=where)
+        return ConfigError(f"{path or 'recipe'}: {said_by_check(first)}", where=where)
     known = _known_keys(model, first["loc"][:-1])
     close = nearest(str(first["loc"][-1]), known)
     hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(known))}"

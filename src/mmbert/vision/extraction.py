@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from PIL import Image
-
 from mmbert.errors import DataError
 from mmbert.vision.encoders.base import RegionExtractor, VisionEncoder
-from mmbert.vision.images import MAX_PIXELS, Reference, load_image
+from mmbert.vision.images import MAX_PIXELS, Reference, load_image, read_header
 from mmbert.vision.regions import GivenBoxes, Regions
 
 PIXELS_AHEAD = MAX_PIXELS
@@ -148,7 +146,7 @@ def _pixels(image: Reference) -> int:
     try:
         data = image.data
         source = image.path if data is None else io.BytesIO(data)
-        with Image.open(source) as opened:  # type: ignore[arg-type]
+        with read_header(source) as opened:  # type: ignore[arg-type]
             return min(opened.width * opened.height, PIXELS_AHEAD)
     except Exception:  # damaged headers and archives raise almost anything
         return 0

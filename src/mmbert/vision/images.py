@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from mmbert.errors import ImageError
 
 MAX_PIXELS = 100_000_000
-"""Images with more pixels are refused before they are decoded."""
+"""Images with more pixels are refused before they are decoded; for others nobody is warned of their size."""
 MIN_SIDE = 2
 
 _GET_AGAIN = "get the file again or remove it"
@@ -129,14 +129,33 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
+@contextmanager
+def read_header(
+    file: str | Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, where: str | None = None
+) -> Iterator[Image.Image]:
+    """An image of which only the beginning has been read: its format, its size, its metadata.
+
+    Args:
+        formats: that it may have, by Pillow's names; None: any.
+
+    Raises:
+        ImageError: above 100 million pixels. And what Pillow raises on a file that is none or damaged.
+    """
+    with _our_rules():
+        try:
+            image = Image.open(file, formats=formats)
+        except Image.DecompressionBombError as error:
+            raise _too_large(where) from error
+    with image:
+        yield image
+
+
 def _open(file: Path | io.BytesIO, where: str | None) -> Image.Image:
     try:
-        with Image.open(file, formats=_formats()) as image:
+        with read_header(file, formats=_formats(), where=where) as image:
             return _decode(image, where)
     except ImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(where) from error
     except Image.UnidentifiedImageError as error:
         empty = file.stat().st_size == 0 if isinstance(file, Path) else not file.getbuffer().nbytes
         raise ImageError(
@@ -157,11 +176,13 @@ def _decode(image: Image.Image, where: str | None) -> Image.Image:
     try:
         if image.format in ("JPEG", "MPO") and not _jpeg_has_its_end(image):
             raise ImageError("damaged or cut short: the file has no end mark", where=where, hint=_GET_AGAIN)
-        with _truncation_is_an_error():
+        with _our_rules():
             image.load()
         return _upright(_to_colour(image, where), image)
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # one within: of an icon, a tile
+        raise _too_large(where) from error
     except Exception as error:
         raise _damaged(error, where) from error
 
@@ -186,27 +207,38 @@ def _jpeg_has_its_end(image: Image.Image) -> bool:
     return data.find(b"\xff\xd9", at) >= 0  # within a scan, 0xff is always followed by zero
 
 
-_strict_lock = threading.Lock()
-_strict_users = 0
-_strict_before = False
+class _Limit(int):
+    """A limit of Pillow's that is not doubled: it warns above its limit and refuses above twice that."""
+
+    def __rmul__(self, other: int) -> int:
+        return int(self)
+
+
+_rules_lock = threading.Lock()
+_rules_users = 0
+_rules_before: tuple[bool, int | None] = (False, None)
 
 
 @contextmanager
-def _truncation_is_an_error() -> Iterator[None]:
-    """Some libraries let PIL accept half images for the whole process; here those would pass as grey ones."""
-    global _strict_users, _strict_before
-    with _strict_lock:
-        if _strict_users == 0:
-            _strict_before = ImageFile.LOAD_TRUNCATED_IMAGES
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-        _strict_users += 1
+def _our_rules() -> Iterator[None]:
+    """Rules that Pillow has for the whole process are ours in here.
+
+    Some libraries let it accept half images; here those would pass as grey ones. And it warns of images that are below
+    our limit. Up to twice that it may open, so that an error can say how large the image is.
+    """
+    global _rules_users, _rules_before
+    with _rules_lock:
+        if _rules_users == 0:
+            _rules_before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, _Limit(2 * MAX_PIXELS)
+        _rules_users += 1
     try:
         yield
     finally:
-        with _strict_lock:
-            _strict_users -= 1
-            if _strict_users == 0:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _strict_before
+        with _rules_lock:
+            _rules_users -= 1
+            if _rules_users == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = _rules_before
 
 
 def _upright(rgb: Image.Image, opened: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from mmbert import plugins
 from mmbert.data.metadata import is_table
 from mmbert.data.records import BadRecords, Source
 from mmbert.data.yaml_values import read_value
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError, DataError, said_by_check
 
 _FORMATS = ("folder", "legacy", "text", "prepared", "stream", "joined")
 """Formats rather than corpora: their names alone open nothing."""
@@ -154,7 +154,8 @@ def _config_error(name: str, error: ValidationError, module: ModuleType) -> Conf
     if first["type"] == "missing" and key == "root" and hasattr(module, "CARD"):
         hint = f"mmbert data prepare {name} --from DOWNLOADS --out STORE, then give STORE (`mmbert data list {name}`)"
         return ConfigError(f"data source {name!r} needs its files", hint=hint)
-    return ConfigError(f"option {key!r} of data source {name!r}: {first['msg']}")
+    what = f"option {key!r} of data source" if key else "data source"
+    return ConfigError(f"{what} {name!r}: {said_by_check(first)}")
 
 
 def catalogue() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmbert.data import metadata
 from mmbert.data.records import BadRecords, ImageRef, Record
-from mmbert.data.row_records import check_name, folder_split, record_of, shown
+from mmbert.data.row_records import check_name, folder_split, image_key, record_of, shown
 from mmbert.errors import DataError
 from mmbert.vision.images import IMAGE_SUFFIXES
 
@@ -48,15 +48,32 @@ class FolderSource:
         records: what it holds, after the filters.
         bad: the records that were left out because they cannot be used.
         listed: images of all usable records, whatever the filters, relative to ``root``.
+        refused: images that rows name which cannot be used; None among them: there are rows of which nobody knows.
     """
 
-    def __init__(self, root: Path, records: list[Record], bad: BadRecords, listed: frozenset[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        records: list[Record],
+        bad: BadRecords,
+        listed: frozenset[str],
+        refused: frozenset[str | None] = frozenset(),
+    ) -> None:
         self.name = str(root)
         self.root = root
         self.bad = bad
         self.listed = listed
         self.languages = tuple(dict.fromkeys(language for record in records for language in record.languages))
+        self._refused = refused
         self._records = records
+
+    def unlisted(self) -> list[str]:
+        """Images of the folder that are in no usable record, whatever the filters, relative to the root."""
+        return [path for path in list_images(self.root) if path not in self.listed]
+
+    def may_be_refused(self, image: str) -> bool:
+        """Whether an image without usable record is in the folder, and a row that is refused names it or may do so."""
+        return (image in self._refused or None in self._refused) and (self.root / image).is_file()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -77,12 +94,13 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Folder
         what = "is a file, not a folder" if root.exists() else "no such folder"
         raise DataError(what, where=str(options.root), hint="give the folder that holds the images and their metadata")
     images, tables = _contents(root)
-    records = list(_from_tables(root, tables, report) if tables else _from_images(root, images, report))
+    refused: set[str | None] = set()
+    records = list(_from_tables(root, tables, report, refused) if tables else _from_images(root, images, report))
     if not records:
         raise _nothing(options.root, images, tables, report)
     listed = frozenset(record.image.key for record in records if record.image is not None)
     records = _with_languages(_with_split(records, options), options)
-    return FolderSource(root, records, report, listed)
+    return FolderSource(root, records, report, listed, frozenset(refused))
 
 
 def list_images(root: Path) -> list[str]:
@@ -127,7 +145,8 @@ def _from_images(root: Path, images: Iterable[str], report: BadRecords) -> Itera
             yield Record(id=path, image=image, split=folder_split(path), origin=path)
 
 
-def _from_tables(root: Path, tables: list[str], report: BadRecords) -> Iterator[Record]:
+def _from_tables(root: Path, tables: list[str], report: BadRecords, refused: set[str | None]) -> Iterator[Record]:
+    """Records of the metadata; ``refused`` gets the images of rows that cannot be used, None where a row tells none."""
     one_of: dict[str, str] = {}
     for table in tables:
         other = one_of.setdefault(posixpath.dirname(table), table)
@@ -136,15 +155,22 @@ def _from_tables(root: Path, tables: list[str], report: BadRecords) -> Iterator[
                 f"metadata in two formats: {shown(other)} and {shown(table)}", where=str(root), hint="keep one of them"
             )
     origins: dict[str, str] = {}
+    before, unusable = len(report), 0
     for table in tables:
+        inside = posixpath.dirname(table)
         for where, row in metadata.read_rows(root / table, shown(table), report):
             try:
-                record = record_of(root, posixpath.dirname(table), where, row, origins)
+                record = record_of(root, inside, where, row, origins)
             except DataError as error:
                 report.add(error)
+                name = row.get("file_name")
+                refused.add(image_key(inside, name) if isinstance(name, str) and name else None)
+                unusable += 1
             else:
                 origins[record.id] = where
                 yield record
+    if len(report) - before > unusable:  # rows that cannot even be read
+        refused.add(None)
 
 
 def _with_split(records: list[Record], options: Options) -> list[Record]:

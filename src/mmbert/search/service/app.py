@@ -20,11 +20,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from mmbert import __version__
-from mmbert.errors import IndexStoreError, MMBertError
+from mmbert.errors import IndexStoreError, MMBertError, said_by_check
 from mmbert.search.service import schemas
 from mmbert.search.service.batching import Closing, Overloaded, TooLate
 from mmbert.search.service.core import Service, image_bytes, quiet
-from mmbert.search.service.keys import owner
+from mmbert.search.service.keys import owner, sent_key
 from mmbert.search.service.offers import name_of_model
 from mmbert.search.service.uploads import BodyLimit, media_type, thumbnail
 
@@ -45,7 +45,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Failure, "description": what}
     for status, what in {
         400: "The request makes no sense.",
-        401: "An API key is needed.",
+        401: "An API key is needed, or the one that was sent is wrong.",
         404: "There is no such image.",
         413: "The request is too large.",
         422: "The request has not the form that it should have.",
@@ -54,6 +54,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
         504: "There was no answer in time.",
     }.items()
 }
+HOW = "send a JSON object in UTF-8 with the header Content-Type: application/json; /openapi.json has its fields"
 log = logging.getLogger("mmbert.service")
 
 
@@ -142,9 +143,9 @@ def _add_watch(app: FastAPI, service: Service) -> None:
         start = time.perf_counter()
         keys = service.settings.keys
         closed = request.url.path.startswith("/v1") or request.url.path in ("/metrics", "/openapi.json")
-        if keys and closed and owner(keys, request.headers.get("authorization")) is None:
-            response: Response = _problem(401, "an API key is needed", "send it as: Authorization: Bearer KEY")
-            response.headers["WWW-Authenticate"] = "Bearer"
+        header = request.headers.get("authorization")
+        if keys and closed and owner(keys, header) is None:
+            response = _no_entry(sent_key(header))
         else:
             try:
                 response = await call_next(request)
@@ -155,6 +156,15 @@ def _add_watch(app: FastAPI, service: Service) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         return response
+
+
+def _no_entry(key: str | None) -> Response:
+    """The answer to a request without a key, or with one that nobody has (RFC 6750)."""
+    if key is None:
+        headers = {"WWW-Authenticate": "Bearer"}
+        return _problem(401, "an API key is needed", "send it as: Authorization: Bearer KEY", headers)
+    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    return _problem(401, "the API key is wrong", "nobody here has this one; copy yours whole", headers)
 
 
 def _route(request: Request) -> str:
@@ -173,11 +183,16 @@ def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if (wrong := _wrong_body(first, request.headers.get("content-type"))) is not None:
+            return _problem(422, wrong, HOW)
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return _problem(422, f"{place}: {first['msg']}" if place else first["msg"], "see /openapi.json")
+        said = said_by_check(first)
+        return _problem(422, f"{place}: {said}" if place else said, "see /openapi.json")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ValueError | RecursionError):  # FastAPI's, of what is no JSON
+            return _problem(error.status_code, f"the body is not valid JSON: {error.__cause__}", HOW)
         return _problem(error.status_code, str(error.detail))
 
     @app.exception_handler(Overloaded)
@@ -193,6 +208,24 @@ def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(TooLate)
     async def too_late(request: Request, error: TooLate) -> Response:
         return _problem(504, str(error))
+
+
+def _wrong_body(found: dict[str, Any], kind: str | None) -> str | None:
+    """What is wrong with a body as a whole; None where the fault is within it, or elsewhere.
+
+    Args:
+        found: the first of the problems that FastAPI tells.
+        kind: content type of the request.
+    """
+    if found["type"] == "json_invalid":
+        return f"the body is not valid JSON: {found['ctx']['error']} at character {found['loc'][-1] + 1}"
+    if tuple(found["loc"]) != ("body",):
+        return None
+    if found["type"] == "missing":
+        return "the request has no body"
+    if isinstance(found["input"], bytes):  # nothing has read it as JSON
+        return "the body has no content type" if kind is None else f"the body is sent as {kind[:80]}, not as JSON"
+    return "the body is not a JSON object"
 
 
 def _problem(status: int, message: str, hint: str | None = None, headers: dict[str, str] | None = None) -> Response:

@@ -57,10 +57,15 @@ def read_keys(file: Path) -> dict[str, str]:
     return keys
 
 
+def sent_key(header: str | None) -> str | None:
+    """The key in an ``Authorization`` header; None where there is none."""
+    scheme, _, key = (header or "").partition(" ")
+    return (key.strip() or None) if scheme.lower() == "bearer" else None
+
+
 def owner(keys: dict[str, str], header: str | None) -> str | None:
     """Whose key an ``Authorization`` header has; None: nobody's. Every hash is compared, whichever fits."""
-    scheme, _, key = (header or "").partition(" ")
-    given = _hash(key.strip() if scheme.lower() == "bearer" else "")
+    given = _hash(sent_key(header) or "")
     found = None
     for name, known in keys.items():
         if hmac.compare_digest(known, given):

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mmbert.errors import ImageError
-from mmbert.vision.images import load_image
+from mmbert.vision.images import MAX_PIXELS, load_image, read_header
 
 FORMATS = {
     "JPEG": "image/jpeg",
@@ -35,36 +35,40 @@ def _formats() -> tuple[str, ...]:
 
 
 def decode_image(encoded: str, max_pixels: int) -> Image.Image:
-    """An upright RGB image of base64 text (a ``data:`` URL too).
+    """An upright RGB image of base64 text, in lines or not (a ``data:`` URL too).
 
     Raises:
         ImageError: no base64, no image of a known kind, damaged, or of too many pixels.
     """
+    encoded = "".join(encoded.split())
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageError("the image is not base64", hint="encode the file's bytes") from error
+        raise ImageError(f"the image is not base64: {error}", hint="encode the file's bytes, as base64 FILE") from error
     return open_image(data, max_pixels)
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """The same of encoded bytes."""
+    most = f"send one of at most {min(max_pixels, MAX_PIXELS):,}"
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with read_header(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
+    except ImageError as error:
+        raise ImageError(f"the {error.message}", hint=most) from error
     except Exception as error:  # decoders raise almost anything
         raise ImageError("not an image of a known kind", hint="JPEG, PNG, WebP, GIF, BMP or AVIF") from error
     if width * height > max_pixels:
-        raise ImageError(f"the image has {width}x{height} pixels", hint=f"send one of at most {max_pixels:,}")
+        raise ImageError(f"the image has {width}x{height} pixels", hint=most)
     return load_image(data, where="the image")
 
 
 def media_type(data: bytes) -> str | None:
     """Media type of an image by its content; None where it is none that may be given out."""
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with read_header(io.BytesIO(data), formats=_formats()) as image:
             return FORMATS.get(str(image.format))
     except Exception:
         return None

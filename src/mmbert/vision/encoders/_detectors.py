@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from mmbert.errors import CheckpointError, ConfigError, DataError
+from mmbert.errors import CheckpointError, ConfigError, DataError, said_by_check
 from mmbert.plugins import nearest
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.regions import Regions
@@ -72,7 +72,7 @@ def parse(model: type[T], kind: str, options: Mapping[str, Any]) -> T:
                 f"vision encoder {kind!r} has no option {key!r}",
                 hint=f"did you mean {close!r}?" if close else f"known: {', '.join(model.model_fields)}",
             ) from error
-        what = f"option {key!r}: {first['msg']}" if key else first["msg"].removeprefix("Value error, ")
+        what = f"option {key!r}: {said_by_check(first)}" if key else said_by_check(first)
         raise ConfigError(f"vision encoder {kind!r}: {what}") from error
 
 

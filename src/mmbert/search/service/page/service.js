@@ -10,7 +10,10 @@ export async function call(path, body) {
   const answer = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) });
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401) $("key-label").hidden = false;
+  if (answer.status === 401) {
+    $("key-label").hidden = false;
+    throw new Error(key ? "The API key is wrong: nobody here has it. Type it again." : "An API key is needed: type it above.");
+  }
   const { message = `the service answered ${answer.status}`, hint } = said.error ?? {};
   throw new Error(hint ? `${message} (${hint})` : message);
 }
