@@ -289,6 +289,26 @@ def test_what_is_not_carried_over_is_said(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6_taskC_startTaskB", None),
+        (f"{MT}MT_LR6", None),
+        (f"{MT}MT_LR6_encdec", None),
+        ("MM-BERT/retrieval/base_prec_16x16G_fp16_downstream_retrieval_german_LR6_startLR6", "de"),
+        ("MM-BERT/retrieval/base_prec_16x16G_fp16_distance_vision_only", "de"),
+    ],
+)
+def test_languages_that_a_recipe_does_not_follow_are_named(name: str, language: str | None, tmp_path: Path) -> None:
+    settings = settings_of(name)
+    settings["DATASET"]["LANGUAGES_USED"] = "second"
+    draft = recipe_from_yaml(write_yaml(tmp_path / "c.yaml", settings))
+    named = [line for line in draft.ignored if "LANGUAGES_USED" in line]
+    assert named == ([] if language else ["DATASET.LANGUAGES_USED = second"])
+    (component,) = draft.content["components"].values()
+    assert component["options"].get("languages") == ([language] if language else None)
+
+
+@pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
         ("TRAIN", "OPTIMIZER", "Adam", "TRAIN.OPTIMIZER 'Adam' is not supported yet"),

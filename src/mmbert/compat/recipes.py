@@ -53,9 +53,11 @@ USED = (
     "NETWORK.LOAD_REL_HEAD",
 )
 """Starts of settings that the recipe follows."""
-USED_DATA = (".DATASET", ".LANGUAGES_USED", ".SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
+USED_DATA = (".DATASET", ".SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
 LANGUAGES = {"first": ["en"], "second": ["de"], "both": ["en", "de"]}
 """MM-BERT's LANGUAGES_USED: its captions are English and German."""
+LANGUAGES_READ = ("DATASET.LANGUAGES_USED", "DATASET.0.LANGUAGES_USED")
+"""Where the recipes of retrieval read it, or what their originals read is the same whatever it says."""
 TEXT_CORPUS = "general_corpus"
 POSITIONS = 1000
 """More than a record of the originals can take."""
@@ -418,10 +420,12 @@ def _size(records: int) -> dict[str, int]:
 
 FAMILIES = {
     "pretraining": Family("pretraining", _pretraining),
-    "matching": Family("matching", _matching),
-    "translation-retrieval": Family("translation-matching", _translation_matching, evaluation=_translations_matched),
-    "distance": Family("distance", _distance, evaluation=_distances_compared),
-    "lexical-translation": Family("lexical-translation", _lexical),
+    "matching": Family("matching", _matching, used=LANGUAGES_READ),
+    "translation-retrieval": Family(
+        "translation-matching", _translation_matching, evaluation=_translations_matched, used=LANGUAGES_READ
+    ),
+    "distance": Family("distance", _distance, evaluation=_distances_compared, used=LANGUAGES_READ),
+    "lexical-translation": Family("lexical-translation", _lexical, used=LANGUAGES_READ),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family("encoder-decoder", _encoder_decoder),
     "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
