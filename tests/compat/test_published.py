@@ -315,7 +315,9 @@ def test_languages_that_a_recipe_does_not_follow_are_named(name: str, language: 
         ("TRAIN", "LR_SCHEDULE", "plateau", "TRAIN.LR_SCHEDULE 'plateau' is not supported yet"),
         ("NETWORK", "BERT_FROZEN", True, "NETWORK.BERT_FROZEN True is not supported"),
         ("NETWORK", "INITIALISATION", "other", "model.init.mode"),
-        ("TRAIN", "BATCH_IMAGES", [8], "not a usable configuration"),
+        ("TRAIN", "BATCH_IMAGES", [8], "numbers in TRAIN.BATCH_IMAGES: 1, entries of DATASET: 2"),
+        ("TRAIN", "BATCH_IMAGES", 8, "numbers in TRAIN.BATCH_IMAGES: 1, entries of DATASET: 2"),
+        ("TRAIN", "BATCH_IMAGES", [8, 8, 8], "numbers in TRAIN.BATCH_IMAGES: 3, entries of DATASET: 2"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(

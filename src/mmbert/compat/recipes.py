@@ -408,9 +408,19 @@ def _encoder_decoder(settings: LegacySettings) -> dict[str, Any]:
 
 
 def _batches(settings: LegacySettings) -> list[int]:
-    """Samples per device, of each of the corpora."""
+    """Samples per device, of each of the corpora.
+
+    Raises:
+        ConfigError: there are not as many numbers as corpora.
+    """
     found = settings["TRAIN.BATCH_IMAGES"]
-    return [int(n) for n in (found if isinstance(found, list) else [found])]
+    batches = [int(n) for n in (found if isinstance(found, list) else [found])]
+    if len(batches) != len(settings.datasets):
+        raise ConfigError(
+            f"numbers in TRAIN.BATCH_IMAGES: {len(batches)}, entries of DATASET: {len(settings.datasets)}",
+            hint="each entry has a batch of its own: BATCH_IMAGES: [8, 8] for two",
+        )
+    return batches
 
 
 def _size(records: int) -> dict[str, int]:
