@@ -272,10 +272,10 @@ def _share_threads(workers: int) -> None:
 
 def _merged(done: Sequence[BuildReport], builder: StoreBuilder) -> BuildReport:
     """What all parts did together."""
-    complete = any(report.complete for report in done) or builder.finish(BuildReport()).complete
+    now = next((report for report in done if report.complete), None) or builder.finish(BuildReport())
     most = max(done, key=lambda report: len(report.left_out))
     images, regions = (sum(getattr(report, name) for report in done) for name in ("images", "regions"))
-    return BuildReport(images, regions, done[0].known, most.left_out, complete)
+    return replace(now, images=images, regions=regions, known=done[0].known, left_out=most.left_out)
 
 
 def extract_with_ray(job: Job, workers: int) -> BuildReport:
