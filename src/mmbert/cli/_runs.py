@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import TrainingError
 from mmbert.evaluation.measures import merit
 
@@ -134,7 +135,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(_read(path))
+        found = read_value(_read(path))
     except yaml.YAMLError as error:
         raise TrainingError("not valid YAML", where=str(path)) from error
     return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""Values that a user writes in a command line, as YAML in which Norwegian (``no``) is a word.
+"""What a user writes as YAML, in a recipe or a command line: there Norwegian (``no``) is a word.
 
 YAML 1.1, as PyYAML reads it, takes ``yes``, ``no``, ``on`` and ``off`` for true and false; YAML 1.2 does not.
 """

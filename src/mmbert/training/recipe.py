@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import ConfigError
 from mmbert.plugins import nearest
 from mmbert.training.optimizer_recipe import LoraRecipe, OptimizerRecipe, Section
@@ -348,7 +349,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         if not equals or not key:
             raise ConfigError(f"override {override!r} is not key=value")
         try:
-            read = yaml.safe_load(value)
+            read = read_value(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r} is not valid YAML") from error
         _set(content, key.strip().split("."), read)
@@ -400,7 +401,7 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if str(path) in seen:
         raise ConfigError(f"extends itself: {' -> '.join((*seen, str(path)))}", where=str(path))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_value(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from mmbert.api.front_door import MMBert
 from mmbert.data.mixture import StepDataset
 from mmbert.data.records import BadRecords, Record, Source
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import ConfigError, TrainingError, TrainingStopped
 from mmbert.evaluation.examples import Examples
 from mmbert.objectives.base import StartOfRun
@@ -326,7 +327,7 @@ def _prepare_folder(out: Path, recipe: Recipe, *, fresh: bool) -> None:
 def _written_recipe(folder: Path) -> Any:
     """The resolved recipe that a run has left in its folder, or None."""
     written = folder / "recipe.yaml"
-    return yaml.safe_load(written.read_text("utf-8")) if written.is_file() else None
+    return read_value(written.read_text("utf-8")) if written.is_file() else None
 
 
 def training_module(recipe: Recipe, bert: MMBert, sources: dict[str, Source]) -> TrainingModule:
