@@ -249,7 +249,7 @@ def test_overrides_are_yaml_at_any_depth(file: str) -> None:
 
 @pytest.mark.parametrize("override", ["steps", "=3", "", "optimizer.lr"])
 def test_an_override_without_a_value_is_an_error(file: str, override: str) -> None:
-    with pytest.raises(ConfigError, match="not key=value"):
+    with pytest.raises(ConfigError, match="not NAME=VALUE"):
         load_recipe(file, [override])
 
 
