@@ -35,8 +35,15 @@ class OriginalWriter(Writer):
     def _at_mask(
         self, sources: Sequence[SequenceSpec], table: RegionTable | None, ids: Mapping[str, int], limit: int
     ) -> Generated:
-        special = {f"{name}_id": number for name, number in ids.items()}
-        return OriginalEncoderDecoder(self.model).generate(sources, regions=table, max_steps=limit, **special)
+        return OriginalEncoderDecoder(self.model).generate(
+            sources,
+            regions=table,
+            cls_id=ids["cls"],
+            mask_id=ids["mask"],
+            sep_id=ids["sep"],
+            stop_id=ids["stop"],
+            max_steps=limit,
+        )
 
 
 def writer_of(bert: MMBert) -> Writer:
