@@ -48,7 +48,9 @@ def test_the_layers_contract_notices_an_import_in_the_wrong_direction(tmp_path: 
     assert "mmbert.model -> mmbert.cli" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["mmbert", "mmbert.cli.main", "mmbert.cli.common"])
+@pytest.mark.parametrize(
+    "module", ["mmbert", "mmbert.cli.main", "mmbert.cli.common", "mmbert.cli._runs", "mmbert.training.run_folder"]
+)
 def test_cheap_modules_import_nothing_heavy(module: str) -> None:
     done = run_python(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))")
     assert done.returncode == 0, done.stderr

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmbert.cli._corpora import read_settings
 from mmbert.cli.main import run
 from mmbert.data.sources import parse_data
+from mmbert.data.yaml_values import read_settings
 
 
 @pytest.fixture

@@ -64,6 +64,31 @@ def test_extraction_by_an_encoders_name(photos: Path, capsys: pytest.CaptureFixt
     assert "the store has encoder" in capsys.readouterr().err
 
 
+def test_a_part_that_is_started_again_says_what_is_still_to_do(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad image that was left out is tried again by the part whose turn it is; the store can be read all along."""
+    (photos / "metadata.jsonl").unlink()
+    (photos / "broken.png").write_bytes(b"x")
+    options = ["-e", ENCODER, "-o", "s", "--device", "cpu", "--shard-images", "3", "--skip-bad"]
+    command = ["features", "extract", "photos", *options]
+    assert run([*command, "--shard", "1/2"]) == 0
+    assert "the other parts are not done yet (3 images); the store can be read when" in capsys.readouterr().err
+    assert run([*command, "--shard", "2/2"]) == 0
+    assert "parts" not in capsys.readouterr().err
+    assert run([*command, "--shard", "1/2"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "s: 0 images with 0 regions added, 7 were there already\n"
+    wanted = "the store can be read; other parts are to try 1 image that it lacks: left out before, or new"
+    assert printed.err.splitlines() == [wanted]
+    assert len(RegionStore("s").keys) == 7
+    assert run([*command, "--shard", "1/2", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["complete"], made["readable"], made["waiting"]) == (False, True, 1)
+    assert run([*command, "--shard", "2/2"]) == 0
+    assert "broken.png" in capsys.readouterr().err
+
+
 def test_a_models_encoder_gives_what_the_model_computes_from_pixels(
     photos: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,7 @@ def test_prepare_as_json(downloads: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["splits"]["train"]["counts"]["records"] == 3
     assert [entry["reason"] for entry in found["skipped"]] == ["no image a0.jpg"]
     assert run([*command, "languages"]) == 2
-    assert "'languages' is not key=value" in capsys.readouterr().err
+    assert "'languages' is not NAME=VALUE" in capsys.readouterr().err
 
 
 def test_download_reports_dead_links(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

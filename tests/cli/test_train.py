@@ -172,7 +172,7 @@ def test_fewer_images_train_too(
 
 MISTAKES = [
     (["retreival"], [], "no recipe 'retreival'", "did you mean 'retrieval'?"),
-    (["retrieval"], ["steps"], "override 'steps' is not key=value", ""),
+    (["retrieval"], ["steps"], "'steps' is not NAME=VALUE", "such as steps=100"),
     (["retrieval"], ["steps=many"], "steps: Input should be a valid integer", ""),
     (["retrieval"], ["optimizr.lr=1"], "unknown key 'optimizr' [retrieval]", "did you mean 'optimizer'?"),
     (

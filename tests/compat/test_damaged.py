@@ -140,6 +140,7 @@ HARMLESS: dict[str, Callable[[State], bytes]] = {
     "one byte": lambda _: b"P",
     "random bytes": lambda _: bytes(range(256)) * 40,
     "a text": lambda _: b"model: vl-bert\n",
+    "a line": lambda _: b"ok\n",
     "a web page": lambda _: b"<!DOCTYPE html><html><body>404</body></html>",
     "an image": lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500),
     "a tar": lambda _: tar(b"x" * 100),
@@ -206,6 +207,17 @@ def test_damaged_files_are_refused(state: State, config: Path, tmp_path: Path, k
     path.write_bytes(HARMLESS[kind](state))
     check_refused(path, config)
     assert not Path("/tmp/escaped").exists()
+
+
+FOREIGN = ["empty", "random bytes", "a text", "a line", "a web page", "an image", "a tar"]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_pytorch_did_not_write_is_no_checkpoint(config: Path, tmp_path: Path, kind: str) -> None:
+    """And nothing is said about code that it could run."""
+    path = tmp_path / "ok.txt"
+    path.write_bytes(HARMLESS[kind]({}))
+    assert "not a checkpoint" in check_refused(path, config).message
 
 
 @pytest.mark.parametrize("kind", ["zip cut in the middle", "no state dict", "missing keys", "compressed zip"])

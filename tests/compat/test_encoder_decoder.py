@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from originals import SMALL, Sizes, pretraining_shapes, random_state, settings, write_checkpoint, write_yaml
+from originals import SMALL, WORDS, Sizes, pretraining_shapes, random_state, settings, write_checkpoint, write_yaml
 from torch import Tensor
 
+from mmbert import MMBert
+from mmbert.api.writer import Writer, Written
+from mmbert.cli.main import run
 from mmbert.compat.convert import UNREAD, convert, convert_back
 from mmbert.compat.encoder_decoder import OriginalEncoderDecoder
+from mmbert.compat.writing import writer_of
 from mmbert.data.packing import Example, collate
-from mmbert.errors import CheckpointError
+from mmbert.errors import CheckpointError, UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
 from mmbert.model.packed import SequenceSpec, pack
 
@@ -133,3 +137,62 @@ def test_a_batchs_padding_changes_the_originals_answer(converted: Path) -> None:
         source = runner.encode(pack([SequenceSpec(np.array([2, 5, 3]))]), None).last
         alone = runner.decode(pack(texts()[1:]), source, None).last[0, :3]
     assert float((beside - alone).abs().max()) > 1e-2
+
+
+SOURCES = ["a dog", "the red dogs in the snow", "ein hund", "a ball", ""]
+
+
+@pytest.fixture(scope="module")
+def writing(original: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Converted with a vocabulary that has ``[STOP]``, as published ones have in the place of an unused entry."""
+    folder = tmp_path_factory.mktemp("writing")
+    (folder / "words").mkdir()
+    (folder / "words" / "vocab.txt").write_text("\n".join([*WORDS[:-1], "[STOP]"]), "utf-8")
+    path = write_checkpoint(folder / "x.model", original)
+    options = {"tokenizer": folder / "words", "settings": {"num_attention_heads": 2}}
+    convert(path, folder / "model", task="encoder-decoder", **options)  # type: ignore[arg-type]
+    return folder / "model"
+
+
+def test_a_text_is_written_as_the_original_writes_it_alone(writing: Path) -> None:
+    bert = MMBert.from_pretrained(writing, device="cpu")
+    writer = writer_of(bert)
+    together = writer.write(SOURCES, max_tokens=12)
+    runner, tokenizer = OriginalEncoderDecoder(bert.model), bert.processor.tokenizer
+    ids = {f"{name}_id": getattr(tokenizer, f"{name}_token_id") for name in ("cls", "mask", "sep")}
+    for source, (found,) in zip(SOURCES, together, strict=True):
+        spec = SequenceSpec(bert.processor.ids(source), 0)
+        alone = runner.generate([spec], regions=None, stop_id=WORDS.index("."), max_steps=12, **ids)
+        assert found.text == tokenizer.decode(alone.tokens()[0], skip_special_tokens=True).strip()
+        assert found.score == pytest.approx(alone.scores()[0], abs=1e-4)
+        assert writer.write([source], max_tokens=12)[0] == [Written(found.text, pytest.approx(found.score, abs=1e-4))]
+    assert len({found.text for (found,) in together}) > 1
+
+
+def test_the_commands_write_with_it(writing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(SOURCES[:-1]) + "\n", "utf-8")
+    assert run(["translate", str(tmp_path / "a.txt"), "--model", str(writing)]) == 0
+    writer = writer_of(MMBert.from_pretrained(writing, device="cpu"))
+    assert capsys.readouterr().out.splitlines() == [found.text for (found,) in writer.write(SOURCES[:-1])]
+    assert run(["translate", str(tmp_path / "a.txt"), "--model", str(writing), "--beam", "2"]) == 2
+    assert "writes greedily" in capsys.readouterr().err
+
+
+def test_it_writes_in_no_other_way(writing: Path, converted: Path) -> None:
+    """Neither one word behind the other, as decoders trained here, nor without a [STOP] in the vocabulary."""
+    with pytest.raises(UsageError, match=r"reads \[MASK\] as MM-BERT's did, which mmbert\.compat\.writing does"):
+        Writer(MMBert.from_pretrained(writing, device="cpu"))
+    with pytest.raises(UsageError, match="does not write"):
+        writer_of(MMBert.from_pretrained(converted, device="cpu"))
+
+
+def test_a_source_that_leaves_no_room_is_refused(writing: Path) -> None:
+    bert = MMBert.from_pretrained(writing, device="cpu")
+    bert.processor.max_text_tokens = 100
+    writer = writer_of(bert)
+    longest = " ".join(["dog"] * (SMALL.positions - 4))  # [CLS], [SEP], [END] and the place that it leaves free
+    assert writer.write([longest], max_tokens=3)
+    with pytest.raises(UsageError, match=f"{SMALL.positions - 1} pieces leaves no room") as caught:
+        writer.write([longest + " dog"])
+    assert f"to {SMALL.positions - 2} pieces or less" in str(caught.value.hint)
+    assert writer.write(["dog"], max_tokens=100)  # as many as its positions allow

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from originals import (
@@ -27,14 +28,18 @@ from originals import (
 from PIL import Image
 from published import FILE, NAMES, ROWS, recipe_of, settings_of, written
 from starts import small_bert
+from transformers import AutoTokenizer
 
+from mmbert.api.processing import MMBertProcessor
 from mmbert.cli.main import run
 from mmbert.compat.configs import LegacySettings, plan_from_yaml
 from mmbert.compat.convert import model_class
 from mmbert.compat.recipes import FAMILIES, recipe_from_yaml, starts
 from mmbert.errors import ConfigError
+from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import build_vision
-from mmbert.plugins import names
+from mmbert.plugins import load, names
+from mmbert.training.build import open_sources
 from mmbert.training.recipe import Recipe, load_recipe, recipe_names
 from mmbert.training.run import train
 
@@ -171,6 +176,51 @@ def test_the_recipe_says_what_the_configuration_says(name: str, tmp_path: Path) 
             assert objectives[objective]["per_sequence"] is network[f"{flag}_LOSS_NORM_IN_BATCH_FIRST"]
 
 
+PACKED = [name for name in NAMES if "DATASET.1.MIN_SEQ_LEN" in ROWS[name]]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_running_text_is_packed_as_the_configuration_says(name: str, tmp_path: Path) -> None:
+    said = settings_of(name)["DATASET"][1]
+    recipe = recipe_of(name, tmp_path)
+    texts = recipe.components["texts"]
+    assert isinstance(texts.data, dict)
+    assert texts.data["source"] == "text_corpus"
+    assert texts.data["root"] == "{root}/" + said["TRAIN_ANNOTATION_FILE"]
+    assert texts.data["pack"] == said["MIN_SEQ_LEN"]
+    assert texts.data["tokenizer"] == settings_of(name)["NETWORK"]["BERT_MODEL_NAME"]
+    assert texts.options == {"max_positions": said["SEQ_LEN"]}
+    assert "SEQ_LEN" not in (tmp_path / "recipe.yaml").read_text()
+
+
+def test_how_each_file_of_running_text_is_packed_is_said(tmp_path: Path) -> None:
+    settings = settings_of("MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6")
+    settings["DATASET"][1] |= {"TRAIN_ANNOTATION_FILE": "a.doc+b.doc", "MIN_SEQ_LEN": 40, "SEQ_LEN": 50}
+    settings["DATASET"][0]["MIN_SEQ_LEN"] = 30  # of captions, which are not packed
+    draft = recipe_from_yaml(write_yaml(tmp_path / "c.yaml", settings))
+    components = draft.content["components"]
+    assert [components[f"texts-{n}"]["data"]["root"] for n in (1, 2)] == ["{root}/a.doc", "{root}/b.doc"]
+    assert [components[f"texts-{n}"]["data"]["pack"] for n in (1, 2)] == [40, 40]
+    assert [components[f"texts-{n}"]["options"]["max_positions"] for n in (1, 2)] == [50, 50]
+    assert [line for line in draft.ignored if "SEQ_LEN" in line] == ["DATASET.0.MIN_SEQ_LEN = 30"]
+
+
+def test_packed_text_fills_its_sequences(world: Path, tmp_path: Path) -> None:
+    """Sentences of one document are read as one sequence, up to SEQ_LEN tokens."""
+    recipe = recipe_of(PACKED[0], tmp_path)
+    limits = ["components.texts.data.pack=6", "components.texts.options.max_positions=7"]
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"), [*tiny(recipe, world), *limits])
+    source = open_sources(recipe)["texts"]
+    assert [source[number].captions["und"][0] for number in range(len(source))] == [
+        "a red dog the ball in the snow", "two dogs run",
+    ]  # fmt: skip
+    task = load("mmbert.tasks", "pretraining")
+    options = task.Options(**recipe.components["texts"].options)
+    processor = MMBertProcessor(AutoTokenizer.from_pretrained(world / "bert"), MMBertConfig(vocab_size=len(WORDS)))
+    made = task.build(options, processor, ["mlm"]).examples(source[0], np.random.default_rng(0))
+    assert [len(example.token_ids) for example in made] == [7]
+
+
 LEXICAL = [name for name in NAMES if "/MLT/" in name]
 
 
@@ -239,13 +289,35 @@ def test_what_is_not_carried_over_is_said(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("MM-BERT/pretrain/base_prec_16x16G_fp16_pretrained_LR6_taskC_startTaskB", None),
+        (f"{MT}MT_LR6", None),
+        (f"{MT}MT_LR6_encdec", None),
+        ("MM-BERT/retrieval/base_prec_16x16G_fp16_downstream_retrieval_german_LR6_startLR6", "de"),
+        ("MM-BERT/retrieval/base_prec_16x16G_fp16_distance_vision_only", "de"),
+    ],
+)
+def test_languages_that_a_recipe_does_not_follow_are_named(name: str, language: str | None, tmp_path: Path) -> None:
+    settings = settings_of(name)
+    settings["DATASET"]["LANGUAGES_USED"] = "second"
+    draft = recipe_from_yaml(write_yaml(tmp_path / "c.yaml", settings))
+    named = [line for line in draft.ignored if "LANGUAGES_USED" in line]
+    assert named == ([] if language else ["DATASET.LANGUAGES_USED = second"])
+    (component,) = draft.content["components"].values()
+    assert component["options"].get("languages") == ([language] if language else None)
+
+
+@pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
         ("TRAIN", "OPTIMIZER", "Adam", "TRAIN.OPTIMIZER 'Adam' is not supported yet"),
         ("TRAIN", "LR_SCHEDULE", "plateau", "TRAIN.LR_SCHEDULE 'plateau' is not supported yet"),
         ("NETWORK", "BERT_FROZEN", True, "NETWORK.BERT_FROZEN True is not supported"),
         ("NETWORK", "INITIALISATION", "other", "model.init.mode"),
-        ("TRAIN", "BATCH_IMAGES", [8], "not a usable configuration"),
+        ("TRAIN", "BATCH_IMAGES", [8], "numbers in TRAIN.BATCH_IMAGES: 1, entries of DATASET: 2"),
+        ("TRAIN", "BATCH_IMAGES", 8, "numbers in TRAIN.BATCH_IMAGES: 1, entries of DATASET: 2"),
+        ("TRAIN", "BATCH_IMAGES", [8, 8, 8], "numbers in TRAIN.BATCH_IMAGES: 3, entries of DATASET: 2"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(
@@ -328,9 +400,10 @@ def tiny(recipe: Recipe, world: Path) -> list[str]:
         overrides.append(f"model.init.model={[start] * len(recipe.model.init.models)}")
     if recipe.model.config["num_region_classes"]:
         overrides.append(f"model.config.num_region_classes={TINY.classes}")
-    overrides += [
-        f"components.{name}.data.path={world / 'en.txt'}" for name in recipe.components if name.startswith("texts")
-    ]
+    for name in recipe.components:
+        if name.startswith("texts"):
+            place = f"components.{name}.data"
+            overrides += [f"{place}.root={world / 'en.txt'}", f"{place}.tokenizer={world / 'bert'}"]
     overrides += [
         f"components.{name}.options.words={world / 'words.txt'}"
         for name, component in recipe.components.items() if "words" in component.options

@@ -390,6 +390,28 @@ def test_a_key_that_is_there_twice_in_json_loses_nothing_silently(photos: Path, 
     assert skipped(photos)[0] == ["b.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("captions", {"en": "x", "de": "y"}), ("boxes", [{"box": [0, 0, 5, 5], "name": "x", "text": "y"}])],
+)
+def test_a_key_that_is_there_twice_in_a_cell_of_csv_is_a_bad_record(photos: Path, column: str, cell: Any) -> None:
+    twice = json.dumps(cell).replace('"de"', '"en"').replace('"text"', '"name"').replace('"', '""')
+    (photos / "metadata.csv").write_text(f'file_name,caption,{column}\na.png,a dog,"{twice}"\nb.jpg,a cat,\n')
+    error = fault(photos)
+    assert error.where == "metadata.csv:2" and "is there twice in one object" in error.message
+    ids, bad = skipped(photos)
+    assert ids == ["b.jpg"]
+    assert [where for where, _ in bad] == ["metadata.csv:2"]
+
+
+def test_a_caption_of_csv_that_only_looks_like_json_stays_a_text(photos: Path) -> None:
+    text = '[{"a": 1, "a": 2}] in brackets'
+    for cell in (text, text[:18]):
+        quoted = cell.replace('"', '""')
+        (photos / "metadata.csv").write_text(f'file_name,caption\na.png,"{quoted}"\n')
+        assert open_data(str(photos))[0].captions["und"] == (cell,)
+
+
 def test_a_key_that_is_there_twice_in_a_map_of_parquet_is_a_bad_record(photos: Path) -> None:
     kind = pa.map_(pa.string(), pa.string())
     said = pa.array([[("en", "x"), ("en", "y")], [("en", "a cat")]], kind)

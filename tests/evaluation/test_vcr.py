@@ -171,7 +171,7 @@ def test_the_leaderboard_file(corpus: Path, model: Path, tmp_path: Path, capsys:
     assert "give both --q2a and --qa2r" in capsys.readouterr().err
     for option, message in (
         ("image=no thing", "options of the task vcr: image"),
-        ("objects=[", "option 'objects=[': the value is not valid YAML"),
+        ("objects=[", "'objects=[': the value is not valid YAML"),
         ("step=rationale", "the step is no option here"),
     ):
         assert run(["evaluate", "vcr", "--data", f"{store}:val", *both[:2], "--option", option]) == 2

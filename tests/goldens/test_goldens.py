@@ -18,8 +18,8 @@ from tiny import KnownRegions, Picture
 import goldens
 from goldens import Golden, difference, metas, ours, stored_names
 from mmbert import MMBert
-from mmbert.api.writer import Writer
 from mmbert.compat.convert import convert_back
+from mmbert.compat.writing import writer_of
 from mmbert.vision.regions import Regions
 
 torch.set_num_threads(1)
@@ -64,19 +64,32 @@ def test_the_converted_network_computes_what_the_original_does(known: dict[str, 
     COUNTS[name] = len(golden.outputs) + COUNTS.get(name, 0)
 
 
-def test_a_writer_writes_what_the_original_wrote(known: dict[str, Golden], monkeypatch: pytest.MonkeyPatch) -> None:
-    """From texts (by names, as the stored ids are no pieces of words) and images to texts."""
-    golden = known["mm_mt_generate"]
+def written(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the converted model writes, from texts (by names, as the stored ids are no pieces of words) and images."""
     bert = MMBert.from_pretrained(golden.folder, device="cpu")
     seen, sources = [], {}
-    for row, (boxes, info, ids) in enumerate(zip(*map(golden.given, ("boxes", "im_info", "text")), strict=True)):
+    text = "text_en" if "text_en" in golden.meta["inputs"] else "text"
+    for row, (boxes, info, ids) in enumerate(zip(*map(golden.given, ("boxes", "im_info", text)), strict=True)):
         valid = boxes[boxes[:, 0] > -1.5].numpy()
         seen.append(Picture(f"image {row}", Regions(valid[:, :4], valid[:, 4:], tuple(info[:2].tolist()))))
-        sources[f"text {row}"] = ids[: int((ids == golden.tokenizer.mask_token_id).nonzero()[0])].numpy()
+        sources[f"text {row}"] = ids[(ids > 0) & ((ids == golden.tokenizer.mask_token_id).cumsum(0) == 0)].numpy()
     monkeypatch.setattr(bert.processor, "images", KnownRegions(seen))
     monkeypatch.setattr(bert.processor, "ids", sources.__getitem__)
-    written = Writer(bert).write(list(sources), [each.ref for each in seen])
-    assert [found.text for (found,) in written] == golden.meta["text"]["generated_sentences"]
+    return [found.text for (found,) in writer_of(bert).write(list(sources), [each.ref for each in seen])]
+
+
+def test_a_writer_writes_what_the_original_wrote(known: dict[str, Golden], monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = known["mm_mt_generate"]
+    assert written(golden, monkeypatch) == golden.meta["text"]["generated_sentences"]
+
+
+def test_an_encoder_decoder_writes_what_the_original_wrote(
+    known: dict[str, Golden], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the longest row alone: what stands beside the others is padding there, and none here."""
+    golden = known["mm_mt_encdec_generate"]
+    row = int(((golden.given("text_en") > 0).sum(1) + (golden.given("boxes")[:, :, 0] > -1.5).sum(1)).argmax())
+    assert written(golden, monkeypatch)[row] == golden.meta["text"]["generated_sentences"][row]
 
 
 @pytest.mark.parametrize("name", sorted(metas()))

@@ -18,6 +18,7 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 from mmbert.data.packing import Example, collate
+from mmbert.errors import ConfigError
 from mmbert.model.around import Around, surroundings
 from mmbert.model.packed import MASKED_REGION, REGION
 from mmbert.model.task_models import read_head
@@ -260,3 +261,9 @@ def test_the_surroundings_are_the_first_token_and_the_regions_of_the_same_sequen
     assert around.regions.tolist() == regions
     assert around.owners.tolist() == owners
     assert surroundings(batch, places, ()) is None
+
+
+@pytest.mark.parametrize(("options", "said"), [({"norm": "no"}, "norm"), ({"exclusive": "off"}, "exclusive")])
+def test_a_word_is_neither_true_nor_false(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"head 'answer': {said} is true or false, not"):
+        tiny_network(heads={"answer": {"kind": "transform", "outputs": 3, **options}})

@@ -14,7 +14,7 @@ from answered import answering_model
 from browsing import BROWSER, DRIVER, browsing, complaints, serving, texts, until
 from colours import ColourModel, save_picture
 from grounded import grounding_model
-from written import TEXTS, writing_model
+from written import TEXTS, masked_writer, writing_model
 
 pytest.importorskip("selenium")
 pytest.importorskip("uvicorn")
@@ -133,6 +133,20 @@ def test_a_person_asks_about_images(index: SearchIndex, folder: Path, browser: A
         own_texts = [written[0].text for written in WRITER.write(TEXTS, to="de")]
         assert until(lambda: texts(browser, "#translation p")) == [text or "…" for text in own_texts]
         assert complaints(browser) == []
+
+
+def test_a_model_that_names_no_language_writes_the_one_that_it_knows(index: SearchIndex, browser: Any) -> None:
+    writer = Writer(masked_writer(seed=5))
+    with serving(Service(index, further=[Further(writer.bert)])) as address:
+        look_for(browser, address, "rot")
+        one(browser, "#open-translate").click()
+        assert texts(browser, "#translate-language option") == ["the model’s language"]
+        focused(browser).send_keys(TEXTS[0])
+        one(browser, "#translate-form button").click()
+        ((own,),) = writer.write(TEXTS[:1])
+        assert until(lambda: texts(browser, "#translation p")) == [own.text or "…"]
+        assert complaints(browser) == []
+        browser.get("about:blank")  # else it would go on asking a service that has ended
 
 
 def test_what_no_model_can_is_not_shown(index: SearchIndex, browser: Any) -> None:

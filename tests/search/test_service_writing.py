@@ -18,11 +18,10 @@ from fastapi.testclient import TestClient
 
 from mmbert import MMBert
 from mmbert.api.writer import Writer, Written
-from mmbert.errors import UsageError
 from mmbert.search.index import SearchIndex, build_index
 from mmbert.search.service.app import make_app
 from mmbert.search.service.core import Service, Settings, name_of
-from mmbert.search.service.offers import Further, offers_of
+from mmbert.search.service.offers import Further
 
 BLUE, SHORT = picture("blue"), 4
 
@@ -121,10 +120,32 @@ def test_a_model_without_eyes_translates_texts_alone(index: SearchIndex) -> None
         assert refused.status_code == 501
 
 
-def test_a_model_that_names_no_language_is_not_offered() -> None:
-    """Requests name the language, so who writes at [MASK] cannot be asked."""
-    with pytest.raises(UsageError, match=r"cannot answer translate: .* does not name"):
-        offers_of(ColourModel(), [Further(masked_writer(), questions=("translate",))])
+def test_a_model_that_names_no_language_writes_its_own(index: SearchIndex) -> None:
+    """One that writes at [MASK]: requests name no language, and nothing is searched."""
+    bert = masked_writer()
+    service = Service(index, further=[Further(bert)])
+    with TestClient(make_app(service), raise_server_exceptions=False) as client:
+        able = {one["name"]: one for one in client.get("/v1").json()["capabilities"]}
+        assert able["caption"]["available"] and able["translate"]["available"]
+        assert able["caption"]["languages"] == able["translate"]["languages"] == []
+        answer = client.post("/v1/translate", json={"texts": TEXTS, "max_tokens": SHORT})
+        assert answer.status_code == 200, answer.text
+        alone = Writer(bert).write(TEXTS, max_tokens=SHORT)
+        assert all(same(one, own) for one, own in zip(answer.json()["translations"], alone, strict=True))
+        answer = client.post("/v1/caption", json={"image": encoded(), "to": None, "max_tokens": SHORT})
+        (own,) = Writer(bert).write(None, [BLUE], max_tokens=SHORT)
+        assert same(answer.json()["captions"], own)
+        for wrong, said in (({"to": "de"}, "does not name"), ({"beam": 2}, "greedily, at [MASK]")):
+            refused = client.post("/v1/translate", json={"texts": TEXTS, **wrong})
+            assert refused.status_code == 400
+            assert said in refused.json()["error"]["message"]
+
+
+def test_many_texts_need_no_beam_where_there_is_none(index: SearchIndex) -> None:
+    service = Service(index, further=[Further(masked_writer())])
+    with TestClient(make_app(service), raise_server_exceptions=False) as client:
+        asked = {"texts": ["x"] * 64, "max_tokens": 1}
+        assert len(client.post("/v1/translate", json=asked).json()["translations"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -134,7 +155,7 @@ def test_a_model_that_names_no_language_is_not_offered() -> None:
         ("caption", {"to": "de", "image": "IMAGE", "id": "y"}, 400),
         ("caption", {"to": "de", "id": name_of("none.png")}, 400),
         ("caption", {"to": "de", "image": "not base64"}, 400),
-        ("caption", {"image": "IMAGE"}, 422),
+        ("caption", {"image": "IMAGE"}, 400),
         ("caption", {"to": "sw", "image": "IMAGE"}, 400),
         ("caption", {"to": "", "image": "IMAGE"}, 422),
         ("caption", {"to": "de", "image": "IMAGE", "beam": 0}, 422),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import torch
 from tiny import KnownRegions, picture, tiny_network
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.packed import PackedBatch
@@ -75,6 +78,20 @@ def module(objectives: dict[str, dict[str, Any]] = OBJECTIVES) -> TrainingModule
     return TrainingModule(tiny_network(3).train(), objectives, GROUPS).double()
 
 
+def drop_out(made: TrainingModule, rate: float = 0.3) -> None:
+    """Dropout in the layers."""
+    for layer in made.model.trunk.encoder.layers:
+        layer.dropout.p, layer.attention.dropout = rate, rate
+
+
+def keep_inputs_alone(made: TrainingModule) -> Mock:
+    """Activation checkpointing, as a recipe switches it on; what counts the layers that are run so."""
+    made.model.gradient_checkpointing_enable({"use_reentrant": False})
+    counting = Mock(wraps=checkpoint)
+    made.model.trunk.encoder._gradient_checkpointing_func = partial(counting, use_reentrant=False)
+    return counting
+
+
 def step(made: Any, batches: list[PackedBatch], plain: TrainingModule, seed: int = 7) -> float:
     """Loss and gradients of one optimiser step over ``batches``, one after another."""
     torch.manual_seed(seed)
@@ -94,21 +111,28 @@ def gradients(made: TrainingModule) -> dict[str, Tensor]:
 
 
 def run_rank(rank: int, world: int, folder: str) -> None:
-    """Steps of one and of three batches under DistributedDataParallel and under FSDP2, written by rank 0."""
+    """Steps of one and of three batches under DistributedDataParallel and under FSDP2, written by rank 0.
+
+    Under FSDP2 also with activation checkpointing (``again``), and one step of each with dropout (``dropped``).
+    """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     store = torch.distributed.FileStore(str(Path(folder) / "store"), world)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = {}
-    for kind, count in (("ddp", 1), ("ddp", 3), ("fsdp", 1), ("fsdp", 3)):
+    kinds = [("ddp", 1), ("ddp", 3), ("fsdp", 1), ("fsdp", 3), ("fsdp again", 1), ("fsdp again", 3)]
+    for kind, count in [*kinds, ("fsdp dropped", 1), ("fsdp dropped again", 1)]:
         plain = module()
-        shards = Sharded(plain, torch.device("cpu")) if kind == "fsdp" else None
+        if "dropped" in kind:
+            drop_out(plain)
+        shards = Sharded(plain, torch.device("cpu")) if "fsdp" in kind else None
+        counting = keep_inputs_alone(plain) if "again" in kind else Mock()
         made = plain if shards else torch.nn.parallel.DistributedDataParallel(plain, find_unused_parameters=True)
         loss = torch.tensor(step(made, [batch_of((rank, i)) for i in range(count)], plain, seed=7 + 100 * rank))
         torch.distributed.all_reduce(loss)
         if shards is not None:
             shards.clip()  # without a limit: averages what is not sharded
-        found[f"{kind}{count}"] = {"gradients": gradients(plain), "loss": loss / world}
+        found[f"{kind}{count}"] = {"gradients": gradients(plain), "loss": loss / world, "again": counting.call_count}
     if rank == 0:
         torch.save(found, Path(folder) / "result.pt")
     torch.distributed.destroy_process_group()

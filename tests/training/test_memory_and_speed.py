@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ranks import batch_of, gradients, module
+from ranks import batch_of, drop_out, gradients, module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import KnownRegions, picture, tiny_network
 from torch._dynamo.testing import CompileCounter
@@ -38,8 +38,7 @@ def test_activation_checkpointing_changes_nothing_not_even_dropout() -> None:
     found = []
     for less_memory in (False, True):
         made = module()
-        for layer in made.model.trunk.encoder.layers:
-            layer.dropout.p, layer.attention.dropout = 0.3, 0.3
+        drop_out(made)
         if less_memory:
             made.model.gradient_checkpointing_enable({"use_reentrant": False})
         made.train()

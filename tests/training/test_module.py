@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,15 +91,35 @@ def test_accumulated_batches_have_the_gradient_of_one_batch() -> None:
     assert_same(found, wanted)
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.start_processes(run_rank, args=(WORLD, str(folder)), nprocs=WORLD, start_method="spawn")
+    found: dict[str, Any] = torch.load(folder / "result.pt", weights_only=True)
+    return found
+
+
 @pytest.mark.slow
-def test_processes_have_the_gradient_of_the_global_batch(tmp_path: Path) -> None:
-    """All objectives, an image-text and a text part, one and three batches per step, DDP and FSDP2."""
-    torch.multiprocessing.start_processes(run_rank, args=(WORLD, str(tmp_path)), nprocs=WORLD, start_method="spawn")
-    results: dict[str, Any] = torch.load(tmp_path / "result.pt", weights_only=True)
+def test_processes_have_the_gradient_of_the_global_batch(results: dict[str, Any]) -> None:
+    """All objectives, an image-text and a text part, one and three batches per step, DDP and FSDP2.
+
+    Under FSDP2 also where the layers, gathered once more, are computed again in the backward pass.
+    """
     for count in (1, BATCHES):
         whole = [batch_of(*((rank, number) for rank in range(WORLD))) for number in range(count)]
         loss, wanted = expected(OBJECTIVES, whole)
-        for kind in ("ddp", "fsdp"):
+        for kind in ("ddp", "fsdp", "fsdp again"):
             found = results[f"{kind}{count}"]
             assert found["loss"].item() == pytest.approx(loss, rel=1e-6), (kind, count)
             assert_same(found["gradients"], wanted)
+            assert bool(found["again"]) is ("again" in kind)
+
+
+@pytest.mark.slow
+def test_what_is_computed_again_over_shards_drops_out_the_same(results: dict[str, Any]) -> None:
+    once, again, without = (results[f"fsdp{kind}1"] for kind in (" dropped", " dropped again", ""))
+    assert again["again"]
+    assert torch.equal(again["loss"], once["loss"])
+    assert not torch.equal(without["loss"], once["loss"])
+    assert_same(again["gradients"], once["gradients"])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 
 from mmbert import plugins
@@ -24,6 +23,7 @@ from mmbert.api.ray_pool import ray_map
 from mmbert.data.images import BoxedImage
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.data.sources import open_data
+from mmbert.data.yaml_values import read_settings
 from mmbert.errors import CheckpointError, ConfigError, DataError, UsageError
 from mmbert.model.modeling import ENCODERS, build_vision
 from mmbert.vision.encoders.base import RegionExtractor
@@ -194,17 +194,8 @@ def _build(kind: str, options: dict[str, Any]) -> RegionExtractor:
 
 def _options(text: str) -> dict[str, Any]:
     """``"a,b=1"`` -> ``{"backbone": "a", "b": 1}``; values as in YAML, with commas only within brackets."""
-    options: dict[str, Any] = {}
-    for item in _split(text):
-        name, equals, value = item.partition("=")
-        name, value = (name.strip(), value) if equals else ("backbone", name)
-        if name in options or not name:
-            raise ConfigError(f"encoder option {item!r} is not NAME=VALUE", where=text)
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"encoder option {item!r} is not valid YAML", where=text) from error
-    return options
+    settings = (item if "=" in item else f"backbone={item}" for item in _split(text))
+    return read_settings(settings, example="image_size=224", where=text)
 
 
 def _split(text: str) -> list[str]:
@@ -272,10 +263,10 @@ def _share_threads(workers: int) -> None:
 
 def _merged(done: Sequence[BuildReport], builder: StoreBuilder) -> BuildReport:
     """What all parts did together."""
-    complete = any(report.complete for report in done) or builder.finish(BuildReport()).complete
+    now = next((report for report in done if report.complete), None) or builder.finish(BuildReport())
     most = max(done, key=lambda report: len(report.left_out))
     images, regions = (sum(getattr(report, name) for report in done) for name in ("images", "regions"))
-    return BuildReport(images, regions, done[0].known, most.left_out, complete)
+    return replace(now, images=images, regions=regions, known=done[0].known, left_out=most.left_out)
 
 
 def extract_with_ray(job: Job, workers: int) -> BuildReport:

@@ -7,7 +7,7 @@ beam can be searched. With ``[STOP]`` instead it is MM-BERT's "simple encoder", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
@@ -22,7 +22,8 @@ from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
 from mmbert.model.linear import PackedWeights
-from mmbert.model.masked_generation import MAX_STEPS, generate_at_mask
+from mmbert.model.masked_generation import MAX_STEPS, Generated, generate_at_mask
+from mmbert.model.packed import RegionTable, SequenceSpec
 from mmbert.plugins import nearest
 from mmbert.text.tokenizer import STOP, writing_languages
 
@@ -54,13 +55,16 @@ class Writer:
     Attributes:
         languages: that it can be asked for, with their tokens; none if it writes at ``[MASK]``.
         beam: hypotheses that it keeps unless told otherwise.
+        by_length: whether only sequences of one length may be written together, at ``[MASK]``.
 
     Raises:
         UsageError: its vocabulary has neither a language to write nor ``[STOP]``.
     """
 
+    by_length = False
+
     def __init__(self, bert: MMBert) -> None:
-        if (reason := cannot_write(bert)) is not None:
+        if (reason := self.cannot(bert)) is not None:
             raise UsageError(reason, hint="train one with the recipe translation: mmbert train translation")
         self.bert = bert
         self.model = MMBertForConditionalGeneration.sharing(bert.model)
@@ -68,6 +72,11 @@ class Writer:
         self.languages = writing_languages(self.tokenizer)
         self.beam = BEAM if self.languages else 1
         self._packed = PackedWeights()
+
+    @staticmethod
+    def cannot(bert: Any) -> str | None:
+        """As :func:`cannot_write`."""
+        return cannot_write(bert)
 
     def write(
         self,
@@ -217,32 +226,59 @@ class Writer:
     def _generate_at_mask(self, examples: Sequence[Example], longest: int) -> list[list[Written]]:
         """Texts of sequences that go from short to long, as :class:`~mmbert.tasks.translation.TranslationTask` makes
         them to learn from: the source, what is written so far, ``[MASK]`` and ``[SEP]``."""
-        config, tokenizer = self.bert.model.config, self.tokenizer
-        room = config.max_position_embeddings - (config.position_padding_idx + 1) - 3  # [SEP], regions, [END]
-        limits = [min(longest, room - len(example.token_ids)) for example in examples]
-        if min(limits) < 1:
-            raise UsageError(
-                f"a source of {max(len(e.token_ids) for e in examples)} pieces leaves no room to write",
-                hint=f"shorten it to {room - 1} pieces or less",
-            )
         batch = collate(examples, self.bert.processor.images).to(self.bert.device)
+        limits = []
+        for sequence, length in zip(batch.sequences, batch.lengths, strict=True):
+            pieces = len(sequence.token_ids)
+            room, most = self._room(pieces, length - pieces - 1)
+            if room < 1:
+                raise UsageError(
+                    f"a source of {pieces} pieces leaves no room to write", hint=f"shorten it to {most} pieces or less"
+                )
+            limits.append(min(longest, room))
         found: list[list[Written]] = []
         with torch.inference_mode():
-            regions = batch.regions if config.ignore_regions else self.model.trunk.embed_regions(batch)[0]
-        for limit, rows in groupby(range(len(examples)), key=limits.__getitem__):
-            result = generate_at_mask(
-                self.model,
-                [batch.sequences[row] for row in rows],
-                mask_id=tokenizer.mask_token_id,
-                sep_id=tokenizer.sep_token_id,
-                stop_id=tokenizer.convert_tokens_to_ids(STOP),
-                regions=regions,
-                max_steps=limit,
-            )
-            texts = tokenizer.batch_decode(result.tokens(), skip_special_tokens=True)
+            table = batch.regions if self.model.config.ignore_regions else self.model.trunk.embed_regions(batch)[0]
+        ids = {name: getattr(self.tokenizer, f"{name}_token_id") for name in ("cls", "mask", "sep")}
+        ids["stop"] = self.tokenizer.convert_tokens_to_ids(STOP)
+        alike = [(limit, length * self.by_length) for limit, length in zip(limits, batch.lengths, strict=True)]
+        for (limit, _), rows in groupby(range(len(examples)), key=alike.__getitem__):
+            result = self._at_mask([batch.sequences[row] for row in rows], table, ids, limit)
+            texts = self.tokenizer.batch_decode(result.tokens(), skip_special_tokens=True)
             written = zip(texts, result.scores(), strict=True)
             found += [[Written(text.strip(), round(score, 6))] for text, score in written]
         return found
+
+    def _room(self, pieces: int, regions: int) -> tuple[int, int]:
+        """Tokens that can be written behind a source of so many pieces, and the longest source that leaves room."""
+        room = self._positions - 3  # [SEP], regions, [END]
+        return room - pieces, room - 1
+
+    @property
+    def _positions(self) -> int:
+        config = self.bert.model.config
+        return config.max_position_embeddings - (config.position_padding_idx + 1)
+
+    def _at_mask(
+        self, sources: Sequence[SequenceSpec], table: RegionTable | None, ids: Mapping[str, int], limit: int
+    ) -> Generated:
+        """Write at ``[MASK]``.
+
+        Args:
+            sources: ``[CLS] source [SEP]``, with regions.
+            table: that they refer to.
+            ids: of the tokens ``cls``, ``mask``, ``sep`` and ``stop``.
+            limit: tokens at most.
+        """
+        return generate_at_mask(
+            self.model,
+            sources,
+            mask_id=ids["mask"],
+            sep_id=ids["sep"],
+            stop_id=ids["stop"],
+            regions=table,
+            max_steps=limit,
+        )
 
     def _greedy_scores(self, sequences: torch.Tensor, steps: Sequence[torch.Tensor]) -> torch.Tensor:
         """[R] log probabilities of what was written, ``[SEP]`` included."""
@@ -261,6 +297,10 @@ def cannot_write(bert: Any) -> str | None:
     model, processor = getattr(bert, "model", None), getattr(bert, "processor", None)
     if model is None or processor is None or model.token_head is None:
         return "this model does not write"
-    if writing_languages(processor.tokenizer) or (model.decoder is None and STOP in processor.tokenizer.get_vocab()):
+    if writing_languages(processor.tokenizer):
         return None
-    return "this model does not write"
+    if STOP not in processor.tokenizer.get_vocab():
+        return "this model does not write"
+    if model.decoder is None:
+        return None
+    return "its decoder reads [MASK] as MM-BERT's did, which mmbert.compat.writing does"

@@ -1,40 +1,17 @@
-"""What `mmbert data list` and `mmbert data prepare` print, and how their settings are read. Cheap to import."""
+"""What `mmbert data list` and `mmbert data prepare` print. Cheap to import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert.cli._tables import print_table
 from mmbert.cli.common import human_count, note, show_progress
-from mmbert.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbert.data.download import Downloaded
     from mmbert.data.prepare import Prepared, Progress
-
-
-def read_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """``["languages=en,de", "task=2"]`` as options; values are YAML.
-
-    Raises:
-        UsageError: one is not ``key=value``.
-    """
-    import yaml
-
-    from mmbert.data.yaml_values import read_value
-
-    options: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"{setting!r} is not key=value", hint="e.g. languages=en,de")
-        try:
-            options[key.strip()] = read_value(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"the value of {setting!r} cannot be read") from error
-    return options
 
 
 def print_catalogue(entries: Sequence[Mapping[str, Any]]) -> None:

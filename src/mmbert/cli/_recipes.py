@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-import yaml
-
 from mmbert.cli._tables import print_table
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import UsageError
 
 OURS = "recipes"
@@ -31,7 +30,7 @@ def shipped_recipes(word: str | None = None) -> list[dict[str, Any]]:
 
     found = []
     for name, path in recipe_files().items():
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = read_value(path.read_text("utf-8"))
         published = content.get("published")
         group = OURS if published is None else published.rpartition("/")[0]
         found.append({"name": name, "description": content["description"], "published": published, "group": group})

@@ -11,17 +11,14 @@ from typing import Any
 
 import yaml
 
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import TrainingError
 from mmbert.evaluation.measures import merit
+from mmbert.training.run_folder import FIRST, LOG, METRICS, RECIPE
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
 """Characters of a curve."""
-
-
-LOG = "log.jsonl"
-FIRST = "first"
-"""Folder, in a run's, of the recipe that is trained before it (``model.init: recipe:…``)."""
 
 
 def is_run(folder: Path) -> bool:
@@ -48,13 +45,13 @@ def describe_run(folder: Path) -> dict[str, Any]:
         TrainingError: a file of it cannot be read.
     """
     whole, folder = folder, current_stage(folder)
-    recipe = _yaml(folder / "recipe.yaml")
+    recipe = _yaml(folder / RECIPE)
     lines = _log(folder / LOG)
     watched = f"eval_{(recipe.get('evaluation') or {}).get('metric', 'R@1')}"
     evaluations = [line for line in lines if watched in line]
     best = max(evaluations, key=lambda line: (merit(watched, line[watched]), -line["step"]), default=None)
     steps = [line for line in lines if "loss" in line]
-    metrics = folder / "metrics.json"
+    metrics = folder / METRICS
     finished = _json(metrics) if metrics.is_file() else None
     return {
         "path": str(folder),
@@ -95,7 +92,7 @@ def stores_of(folder: Path) -> list[str]:
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
-    path = folder / "recipe.yaml"
+    path = folder / RECIPE
     return _yaml(path) if path.is_file() else {}
 
 
@@ -147,7 +144,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(_read(path))
+        found = read_value(_read(path))
     except yaml.YAMLError as error:
         raise TrainingError("not valid YAML", where=str(path)) from error
     return found if isinstance(found, dict) else {}

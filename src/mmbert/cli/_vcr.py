@@ -170,19 +170,12 @@ def _options(given: list[str] | None) -> dict[str, object]:
     """``["objects=mentioned"]`` as options.
 
     Raises:
-        UsageError: no ``=`` in one, a value that is no YAML, or the step, which the models' own options say.
+        ConfigError: one is not NAME=VALUE.
+        UsageError: one is the step, which the models' own options say.
     """
-    import yaml
+    from mmbert.data.yaml_values import read_settings
 
-    found: dict[str, object] = {}
-    for text in given or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"option {text!r} is not NAME=VALUE", hint="such as --option objects=mentioned")
-        if name.strip() == "step":
-            raise UsageError("the step is no option here", hint="--q2a takes what chooses answers, --qa2r rationales")
-        try:
-            found[name.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
-            raise UsageError(f"option {text!r}: the value is not valid YAML") from error
+    found = read_settings(given or (), example="--option objects=mentioned")
+    if "step" in found:
+        raise UsageError("the step is no option here", hint="--q2a takes what chooses answers, --qa2r rationales")
     return found

@@ -31,12 +31,12 @@ def caption(
       mmbert caption photo.jpg --model runs/captions/best --to en
       mmbert caption photos/ --model runs/captions/best --to de --beam 5 --json
     """
-    from mmbert.api.writer import Writer
     from mmbert.cli.embed import find_images
     from mmbert.cli.translate import note_language, print_written
+    from mmbert.compat.writing import writer_of
 
     paths = find_images(images)
-    writer = Writer(load_model(model, device, int8=int8))
+    writer = writer_of(load_model(model, device, int8=int8))
     note_language(writer, to)
     found = writer.write(
         None, paths, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress()

@@ -84,9 +84,10 @@ def prepare_corpus(
       mmbert data prepare multi30k --from multi30k-dataset/data --out stores/multi30k images=flickr30k-images
       mmbert data prepare multi30k --from multi30k-dataset/data --out stores/m30k-de languages=en,de split=train
     """
-    from mmbert.cli._corpora import prepare_progress, print_prepared, read_settings
+    from mmbert.cli._corpora import prepare_progress, print_prepared
     from mmbert.data.prepare import prepare
     from mmbert.data.records import BadRecords
+    from mmbert.data.yaml_values import read_settings
 
     bad = BadRecords(skip=skip_bad)
     made = prepare(
@@ -130,10 +131,11 @@ def download_images(
 
       mmbert data download conceptual_captions --from downloads --out cc-images split=validation
     """
-    from mmbert.cli._corpora import download_progress, note_downloaded, read_settings
+    from mmbert.cli._corpora import download_progress, note_downloaded
     from mmbert.data.download import Limits, download
     from mmbert.data.prepare import links_of
     from mmbert.data.records import BadRecords
+    from mmbert.data.yaml_values import read_settings
 
     bad = BadRecords(skip=skip_bad)
     links = links_of(name, downloads, read_settings(settings or ()), bad, most=most)

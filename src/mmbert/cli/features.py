@@ -15,6 +15,7 @@ from mmbert.cli.common import (
     JsonOption,
     SkipBadOption,
     check_device,
+    counted,
     human_bytes,
     human_count,
     note,
@@ -241,10 +242,15 @@ def _tell(out: str, report: BuildReport, as_json: bool) -> None:
     if as_json:
         left_out = [{"where": where, "reason": reason} for where, reason in report.left_out]
         facts = {"images": report.images, "regions": report.regions, "known": report.known}
-        print_json({"store": out} | facts | {"complete": report.complete, "left_out": left_out})
+        state = {"complete": report.complete, "readable": report.readable, "waiting": report.waiting}
+        print_json({"store": out} | facts | state | {"left_out": left_out})
         return
     known = f", {human_count(report.known)} were there already" if report.known else ""
     print(f"{out}: {human_count(report.images)} images with {human_count(report.regions)} regions added{known}")
     note_left_out(report.left_out)
     if not report.complete:
-        note("the other parts are not done yet; the store can be read when the last one is")
+        waiting = counted(report.waiting, "image")
+        if report.readable:
+            note(f"the store can be read; other parts are to try {waiting} that it lacks: left out before, or new")
+        else:
+            note(f"the other parts are not done yet ({waiting}); the store can be read when the last one is")

@@ -51,11 +51,11 @@ def translate(
       echo "A dog runs through the snow." | mmbert translate --model runs/translation/best --to de
       mmbert translate captions.en --model runs/translation/best --to de --beam 5 --nbest 3 --json
     """
-    from mmbert.api.writer import Writer
     from mmbert.cli.embed import read_lines
+    from mmbert.compat.writing import writer_of
 
     lines = read_lines(text, "translation")
-    writer = Writer(load_model(model, device, int8=int8))
+    writer = writer_of(load_model(model, device, int8=int8))
     note_language(writer, to)
     found = writer.write(lines, to=to, beam=beam, nbest=nbest, length_penalty=length_penalty, progress=show_progress())
     print_written([{"source": line} for line in lines], found, as_json)

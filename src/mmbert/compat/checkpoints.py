@@ -28,6 +28,9 @@ ALIASES = (
     (re.compile(r"(image_feature_extractor\.)head\.0\.(.+)"), r"\1roi_head_feature_extractor.\2"),
 )
 """One tensor, two names: what the second name of a tensor looks like, and its first."""
+_STARTS = (b"\x80", b"PK")
+"""First bytes of what PyTorch writes: a pickle (from its second protocol on), or a zip archive (also a damaged one)."""
+GIVE_ONE = "give the .model file of VL-BERT or MM-BERT"
 _NUMPY_SCALARS: list[Any] = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
@@ -108,8 +111,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _load(path: Path) -> Any:
     if not path.is_file():
         what = "is a folder, not a checkpoint file" if path.is_dir() else "no such checkpoint"
-        raise CheckpointError(what, where=str(path), hint="give the .model file of VL-BERT or MM-BERT")
+        raise CheckpointError(what, where=str(path), hint=GIVE_ONE)
     try:
+        with path.open("rb") as file:
+            if not file.read(2).startswith(_STARTS):  # whose bytes PyTorch would take for wishes of a pickle
+                raise CheckpointError("not a checkpoint: PyTorch did not write this", where=str(path), hint=GIVE_ONE)
         zipped = zipfile.is_zipfile(path)
         if zipped:
             _check_archive(path)

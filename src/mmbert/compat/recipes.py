@@ -15,6 +15,7 @@ from typing import Any
 from mmbert.compat.checkpoints import canonical_name
 from mmbert.compat.configs import LegacySettings, plan_from_yaml, read_yaml
 from mmbert.compat.keys import Rule, rules_for
+from mmbert.data.records import UNDETERMINED
 from mmbert.data.sources import ROOT
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
@@ -52,14 +53,16 @@ USED = (
     "NETWORK.LOAD_REL_HEAD",
 )
 """Starts of settings that the recipe follows."""
-USED_DATA = (".DATASET", ".LANGUAGES_USED", ".SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
+USED_DATA = (".DATASET", ".SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
 LANGUAGES = {"first": ["en"], "second": ["de"], "both": ["en", "de"]}
 """MM-BERT's LANGUAGES_USED: its captions are English and German."""
+LANGUAGES_READ = ("DATASET.LANGUAGES_USED", "DATASET.0.LANGUAGES_USED")
+"""Where the recipes of retrieval read it, or what their originals read is the same whatever it says."""
 TEXT_CORPUS = "general_corpus"
 POSITIONS = 1000
 """More than a record of the originals can take."""
-CAPTION_POSITIONS = 64
-"""Tokens and regions of a caption in pre-training, where the settings say nothing."""
+SEQUENCE = 64
+"""Tokens and regions of a sequence in pre-training, and tokens that running text is packed to, if nothing is said."""
 WARM_UP = {"TRAIN.WARMUP_METHOD": "linear", "TRAIN.WARMUP_FACTOR": 0.0}
 """The warm-up that recipes have."""
 _MULTI30K = {"source": "multi30k", "languages": ["en", "de"]}
@@ -238,11 +241,11 @@ def _pretraining(settings: LegacySettings) -> dict[str, Any]:
         if not data.get("ADD_IMAGE_AS_A_BOX", True):
             raise ConfigError("DATASET.ADD_IMAGE_AS_A_BOX False is not supported", hint="only True is")
         if data.get("DATASET") == TEXT_CORPUS:
-            made |= _texts(data, records, objectives["mlm"])
+            made |= _texts(data, records, objectives["mlm"], settings.network("BERT_MODEL_NAME"))
             continue
         options: dict[str, Any] = {
             "languages_per_example": 2 if data["DATASET"] in BOTH_AT_ONCE else 1,
-            "max_positions": int(data.get("SEQ_LEN", CAPTION_POSITIONS)),
+            "max_positions": int(data.get("SEQ_LEN", SEQUENCE)),
         }
         made["captions"] = {"options": options, "objectives": objectives, **_size(records)}
         if settings.network("WITH_REL_LOSS"):
@@ -258,13 +261,19 @@ BOTH_AT_ONCE = ("multi30k", "parallel_text")
 """MM-BERT's pre-training corpora of which a sample is a text in both languages (tasks A and C)."""
 
 
-def _texts(data: Mapping[str, Any], records: int, mlm: dict[str, Any]) -> dict[str, Any]:
-    """A component for each file of a text corpus; together they have ``records``."""
+def _texts(data: Mapping[str, Any], records: int, mlm: dict[str, Any], tokenizer: str) -> dict[str, Any]:
+    """A component for each file of a text corpus; together they have ``records``.
+
+    Sentences are joined until there are MIN_SEQ_LEN tokens, and what is beyond SEQ_LEN is cut off. The corpus' own
+    limit (``most``) would keep runs below MIN_SEQ_LEN instead, for the two are equal as a rule.
+    """
     files = str(data["TRAIN_ANNOTATION_FILE"]).split("+")
+    packed = {"pack": int(data.get("MIN_SEQ_LEN", SEQUENCE)), "tokenizer": tokenizer}
     return {
         "texts" if len(files) == 1 else f"texts-{number}": {
-            "data": {"source": "text", "path": f"{ROOT}/{file}"},
+            "data": {"source": "text_corpus", "root": f"{ROOT}/{file}", "language": UNDETERMINED, **packed},
             "task": "pretraining",
+            "options": {"max_positions": int(data.get("SEQ_LEN", SEQUENCE))},
             "objectives": {"mlm": dict(mlm)},
             **_size(max(1, records // len(files))),
         }
@@ -399,9 +408,19 @@ def _encoder_decoder(settings: LegacySettings) -> dict[str, Any]:
 
 
 def _batches(settings: LegacySettings) -> list[int]:
-    """Samples per device, of each of the corpora."""
+    """Samples per device, of each of the corpora.
+
+    Raises:
+        ConfigError: there are not as many numbers as corpora.
+    """
     found = settings["TRAIN.BATCH_IMAGES"]
-    return [int(n) for n in (found if isinstance(found, list) else [found])]
+    batches = [int(n) for n in (found if isinstance(found, list) else [found])]
+    if len(batches) != len(settings.datasets):
+        raise ConfigError(
+            f"numbers in TRAIN.BATCH_IMAGES: {len(batches)}, entries of DATASET: {len(settings.datasets)}",
+            hint="each entry has a batch of its own: BATCH_IMAGES: [8, 8] for two",
+        )
+    return batches
 
 
 def _size(records: int) -> dict[str, int]:
@@ -411,10 +430,12 @@ def _size(records: int) -> dict[str, int]:
 
 FAMILIES = {
     "pretraining": Family("pretraining", _pretraining),
-    "matching": Family("matching", _matching),
-    "translation-retrieval": Family("translation-matching", _translation_matching, evaluation=_translations_matched),
-    "distance": Family("distance", _distance, evaluation=_distances_compared),
-    "lexical-translation": Family("lexical-translation", _lexical),
+    "matching": Family("matching", _matching, used=LANGUAGES_READ),
+    "translation-retrieval": Family(
+        "translation-matching", _translation_matching, evaluation=_translations_matched, used=LANGUAGES_READ
+    ),
+    "distance": Family("distance", _distance, evaluation=_distances_compared, used=LANGUAGES_READ),
+    "lexical-translation": Family("lexical-translation", _lexical, used=LANGUAGES_READ),
     "translation": Family("masked-translation", _translation),
     "encoder-decoder": Family("encoder-decoder", _encoder_decoder),
     "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
@@ -543,12 +564,20 @@ def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
 
 def _ignored(given: Mapping[str, Any], further: tuple[str, ...] = ()) -> Iterator[str]:
     """Settings that say something which the recipe does not follow; ``further`` are followed, too."""
+    used = (*USED, *further, *_packing(given.get("DATASET")))
     for key, value in _flat(given, ""):
-        followed = key.startswith((*USED, *further)) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        followed = key.startswith(used) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
         followed = followed and value == WARM_UP.get(key, value)
         says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         if not followed and not says_nothing:
             yield f"{key} = {value}"
+
+
+def _packing(data: Any) -> Iterator[str]:
+    """Names of the settings that say how running text is packed, which captions have not."""
+    for name, value in _flat(data, "DATASET"):
+        if name.endswith(".DATASET") and value == TEXT_CORPUS:
+            yield f"{name.removesuffix('DATASET')}MIN_SEQ_LEN"
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:

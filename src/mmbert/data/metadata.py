@@ -137,9 +137,14 @@ def _read_csv(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str,
             )
         elif cells:
             rows.append((where, cells))
-    convert = [_csv_column(name, [cells[i] for _, cells in rows]) for i, name in enumerate(header)]
-    for i, (where, _) in enumerate(rows):
-        yield where, {name: column[i] for name, column in zip(header, convert, strict=True)}
+    places = [where for where, _ in rows]
+    columns = [_csv_column(name, [cells[i] for _, cells in rows], places) for i, name in enumerate(header)]
+    for where, *values in zip(places, *columns, strict=True):
+        faults = [value for value in values if isinstance(value, DataError)]
+        if faults:
+            report.add(faults[0])
+        else:
+            yield where, dict(zip(header, values, strict=True))
 
 
 def _unclosed(text: str, first: int, label: str) -> DataError:
@@ -191,23 +196,24 @@ def _unique(columns: Sequence[str], where: str) -> None:
             raise DataError(f"column {name!r} is there twice", where=where)
 
 
-def _csv_column(name: str, cells: list[str]) -> list[Any]:
+def _csv_column(name: str, cells: list[str], places: list[str]) -> list[Any]:
     """Cells in JSON's types: lists and objects in caption columns; numbers and true/false where a column has only such.
 
-    A column keeps one type, so that a code like ``007`` stays text unless the whole column is numbers.
+    A column keeps one type, so that a code like ``007`` stays text unless the whole column is numbers. A cell that its
+    row cannot be read for is the error, whose place is the row's of ``places``.
     """
-    return [None if cell == "" else value for cell, value in zip(cells, _typed(name, cells), strict=True)]
+    return [None if cell == "" else value for cell, value in zip(cells, _typed(name, cells, places), strict=True)]
 
 
-def _typed(name: str, cells: list[str]) -> Sequence[Any]:
+def _typed(name: str, cells: list[str], places: list[str]) -> Sequence[Any]:
     if name in ("file_name", "id", "split", "group"):
         return cells
     if name == "captions":
-        return [_json_or_text(cell, "{") for cell in cells]
+        return [_json_or_text(cell, "{", where) for cell, where in zip(cells, places, strict=True)]
     if name == "boxes":
-        return [_json_or_text(cell, "[", of_texts=False) for cell in cells]
+        return [_json_or_text(cell, "[", where) for cell, where in zip(cells, places, strict=True)]
     if name in ("caption", "text") or language_of_column(name, "caption") or language_of_column(name, "text"):
-        return [_json_or_text(cell, "[") for cell in cells]
+        return [_texts_or_text(cell) for cell in cells]
     filled = [cell for cell in cells if cell != ""]
     if all(_INTEGER.fullmatch(cell) for cell in filled):
         return [int(cell or 0) for cell in cells]
@@ -218,16 +224,22 @@ def _typed(name: str, cells: list[str]) -> Sequence[Any]:
     return cells
 
 
-def _json_or_text(cell: str, opening: str, *, of_texts: bool = True) -> Any:
+def _json_or_text(cell: str, opening: str, where: str) -> Any:
+    """JSON that begins so, the error where an object in it has a key twice, or else the cell."""
     if not cell.lstrip().startswith(opening):
         return cell
     try:
-        value = json.loads(cell)
+        return json.loads(cell, object_pairs_hook=partial(_object, where))
+    except DataError as error:
+        return error
     except (ValueError, RecursionError):
-        return cell  # a caption may well begin with a bracket
-    if of_texts and isinstance(value, list) and not all(isinstance(item, str) for item in value):
         return cell
-    return value
+
+
+def _texts_or_text(cell: str) -> Any:
+    """A list of texts, or else the cell: a caption may well begin with a bracket."""
+    value = _json_or_text(cell, "[", "")
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else cell
 
 
 def _read_parquet(path: Path, label: str, report: BadRecords) -> Iterator[tuple[str, Row]]:

@@ -1,4 +1,4 @@
-"""Values that a user writes in a command line, as YAML in which Norwegian (``no``) is a word.
+"""What a user writes as YAML, in a recipe or a command line: there Norwegian (``no``) is a word.
 
 YAML 1.1, as PyYAML reads it, takes ``yes``, ``no``, ``on`` and ``off`` for true and false; YAML 1.2 does not.
 """
@@ -6,10 +6,14 @@ YAML 1.1, as PyYAML reads it, takes ``yes``, ``no``, ``on`` and ``off`` for true
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
+from mmbert.errors import ConfigError
+
+EXAMPLE = "languages=en,de"
 _BOOL = "tag:yaml.org,2002:bool"
 
 
@@ -30,3 +34,38 @@ def read_value(text: str) -> Any:
         yaml.YAMLError: it is no YAML.
     """
     return yaml.load(text, Loader=_Loader)
+
+
+def read_setting(text: str, *, example: str = EXAMPLE, where: str | None = None) -> tuple[str, Any]:
+    """``"languages=[no, de]"`` -> ``("languages", ["no", "de"])``.
+
+    Args:
+        text: NAME=VALUE.
+        example: of one, for the hint.
+        where: what it is part of.
+
+    Raises:
+        ConfigError: it is none, or the value is no YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"{text!r} is not NAME=VALUE", where=where, hint=f"such as {example}")
+    try:
+        return name.strip(), read_value(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{text!r}: the value is not valid YAML", where=where, hint=f"such as {example}") from error
+
+
+def read_settings(settings: Iterable[str], *, example: str = EXAMPLE, where: str | None = None) -> dict[str, Any]:
+    """All of several ``NAME=VALUE``; arguments as of :func:`read_setting`.
+
+    Raises:
+        ConfigError: one is none, or a name is said twice.
+    """
+    found: dict[str, Any] = {}
+    for text in settings:
+        name, value = read_setting(text, example=example, where=where)
+        if name in found:
+            raise ConfigError(f"{name} is said twice", where=where, hint="keep one of them")
+        found[name] = value
+    return found

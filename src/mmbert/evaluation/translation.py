@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.api.front_door import MMBert
-from mmbert.api.writer import Writer
+from mmbert.compat.writing import writer_of
 from mmbert.data.records import Record
 from mmbert.errors import DataError, UsageError
 
@@ -146,7 +146,7 @@ def evaluate_translation(
             hint=f"languages: {', '.join(sorted({code for record in records for code in record.captions}))}",
         )
     texts = [record.captions[source][0] if source is not None else "" for record in usable]
-    writer = Writer(model)
+    writer = writer_of(model)
     written = writer.write(
         texts,
         [record.image for record in usable] if seen else None,

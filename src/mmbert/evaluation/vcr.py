@@ -22,6 +22,7 @@ from mmbert.api.front_door import MMBert, find_model
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import Record
 from mmbert.data.sources.vcr import CHOICES
+from mmbert.data.yaml_values import read_value
 from mmbert.errors import ConfigError, DataError, UsageError
 from mmbert.model.task_models import read_sequences
 from mmbert.tasks import vcr
@@ -133,7 +134,7 @@ def trained_options(name: str | None, step: Step) -> dict[str, Any]:
         return {}
     path = (Path(name) if Path(name).is_dir() else find_model(name)) / "recipe.yaml"
     try:
-        recipe = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+        recipe = read_value(path.read_text("utf-8")) if path.is_file() else {}
         parts = [part for part in (recipe.get("components") or {}).values() if part.get("task") == "vcr"]
         found: list[dict[str, Any]] = [dict(part.get("options") or {}) for part in parts]
     except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:

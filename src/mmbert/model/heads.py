@@ -256,13 +256,21 @@ MEANINGS = ("labels", "lexicon", "answers", "neighbours", "prior", "exclusive")
 """Options that say what a head's outputs mean and how its texts are read; they change nothing of the network."""
 
 
+FLAGS = ("norm", "exclusive")
+"""Keys of a head's options that are true or false."""
+
+
 def build_head(config: MMBertConfig, name: str) -> nn.Module:
     """Make the head that ``config.heads`` calls ``name``.
 
     Raises:
-        ConfigError: no kind, an unknown one, or options that it does not take.
+        ConfigError: no kind, an unknown one, or options or values that it does not take.
     """
     options = {key: value for key, value in (config.heads or {})[name].items() if key not in MEANINGS}
+    for key in FLAGS:
+        value = (config.heads or {})[name].get(key, False)
+        if not isinstance(value, bool):  # a word, such as "no", would count as true
+            raise ConfigError(f"head {name!r}: {key} is true or false, not {value!r}")
     kind = options.pop("kind", None)
     if kind not in HEAD_KINDS:
         raise ConfigError(f"head {name!r}: unknown kind {kind!r}", hint=f"kind is one of: {', '.join(HEAD_KINDS)}")

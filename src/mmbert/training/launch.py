@@ -15,6 +15,7 @@ from pathlib import Path
 from mmbert.errors import TrainingError, TrainingStopped, UsageError
 from mmbert.training.allocator import tuned
 from mmbert.training.checkpoints import checkpoints
+from mmbert.training.run_folder import FIRST
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What the launcher hands on to the processes."""
@@ -87,7 +88,7 @@ def launch(
 
 def _has_checkpoint(folder: Path | None) -> bool:
     """Whether a run, or its first stage, has something to go on from."""
-    return folder is not None and any(checkpoints(part / "state") for part in (folder, folder / "first"))
+    return folder is not None and any(checkpoints(part / "state") for part in (folder, folder / FIRST))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
+from mmbert.data.yaml_values import read_setting, read_value
 from mmbert.errors import ConfigError, said_by_check
 from mmbert.plugins import nearest
 from mmbert.training.optimizer_recipe import LoraRecipe, OptimizerRecipe, Section
@@ -340,18 +341,13 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: values are read as YAML (``steps=100``, ``components.main.options.languages=[de, fr]``).
 
     Raises:
-        ConfigError: no such recipe, broken YAML, or an unknown or invalid key (named, with the nearest).
+        ConfigError: no such recipe, broken YAML, an override that is none, or a key that is unknown (the nearest is
+            named) or invalid.
     """
     content = _read(name_or_path, seen=())
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"override {override!r} is not key=value")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r} is not valid YAML") from error
-        _set(content, key.strip().split("."), read)
+        key, value = read_setting(override, example="steps=100")
+        _set(content, key.split("."), value)
     return check_recipe(content, where=name_or_path)
 
 
@@ -400,7 +396,7 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if str(path) in seen:
         raise ConfigError(f"extends itself: {' -> '.join((*seen, str(path)))}", where=str(path))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_value(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -75,6 +75,8 @@ class BuildReport:
         known: images that were in the store already.
         left_out: bad ones, as (where, message), of all shards of the build that are done.
         complete: whether the store is finished; not while other parts still run.
+        readable: whether there is a store to read, finished or not: a finished one that is added to stays one.
+        waiting: images that are not in the store and that other parts take; those left out before are among them.
     """
 
     images: int = 0
@@ -82,6 +84,8 @@ class BuildReport:
     known: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
     complete: bool = False
+    readable: bool = False
+    waiting: int = 0
 
 
 class StoreBuilder:
@@ -208,7 +212,7 @@ class StoreBuilder:
             there = read_plan(self.files)
             if there is not None and self._is_stale(there):
                 self._clear()
-            report.complete = self.manifest is not None
+            report.complete = report.readable = self.manifest is not None
             return report
         for folder in ("", SHARDS, DONE):
             self.files.remove_partial(folder)
@@ -277,7 +281,9 @@ class StoreBuilder:
         except FileNotFoundError:
             now = read_manifest(self.files)  # another process may have finished it in the meantime
             listed = now is not None and {s.number for s in now.shards} >= set(self.plan.shards)
-            report.complete = listed or (now is not None and read_plan(self.files) is None)
+            report.readable = now is not None
+            report.complete = listed or (report.readable and read_plan(self.files) is None)
+            report.waiting = 0 if report.complete else self._waiting()
             return report
         report.left_out = list(dict.fromkeys(pair for entry in entries for pair in entry.left_out))
         if any(entry.images for entry in entries):
@@ -289,8 +295,14 @@ class StoreBuilder:
         if self.manifest is None:
             where, message = report.left_out[0]
             raise DataError(f"no image can be used; the first: {message}", where=where, hint="mend it first")
-        report.complete = True
+        report.complete = report.readable = True
         return report
+
+    def _waiting(self) -> int:
+        """Images of the shards that are not done."""
+        assert self.plan is not None
+        done = {entry.number for entry in self._notes(self.plan.shards)}
+        return sum(len(self._numbers(number)) for number in self.plan.shards if number not in done)
 
     def _add(self, entries: Sequence[ShardEntry]) -> None:
         """Write the manifest anew, with these shards behind its own."""

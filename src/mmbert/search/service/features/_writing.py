@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from PIL import Image
 from pydantic import BaseModel, Field
 
 from mmbert.api.front_door import MMBert
-from mmbert.api.writer import MOST_PENALTY, Writer, Written, cannot_write
+from mmbert.api.writer import BEAM, MOST_PENALTY, Written
+from mmbert.compat.writing import cannot_write, writer_of
 from mmbert.data.images import OpenedImage
+from mmbert.errors import UsageError
 from mmbert.search.service.core import Service
 from mmbert.search.service.schemas import Request
-from mmbert.text.tokenizer import writing_languages
+
+__all__ = ["OneText", "Writing", "WritingRequest", "cannot_write", "languages"]
 
 WIDEST = 16
 """Hypotheses of a beam."""
@@ -21,8 +24,18 @@ Penalty = Annotated[float, Field(ge=-MOST_PENALTY, le=MOST_PENALTY, allow_inf_na
 
 
 class WritingRequest(Request):
-    to: str = Field(min_length=1, max_length=35, description="Language to write, such as de; GET /v1 lists them.")
-    beam: int = Field(4, ge=1, le=WIDEST, description="Hypotheses kept at each step; 1 is greedy.")
+    to: str | None = Field(
+        None,
+        min_length=1,
+        max_length=35,
+        description="Language to write, such as de; GET /v1 lists them. Left out where there is one, or none is named.",
+    )
+    beam: int | None = Field(
+        None,
+        ge=1,
+        le=WIDEST,
+        description=f"Hypotheses kept at each step; 1 is greedy. Default: {BEAM}, if it searches.",
+    )
     nbest: int = Field(1, ge=1, le=WIDEST, description="Texts that come back, best first; at most `beam`.")
     length_penalty: Penalty = Field(1.0, description="Greater: longer texts; 0: the likeliest.")
     max_tokens: int | None = Field(None, ge=1, description="Word pieces at most. Default: the model's longest text.")
@@ -35,7 +48,7 @@ class OneText(BaseModel):
 
 @dataclass(frozen=True)
 class _Options:
-    to: str
+    to: str | None
     beam: int
     nbest: int
     length_penalty: float
@@ -59,18 +72,27 @@ class Writing:
     """
 
     def __init__(self, service: Service, kind: str, model: MMBert) -> None:
-        self._service, self._kind, self._writer = service, kind, Writer(model)
+        self._service, self._kind, self._writer = service, kind, writer_of(model)
         service.batcher.add(kind, self._write)
 
     def check(self, asked: WritingRequest) -> None:
         """Raises: UsageError: the model cannot be asked so."""
+        if asked.to is not None and not self._writer.languages:
+            raise UsageError(
+                f"this model writes one language that it does not name; whether that is {asked.to!r} nobody knows",
+                hint="leave `to` out",
+            )
         self._writer.check(asked.to, asked.beam, asked.nbest, asked.max_tokens, asked.length_penalty)
+
+    def beam(self, asked: WritingRequest) -> int:
+        """Hypotheses of each text."""
+        return asked.beam or self._writer.beam
 
     async def write(
         self, asked: WritingRequest, texts: list[str], image: Image.Image | None = None
     ) -> list[list[OneText]]:
         """For each text ("" where there is but the image), the best that are written; errors of ``Batcher.submit``."""
-        options = _Options(asked.to, asked.beam, asked.nbest, asked.length_penalty, asked.max_tokens)
+        options = _Options(asked.to, self.beam(asked), asked.nbest, asked.length_penalty, asked.max_tokens)
         found = await self._service.compute(
             self._kind,
             _Asked(texts, image, options),
@@ -90,15 +112,6 @@ class Writing:
         return [[next(found) for _ in item.texts] for item in items]
 
 
-def cannot_be_asked(model: Any) -> str | None:
-    """Why a model cannot write for requests, which name the language; None where it can."""
-    if (reason := cannot_write(model)) is not None:
-        return reason
-    if not writing_languages(model.processor.tokenizer):
-        return "this model writes one language that it does not name: mmbert translate and mmbert caption write with it"
-    return None
-
-
 def languages(model: MMBert) -> list[str]:
-    """That the model writes."""
-    return list(Writer(model).languages)
+    """That the model writes by their names; none if it writes one that it does not name."""
+    return list(writer_of(model).languages)

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from mmbert.search.service.core import Service, asked_image, blind
-from mmbert.search.service.features._writing import OneText, Writing, WritingRequest, cannot_be_asked, languages
+from mmbert.search.service.features._writing import OneText, Writing, WritingRequest, cannot_write, languages
 from mmbert.search.service.schemas import Base64
 
 __all__ = ["PATHS", "add", "languages", "missing"]
@@ -27,8 +27,8 @@ class Captions(BaseModel):
 
 
 def missing(model: Any) -> str | None:
-    """Needs a model that writes a language by its name, and one that sees images."""
-    return cannot_be_asked(model) or blind(model)
+    """Needs a model that writes, and one that sees images."""
+    return cannot_write(model) or blind(model)
 
 
 def add(app: FastAPI, service: Service, model: Any) -> None:

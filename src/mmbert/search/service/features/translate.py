@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from mmbert.errors import UsageError
 from mmbert.search.service.core import Service, asked_image, blind
-from mmbert.search.service.features._writing import OneText, Writing, WritingRequest, cannot_be_asked, languages
+from mmbert.search.service.features._writing import OneText, Writing, WritingRequest, cannot_write, languages
 from mmbert.search.service.schemas import Base64, Text
 
 __all__ = ["PATHS", "add", "languages", "missing"]
@@ -30,8 +30,8 @@ class Translations(BaseModel):
 
 
 def missing(model: Any) -> str | None:
-    """Needs a model that writes a language by its name."""
-    return cannot_be_asked(model)
+    """Needs a model that writes."""
+    return cannot_write(model)
 
 
 def add(app: FastAPI, service: Service, model: Any) -> None:
@@ -44,9 +44,10 @@ def add(app: FastAPI, service: Service, model: Any) -> None:
         writing.check(asked)
         if not all(text.strip() for text in asked.texts):
             raise UsageError("a text is empty")
-        if (hypotheses := len(asked.texts) * asked.beam) > MOST_HYPOTHESES:
+        beam = writing.beam(asked)
+        if (hypotheses := len(asked.texts) * beam) > MOST_HYPOTHESES:
             raise UsageError(
-                f"{len(asked.texts)} texts with a beam of {asked.beam} are too many",
+                f"{len(asked.texts)} texts with a beam of {beam} are too many",
                 hint=f"{hypotheses} hypotheses; at most {MOST_HYPOTHESES} in a request",
             )
         image = None

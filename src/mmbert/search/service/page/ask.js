@@ -57,7 +57,7 @@ function answering(section, ask, tell) {
 
 async function describe(source) {
   const to = $("describe-language").value;
-  return { to, ...await (await call("v1/caption", { ...source, to })).json() };
+  return { to, ...await (await call("v1/caption", { ...source, to: to || null })).json() };
 }
 
 function tellCaption({ to, captions: [{ text }] }) {

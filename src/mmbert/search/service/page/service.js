@@ -49,8 +49,8 @@ function nameOf(code) {
   try { return names.of(code); } catch { return code; }  // a code that is none
 }
 
-/** Options for languages. */
-export const languageOptions = (codes) => codes.map((code) => new Option(`${nameOf(code)} (${code})`, code));
+/** Options for the languages that a model writes; one without a name where it writes what it does not name. */
+export const languageOptions = (codes) => codes.length ? codes.map((code) => new Option(`${nameOf(code)} (${code})`, code)) : [new Option("the model’s language", "")];
 
 export const quoted = (text) => `“\u2068${text}\u2069”`;  // isolated: a query may run from right to left
 export const percent = (value) => `${(100 * value).toFixed(value > 0.1 ? 0 : 1)} %`;

@@ -23,7 +23,7 @@ async function translate() {
   if (texts.length > MOST_LINES) { tell(`At most ${MOST_LINES} lines at a time.`, true); return; }
   tell("Translating…");
   try {
-    const { translations } = await (await call("v1/translate", { texts, to })).json();
+    const { translations } = await (await call("v1/translate", { texts, to: to || null })).json();
     if (turn === latest) place.replaceChildren(...translations.map(([best]) => said("p", best.text || "…", { language: to, className: "main" })));
   } catch (error) {
     if (turn === latest) tell(error.message, true);
