@@ -17,6 +17,7 @@ from mmbert.data.images import OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import ImageRef
 from mmbert.errors import ImageError, UsageError
+from mmbert.model.int8 import largest_weight
 
 
 def one_text(bert: MMBert, text: str) -> np.ndarray:
@@ -271,3 +272,29 @@ def test_opened_images_stand_wherever_references_do(bert: MMBert, pictures: list
     opened = [OpenedImage(Image.open(p).convert("RGBA"), "same key") for p in pictures[:1]]
     batch = bert.processor(images=opened)
     assert batch.num_sequences == 1
+
+
+@pytest.mark.skipif(not largest_weight(), reason="this PyTorch has no products in 8 bits")
+def test_a_model_in_8_bits_answers_alike_and_is_the_same_model(
+    bert: MMBert, pictures: list[Path], tmp_path: Path
+) -> None:
+    bert.save_pretrained(tmp_path / "model")
+    exact = MMBert.from_pretrained(tmp_path / "model", device="cpu")
+    quick = MMBert.from_pretrained(tmp_path / "model", int8=True)
+    assert quick.int8 and not exact.int8 and quick.device.type == "cpu"
+    texts, images = exact.encode_text(SENTENCES), exact.encode_images(pictures)
+    for one, other in ((texts, quick.encode_text(SENTENCES)), (images, quick.encode_images(pictures))):
+        assert not np.array_equal(one, other)
+        assert (one * other).sum(1).min() > 0.99
+    np.testing.assert_allclose(quick.match(pictures, SENTENCES), exact.match(pictures, SENTENCES), atol=0.05)
+    # Whoever stands beside a text does not change its vector.
+    np.testing.assert_allclose(quick.encode_text(SENTENCES[1]), quick.encode_text(SENTENCES)[1:2], atol=1e-5)
+    assert quick.fingerprint == exact.fingerprint
+    quick.save_pretrained(tmp_path / "again")
+    assert MMBert.from_pretrained(tmp_path / "again").fingerprint == exact.fingerprint
+
+
+def test_8_bits_are_for_single_precision_on_a_cpu(bert: MMBert, tmp_path: Path) -> None:
+    bert.save_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match="not for torch.bfloat16 on cpu"):
+        MMBert.from_pretrained(tmp_path / "model", device="cpu", dtype=torch.bfloat16, int8=True)

@@ -17,6 +17,7 @@ import mmbert.cli.embed
 from mmbert.cli.embed import find_images, read_lines
 from mmbert.cli.main import run
 from mmbert.errors import DataError
+from mmbert.model.int8 import largest_weight
 
 
 class Encoder:
@@ -38,7 +39,7 @@ def vector_of(data: bytes) -> np.ndarray:
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmbert.cli.embed, "load_model", lambda name, device: Encoder())
+    monkeypatch.setattr(mmbert.cli.embed, "load_model", lambda name, device, int8: Encoder())
 
 
 def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -61,6 +62,27 @@ def test_a_real_model_gives_unit_vectors_of_its_own_size(
     expected = model.encode_text(["ein Elefant", "un éléphant im Schnee"])
     np.testing.assert_allclose(np.load(tmp_path / "0.npy"), expected, atol=1e-6)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not largest_weight(), reason="this PyTorch has no products in 8 bits")
+@pytest.mark.parametrize("faster", [True, False])
+def test_8_bits_where_they_are_faster(
+    faster: bool,
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mmbert import MMBert
+
+    monkeypatch.setattr("mmbert.model.int8.int8_is_faster", lambda: faster)
+    (tmp_path / "t.txt").write_text("ein Elefant\n", encoding="utf-8")
+    out = tmp_path / "v.npy"
+    given = ["--text", str(tmp_path / "t.txt"), "--model", str(model_folder), "--device", "cpu", "--out", str(out)]
+    assert run(["embed", "--int8", *given]) == 0
+    wanted = MMBert.from_pretrained(model_folder, device="cpu", int8=faster).encode_text(["ein Elefant"])
+    np.testing.assert_allclose(np.load(out), wanted, atol=1e-6)
+    assert ("--int8 is left out" in capsys.readouterr().err) is not faster
 
 
 def test_a_broken_image_is_named(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder ``photos`` in the current folder, in the splits train and test; every model is ``ColourModel``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(command, "load_model", lambda name, device=None: ColourModel())
+    monkeypatch.setattr(command, "load_model", lambda name, device=None, **_: ColourModel())
     rows = save_folder(tmp_path / "photos")
     splits = ["test", "train", *["test"] * 10]
     write_metadata(tmp_path / "photos", [row | {"split": s} for row, s in zip(rows, splits, strict=True)])

@@ -18,7 +18,7 @@ def parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder ``parallel`` of sentences in two languages, in the splits test and train."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(command, "load_model", lambda name, device=None: RandomModel(3))
+    monkeypatch.setattr(command, "load_model", lambda name, device=None, **_: RandomModel(3))
     rows = [{"text_en": f"one {i}", "text_de": f"eins {i}", "split": "train" if i % 3 else "test"} for i in range(30)]
     (tmp_path / "parallel").mkdir()
     (tmp_path / "parallel" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")

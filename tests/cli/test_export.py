@@ -141,6 +141,8 @@ def test_mistakes_are_told(exported: Path, tmp_path: Path, capsys: pytest.Captur
     assert run(["export", "--format", "tflite", "--out", str(tmp_path / "out")]) == 2
     assert "onnx, openvino" in capsys.readouterr().err
     assert run(["embed", "--model", str(exported), "--device", "meta", "--text", "-"]) == 2
+    with pytest.raises(UsageError, match="the precision that it was exported with"):
+        MMBert.from_pretrained(exported, int8=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -158,6 +160,8 @@ def test_the_backend_of_a_service(exported: Path, model_folder: Path) -> None:
         load_served(str(model_folder), "tensorrt", None)
     with pytest.raises(UsageError, match="on the CPU"):
         load_served(str(model_folder), "onnx", "cuda")
+    with pytest.raises(UsageError, match="for PyTorch, not for onnx"):
+        load_served(str(model_folder), "onnx", None, int8=True)
 
 
 def test_a_service_of_graphs(exported: Path, model_folder: Path, tmp_path: Path) -> None:

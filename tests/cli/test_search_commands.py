@@ -18,7 +18,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> ColourModel:
     """What every model name stands for here."""
     model = ColourModel()
     for command in (index_command, search_command):
-        monkeypatch.setattr(command, "load_model", lambda name, device=None: model)
+        monkeypatch.setattr(command, "load_model", lambda name, device=None, **_: model)
     return model
 
 

@@ -97,7 +97,7 @@ def test_means_are_over_the_cells_of_each_kind() -> None:
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "load_model", lambda name, device=None: ColourModel())
+    monkeypatch.setattr(command, "load_model", lambda name, device=None, **_: ColourModel())
     save_folder(tmp_path / "photos")
     return tmp_path
 

@@ -166,7 +166,7 @@ def test_the_commands_write_them(
     monkeypatch.chdir(tmp_path)
     save_folder(tmp_path / "photos")
     for command in (_matrix, evaluate):
-        monkeypatch.setattr(command, "load_model", lambda name, device=None: ColourModel())
+        monkeypatch.setattr(command, "load_model", lambda name, device=None, **_: ColourModel())
     assert run(["evaluate", "retrieval", "--data", "photos", "--png", "pictures"]) == 0
     said = capsys.readouterr().err
     names = ["captions-find-images.png", "images-find-captions.png"]
