@@ -296,5 +296,5 @@ def test_a_model_in_8_bits_answers_alike_and_is_the_same_model(
 
 def test_8_bits_are_for_single_precision_on_a_cpu(bert: MMBert, tmp_path: Path) -> None:
     bert.save_pretrained(tmp_path / "model")
-    with pytest.raises(UsageError, match="not for torch.bfloat16 on cpu"):
+    with pytest.raises(UsageError, match=r"not for torch\.bfloat16 on cpu"):
         MMBert.from_pretrained(tmp_path / "model", device="cpu", dtype=torch.bfloat16, int8=True)

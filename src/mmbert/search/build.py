@@ -289,7 +289,7 @@ class _Build:
         skip, keep = self.bad.skip, self.keep_regions
         if self.ray_workers:
             gpus = int(getattr(getattr(self.model, "device", None), "type", "cpu") == "cuda")
-            named = (self.about.model, skip, keep, self.model.int8)
+            named = (self.about.model, skip, keep, getattr(self.model, "int8", False))
             yield from ray_map(Examiner.by_name, named, lots, self.ray_workers, gpus=gpus)
         else:
             yield from map(Examiner(self.model, skip, keep), lots)
