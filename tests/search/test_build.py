@@ -43,7 +43,7 @@ def test_workers_of_a_cluster_make_the_same_index(folder: Path, out: Path, monke
     build_index(model, folder, out.with_name("alone"), keep_regions=True)
     model.images_encoded = 0
     monkeypatch.setattr(build, "LOT", 5)
-    monkeypatch.setattr("mmbert.api.front_door.MMBert.from_pretrained", lambda name: theirs)
+    monkeypatch.setattr("mmbert.api.front_door.MMBert.from_pretrained", lambda name, int8: theirs)
     asked = stand_in_for_ray(monkeypatch)
     done = build_index(model, folder, out, keep_regions=True, ray_workers=2)
     assert done == IndexSummary(added=12, unchanged=0, removed=0, failed=0)
