@@ -7,14 +7,13 @@ bits. Weights stay in fp32 beside their copies: whatever needs a gradient, and w
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from mmbert.errors import UsageError
+from mmbert.model.clock import least_seconds
 from mmbert.model.kept import Kept
 
 _PRODUCT = getattr(torch.ops.onednn, "qlinear_pointwise", None) if torch.backends.mkldnn.is_available() else None
@@ -130,21 +129,13 @@ def check_int8() -> None:
 
 
 @cache
-def int8_is_faster(rows: int = 256, size: int = 768, repeats: int = 5) -> bool:
+def int8_is_faster(rows: int = 256, size: int = 768) -> bool:
     """Whether products in 8 bits, with all that belongs to them, beat fp32 on this processor by a third or more."""
     if not largest_weight():
         return False
     values, weight = torch.ones(rows, size), torch.ones(size, size)
-    quantised = Int8Weight(weight)
-
-    def best(product: Callable[[], Tensor]) -> float:
-        times = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            product()
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
+    made = Int8Weight(weight)
 
     with torch.inference_mode():
-        in_8_bits = best(lambda: quantised.product(values, None))
-        return in_8_bits * 4 / 3 < best(lambda: nn.functional.linear(values, weight))
+        in_8_bits = least_seconds(lambda: made.product(values, None))
+        return in_8_bits * 4 / 3 < least_seconds(lambda: nn.functional.linear(values, weight))

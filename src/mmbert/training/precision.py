@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from mmbert.errors import ConfigError
+from mmbert.model.clock import least_seconds
 from mmbert.model.ranks import add_up, world_size
 
 
@@ -22,16 +22,11 @@ def bf16_is_faster(size: int = 1024, repeats: int = 5) -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
-    def best(dtype: torch.dtype) -> float:
+    def seconds(dtype: torch.dtype) -> float:
         a = torch.ones(size, size, dtype=dtype)
-        times = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            a @ a
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
+        return least_seconds(lambda: a @ a, repeats)
 
-    return best(torch.bfloat16) * 4 / 3 < best(torch.float32)
+    return seconds(torch.bfloat16) * 4 / 3 < seconds(torch.float32)
 
 
 def choose(precision: str) -> str:
