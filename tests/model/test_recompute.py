@@ -61,7 +61,8 @@ def attended(qkv: Tensor, plan: AttentionPlan, flowing: Tensor, *, again: bool) 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 2**31))
 def test_attention_is_made_again_for_sequences_of_any_lengths(lengths: list[int], behind: int, seed: int) -> None:
-    """Also where rows stand behind the sequences, and where the plan takes lengths together."""
+    """Also where rows stand behind the sequences, and where the plan takes lengths together. Heads are 4 wide: weights
+    of up to 8 positions are kept, those of 9 made again."""
     torch.manual_seed(seed)
     starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     plan = plan_attention(lengths, starts)
@@ -100,8 +101,9 @@ def test_what_attention_keeps_does_not_grow_with_the_square_of_the_length() -> N
 
 def held(*, again: bool) -> int:
     """Bytes that a forward pass leaves behind for the backward pass."""
-    network = tiny_network(**DROPPING, hidden_size=64, intermediate_size=256, num_hidden_layers=4).train()
-    batch = pack([SequenceSpec(np.arange(1, 41)) for _ in range(8)])
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "max_position_embeddings": 96}
+    network = tiny_network(**DROPPING, **sizes, vocab_size=100).train()
+    batch = pack([SequenceSpec(np.arange(1, 81)) for _ in range(8)])  # too long for weights to be kept
     with (
         profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found,
         recomputing() if again else nullcontext(),

@@ -160,10 +160,16 @@ def weights_made_again(qkv: Tensor) -> bool:
     return torch.is_grad_enabled() and qkv.requires_grad and not torch.compiler.is_compiling()
 
 
+KEPT = 2
+"""Weights of sequences up to so many head sizes long are kept: they are no larger than two thirds of the queries, keys
+and values beside them, and making them again would take a hundredth of a step."""
+
+
 class _Again(torch.autograd.Function):
     """:func:`_grouped`, of which query, key, value and a bit per dropped weight are kept for the backward pass.
 
-    The weights, before and after dropout, and what is mixed with them are made again, which costs one small product.
+    The weights of longer sequences (:data:`KEPT`), before dropout, and all weights after it are made again, which costs
+    one small product, and so is what is mixed with them.
     All groups are written into one tensor and their gradients into another, where autograd would make one for each
     step of the way and put them together. The formulas are those of Dao et al. (2022), without tiles.
     """
@@ -173,20 +179,24 @@ class _Again(torch.autograd.Function):
         ctx: Any, qkv: Tensor, groups: list[tuple[int, int]], heads: int, rate: float, dtype: torch.dtype
     ) -> Tensor:
         size = qkv.shape[1] // (3 * heads)
-        mixed, dropped, start = qkv.new_empty(len(qkv), heads * size), list[Stays](), 0
+        mixed, start = qkv.new_empty(len(qkv), heads * size), 0
+        dropped, made = list[Stays](), list[Tensor]()
         with torch.autocast(qkv.device.type, enabled=False):
             for count, length in groups:
                 rows = slice(start, start := start + count * length)
                 query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
                 weights = _weights(query.mul_(size**-0.5), key)
+                if length <= KEPT * size:
+                    made.append(weights)
                 if rate:
                     drawn, stays = Stays.draw(weights.shape, rate)
                     dropped.append(drawn)
-                    weights.mul_(stays).mul_(drawn.scale)
+                    weights = weights.mul(stays) if length <= KEPT * size else weights.mul_(stays)
+                    weights.mul_(drawn.scale)
                 own = torch.bmm(weights.to(dtype), value).view(count, heads, length, size)
                 mixed[rows].view(count, length, heads, size).copy_(own.transpose(1, 2))
         mixed[start:] = qkv[start:, : heads * size]
-        ctx.save_for_backward(qkv, *(each.kept for each in dropped))
+        ctx.save_for_backward(qkv, *(each.kept for each in dropped), *made)
         ctx.rest = groups, heads, dtype, [(each.shape, each.scale) for each in dropped]
         return mixed
 
@@ -195,14 +205,16 @@ class _Again(torch.autograd.Function):
     def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor | None, ...]:
         qkv, *kept = ctx.saved_tensors
         groups, heads, dtype, drawn = ctx.rest
-        dropped = [Stays(bits, *rest) for bits, rest in zip(kept, drawn, strict=True)]
+        dropped = [Stays(bits, *rest) for bits, rest in zip(kept[: len(drawn)], drawn, strict=True)]
+        made = iter(kept[len(drawn) :])
         size, start = qkv.shape[1] // (3 * heads), 0
         result = torch.empty_like(qkv)
         for number, (count, length) in enumerate(groups):
             rows = slice(start, start := start + count * length)
             query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
             (along,) = _by_head(flowing[rows], count, heads, size, dtype)  # the slope along what is mixed
-            weights = _weights(query.mul_(size**-0.5), key)
+            query.mul_(size**-0.5)
+            weights = next(made) if length <= KEPT * size else _weights(query, key)
             slopes = torch.bmm(along, value.transpose(1, 2)).to(weights.dtype)
             used = weights
             if dropped:
