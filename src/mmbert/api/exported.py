@@ -103,13 +103,9 @@ class ExportedMMBert(MMBert):
         """
         if device is not None and torch.device(device).type != "cpu":
             raise UsageError(f"an exported model runs on the CPU, not on {device}", hint="leave the device out")
-        if int8:
-            raise UsageError(
-                "an exported model has the precision that it was exported with",
-                hint="mmbert export --int8 makes graphs",
-            )
-        if dtype not in (None, torch.float32):
-            raise UsageError("an exported model has the precision that it was exported with", hint="leave dtype out")
+        if int8 or dtype not in (None, torch.float32):
+            hint = "mmbert export --int8 makes graphs" if int8 else "leave dtype out"
+            raise UsageError("an exported model has the precision that it was exported with", hint=hint)
         return cls(Path(folder), read_about(Path(folder)), threads)
 
     @property

@@ -186,13 +186,12 @@ class _Again(torch.autograd.Function):
                 rows = slice(start, start := start + count * length)
                 query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
                 weights = _weights(query.mul_(size**-0.5), key)
-                if length <= KEPT * size:
+                if short := length <= KEPT * size:
                     made.append(weights)
                 if rate:
                     drawn, stays = Stays.draw(weights.shape, rate)
                     dropped.append(drawn)
-                    weights = weights.mul(stays) if length <= KEPT * size else weights.mul_(stays)
-                    weights.mul_(drawn.scale)
+                    weights = (weights.mul(stays) if short else weights.mul_(stays)).mul_(drawn.scale)
                 own = torch.bmm(weights.to(dtype), value).view(count, heads, length, size)
                 mixed[rows].view(count, length, heads, size).copy_(own.transpose(1, 2))
         mixed[start:] = qkv[start:, : heads * size]

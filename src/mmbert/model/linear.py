@@ -11,6 +11,7 @@ that: :class:`PackedWeights` hold it in oneDNN's own, for whoever writes text (`
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.model.int8 import Copy
-from mmbert.model.int8 import fits as int8_fits
 from mmbert.model.kept import Kept
 
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
@@ -43,7 +43,7 @@ class PackedWeights:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, Kept[Tensor]] = {}
+        self._known: dict[int, Kept[Tensor]] = defaultdict(lambda: Kept(_pack))
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -58,7 +58,7 @@ class PackedWeights:
         """Of an [O, I] weight; itself where it cannot be packed."""
         if _PACK is None or weight.is_inference():  # which do not say that they have changed
             return weight
-        return self._known.setdefault(id(weight), Kept(_pack)).of(weight)
+        return self._known[id(weight)].of(weight)
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -86,13 +86,13 @@ def with_rows(values: Tensor, count: int) -> Tensor:
     return torch.cat([values, values[:1].expand(count, *values.shape[1:])]) if count and len(values) else values
 
 
-def _onednn_fits(values: Tensor, weight: Tensor) -> bool:
+def _only_computed(values: Tensor, weight: Tensor) -> bool:
+    """Whether it is for the product alone, on a CPU and in single precision: nobody wants its gradient or its graph."""
     return (
         not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
         and values.device.type == "cpu"
         and values.dtype == weight.dtype == torch.float32
         and values.shape[-1] == weight.shape[1]
-        and values.numel() < MANY * weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -100,9 +100,11 @@ def _onednn_fits(values: Tensor, weight: Tensor) -> bool:
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None = None, int8: Copy | None = None) -> Tensor:
     """[..., I] values and [O, I] weight to [..., O], as ``nn.functional.linear``; where the weight's copy in 8 bits is
     given and fits, with that."""
-    if int8 is not None and int8_fits(values, weight) and (in_8_bits := int8.of(weight)) is not None:
+    if not _only_computed(values, weight):
+        return nn.functional.linear(values, weight, bias)
+    if int8 is not None and (in_8_bits := int8.of(weight)) is not None:
         return in_8_bits.product(values, bias)
-    if ONEDNN is not None and _onednn_fits(values, weight):
+    if ONEDNN is not None and values.numel() < MANY * values.shape[-1]:
         packed = _packed.get()
         if packed is not None and 0 < values.numel() <= FEW * values.shape[-1]:
             weight = packed.of(weight)
