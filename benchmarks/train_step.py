@@ -65,7 +65,7 @@ SHARE = 0.15
 MASK = 103
 
 Loss = Callable[[], Tensor]
-Clip = Callable[[Iterable[nn.Parameter], float], Tensor]
+Clip = Callable[[Iterable[nn.Parameter], float, torch.optim.Optimizer], Tensor]
 Build = Callable[[int, int, torch.device], tuple[nn.Module, list[Loss], Clip]]
 Freed = Literal["kept", "returned"] | None
 
@@ -111,7 +111,7 @@ def build_peer(pairs: int, texts: int, device: torch.device) -> tuple[nn.Module,
         given = {name: values.to(device) for name, values in {**inputs, "labels": labels}.items()}
         return lambda: model(**given).loss / 2
 
-    return model, [loss_of(with_image), loss_of(alone)], nn.utils.clip_grad_norm_
+    return model, [loss_of(with_image), loss_of(alone)], lambda own, limit, _: nn.utils.clip_grad_norm_(own, limit)
 
 
 def used_memory(device: torch.device, *, peak: bool) -> int:
@@ -173,7 +173,7 @@ def _serve(connection: Connection, build: Build, size: tuple[int, int], device: 
                 value = loss()
             value.backward()
             del value
-        clip(module.parameters(), 1.0)
+        clip(module.parameters(), 1.0, optimizer)
         optimizer.step()
         optimizer.zero_grad()
         finish(device)

@@ -54,6 +54,45 @@ def test_what_is_not_finite_is_told(value: float) -> None:
     assert not torch.isfinite(clip_gradients([first, second], 1.0))
 
 
+OPTIMISERS = {
+    "adamw": lambda own, **how: torch.optim.AdamW(own, lr=0.1, weight_decay=0.1, **how),
+    "adam": lambda own, **how: torch.optim.Adam(own, lr=0.1, **how),
+    "sgd": lambda own, **how: torch.optim.SGD(own, lr=0.1, momentum=0.9, **how),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_optimiser_scales_in_its_step(name: str, fused: bool) -> None:
+    """Three steps, of which the middle one's gradient is not clipped, as after PyTorch's clipping."""
+    sizes = [(7, 33), (5,), (2, 3, 4)]
+    ours, theirs = parameters(sizes), parameters(sizes)
+    mine, other = OPTIMISERS[name](ours, fused=fused), OPTIMISERS[name](theirs, foreach=True)
+    generator = torch.Generator().manual_seed(1)
+    for size in (1.0, 1e-3, 5.0):
+        for one, two in zip(ours[:-1], theirs[:-1], strict=True):
+            one.grad = size * torch.randn(one.shape, generator=generator)
+            two.grad = one.grad.clone()
+        norm = clip_gradients(ours, 0.5, mine)
+        torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(theirs, 0.5))
+        mine.step()
+        other.step()
+        for one, two in zip(ours[:-1], theirs[:-1], strict=True):
+            torch.testing.assert_close(one.grad, two.grad)  # scaled for whoever looks at it afterwards
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_not_taken_leaves_nothing() -> None:
+    """Measured anew, the gradient decides anew."""
+    own, _ = parameters([(4, 4)])
+    optimizer = torch.optim.SGD([own], lr=1.0, fused=True)
+    clip_gradients([own], 0.5, optimizer)
+    own.grad = torch.full((4, 4), 0.01)
+    clip_gradients([own], 0.5, optimizer)
+    optimizer.step()
+    torch.testing.assert_close(own.detach(), torch.full((4, 4), -0.01))
+
+
 def test_gradients_that_are_not_contiguous_count() -> None:
     parameter = nn.Parameter(torch.zeros(3, 4))
     parameter.grad = torch.arange(12.0).view(4, 3).T

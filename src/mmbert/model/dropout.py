@@ -38,8 +38,7 @@ class Stays:
             what to keep for the backward pass, and the same as uint8 ones and zeros of this shape.
         """
         count = shape.numel()
-        words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        draws = words.view(torch.int16)[:count].view(shape)
+        draws = _draws(count).view(shape)
         stays = torch.empty(shape, dtype=torch.uint8)
         torch.ge(draws, round(rate * 2**16) - 2**15, out=stays)
         kept = stays if torch.compiler.is_compiling() else torch.from_numpy(np.packbits(stays.numpy()))
@@ -53,6 +52,15 @@ class Stays:
         return _factors(torch.from_numpy(stays).view(self.shape), self.scale, dtype)
 
 
+def _draws(count: int) -> Tensor:
+    """So many int16, each as likely as the other: drawn with PyTorch's generator, or by a quicker one that it seeds."""
+    words = (count + 3) // 4
+    if torch.compiler.is_compiling():
+        return torch.empty(words, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+    seed = torch.empty((), dtype=torch.int64).random_().item()
+    return torch.from_numpy(np.random.SFC64(int(seed)).random_raw(words).view(np.int16)[:count])
+
+
 def _factors(stays: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return stays.to(dtype).mul_(scale)
 
@@ -64,19 +72,20 @@ class _Dropped(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, stays: Tensor, drawn: Stays) -> Tensor:
         ctx.save_for_backward(drawn.kept)
         ctx.rest = drawn.shape, drawn.scale
-        return values * _factors(stays, drawn.scale, values.dtype)
+        return _factors(stays, drawn.scale, values.dtype).mul_(values)
 
     @staticmethod
     def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (kept,) = ctx.saved_tensors
-        return flowing * Stays(kept, *ctx.rest).factors(flowing.dtype), None, None
+        return Stays(kept, *ctx.rest).factors(flowing.dtype).mul_(flowing), None, None
 
 
 def dropout(values: Tensor, rate: float) -> Tensor:
     """Zero each value with probability ``rate`` and divide the others by ``1 - rate``.
 
     On a CPU PyTorch draws one random number per value, in one thread. Here one 64-bit number serves four values, so
-    that ``rate`` is rounded to a multiple of 2^-16.
+    that ``rate`` is rounded to a multiple of 2^-16; it comes from numpy's quickest generator (SFC64: Doty-Humphrey,
+    PractRand), which PyTorch's seeds anew each time.
 
     Args:
         values: of any shape.
@@ -89,7 +98,7 @@ def dropout(values: Tensor, rate: float) -> Tensor:
     drawn, stays = Stays.draw(values.shape, rate)
     result: Tensor = _Dropped.apply(values, stays, drawn)  # type: ignore[no-untyped-call]
     kept = values.detach()
-    return recomputable(result, lambda: kept * drawn.factors(kept.dtype))
+    return recomputable(result, lambda: drawn.factors(kept.dtype).mul_(kept))
 
 
 class Dropout(nn.Dropout):

@@ -135,7 +135,7 @@ class _Step:
                 loss.backward()
         with self.clock.phase("optimiser"):
             if self.recipe.optimizer.clip:
-                clip_gradients(self.module.parameters(), self.recipe.optimizer.clip)
+                clip_gradients(self.module.parameters(), self.recipe.optimizer.clip, self.optimizer)
             self.optimizer.step()
             self.optimizer.zero_grad()
 

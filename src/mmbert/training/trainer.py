@@ -165,8 +165,10 @@ class PackedTrainer(Trainer):
         limit = self.args.max_grad_norm if limit is None else limit
         if self.sharded is not None:
             return self.sharded.clip(limit)
-        self.accelerator.unscale_gradients()  # where there is a scaler
-        return clip_gradients(model.parameters(), limit)
+        if getattr(self.accelerator, "scaler", None) is not None:
+            self.accelerator.unscale_gradients()
+            return clip_gradients(model.parameters(), limit)
+        return clip_gradients(model.parameters(), limit, getattr(self.optimizer, "optimizer", self.optimizer))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm. Where it is not finite, the run ends before it reaches the weights."""
