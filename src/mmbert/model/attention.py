@@ -109,7 +109,7 @@ def grouped_attention(
     exact = better_exact(qkv, plan.longest)
     one_kernel = exact and keep_weights is None and not dropout_rate
     if keep_weights is None and not one_kernel and weights_made_again(qkv):
-        made: Tensor = _Again.apply(  # type: ignore[no-untyped-call]
+        made: Tensor = _RecomputingAttention.apply(  # type: ignore[no-untyped-call]
             qkv, plan.groups, heads, dropout_rate, torch.float32 if exact else qkv.dtype
         )
         return made
@@ -165,7 +165,7 @@ KEPT = 2
 and values beside them, and making them again would take a hundredth of a step."""
 
 
-class _Again(torch.autograd.Function):
+class _RecomputingAttention(torch.autograd.Function):
     """:func:`_grouped`, of which query, key, value and a bit per dropped weight are kept for the backward pass.
 
     The weights of longer sequences (:data:`KEPT`), before dropout, and all weights after it are made again, which costs

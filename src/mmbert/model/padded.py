@@ -16,7 +16,7 @@ from mmbert.model.encoder import EncoderLayer
 from mmbert.model.heads import ProductPooler
 from mmbert.model.modeling import MMBertForPreTraining, MMBertModel
 from mmbert.model.packed import END, NO_IMAGE, REGION, REGION_SEGMENT, TEXT, PackedBatch, RegionTable, without_regions
-from mmbert.model.writing import _heads, _keys_values, joint_attention
+from mmbert.model.writing import joint_attention, split_heads, split_keys_values
 
 
 @dataclass
@@ -129,8 +129,8 @@ class PaddedView:
     ) -> Tensor:
         """[B * k, H] queries of k positions each to all positions of their sequence; returns [B * k, H]."""
         assert own is not None
-        part = (*_keys_values(own, self.count, heads), self.bias)
-        mixed = joint_attention(_heads(query, self.count, heads), [part], rate)
+        part = (*split_keys_values(own, self.count, heads), self.bias)
+        mixed = joint_attention(split_heads(query, self.count, heads), [part], rate)
         return mixed.transpose(1, 2).flatten(0, 1).flatten(1)
 
     def last(self, layer: EncoderLayer, hidden: Tensor, wanted: list[int]) -> Tensor:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
-class _Again:
+class _Recomputable:
     """How a tensor is made again."""
 
     shape: torch.Size
@@ -30,16 +30,16 @@ class _Again:
     make: Callable[[], Tensor]
 
 
-_known: ContextVar[dict[int, _Again] | None] = ContextVar("known", default=None)
+_known: ContextVar[dict[int, _Recomputable] | None] = ContextVar("known", default=None)
 """By address, for as long as the tensor is there, so that an address means the same until it is asked for."""
 
 
 @contextmanager
 def recomputing() -> Iterator[None]:
     """Inside, what is told to :func:`recomputable` is not kept for the backward pass."""
-    known: dict[int, _Again] = {}
+    known: dict[int, _Recomputable] = {}
 
-    def pack(kept: Tensor) -> Tensor | _Again:
+    def pack(kept: Tensor) -> Tensor | _Recomputable:
         again = known.get(kept.data_ptr()) if known and kept.layout is torch.strided and kept.is_contiguous() else None
         if again is None or again.shape != kept.shape or again.dtype != kept.dtype:
             # Never the tensor itself: an operation that keeps its own result would be kept by it in turn, and where no
@@ -47,7 +47,7 @@ def recomputing() -> Iterator[None]:
             return kept.detach()
         return again
 
-    def unpack(kept: Tensor | _Again) -> Tensor:
+    def unpack(kept: Tensor | _Recomputable) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
         with torch.no_grad():
@@ -82,7 +82,7 @@ def recomputable(result: Tensor, make: Callable[[], Tensor]) -> Tensor:
     known = _known.get()
     assert known is not None
     address = result.data_ptr()
-    known[address] = _Again(result.shape, result.dtype, make)
+    known[address] = _Recomputable(result.shape, result.dtype, make)
     weakref.finalize(result, known.pop, address, None).atexit = False
     return result
 

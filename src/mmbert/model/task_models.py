@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,14 +32,10 @@ class MMBertTaskOutput(MMBertOutput):
 
 
 class _TaskModel(MMBertForPreTraining):
-    """Runs the trunk for the places that the head reads, and the head."""
+    """One ``forward`` for all tasks; what a task reads, and with which head, is its :meth:`read`."""
 
-    def places(self, batch: PackedBatch) -> Tensor | None:
-        """[M] flat positions that the head reads, or None for the pooled vector of each sequence."""
-        return None
-
-    def logits(self, states: Tensor) -> Tensor:
-        """[M, H] states (or pooled vectors) to logits."""
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        """The task's logits; ``kwargs`` as of the trunk."""
         raise NotImplementedError
 
     def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
@@ -51,12 +48,7 @@ class _TaskModel(MMBertForPreTraining):
         """
         if positions is not None:
             return super().forward(batch, positions=positions, **kwargs)
-        places = self.places(batch)
-        read = batch.starts[:0] if places is None else places
-        output = super().forward(batch, positions=read, **kwargs)
-        states = output.pooled if places is None else output.last_hidden_state
-        assert states is not None
-        return MMBertTaskOutput(**output, logits=self.logits(states), places=places)
+        return self.read(batch, **kwargs)
 
 
 class MMBertForImageTextMatching(_TaskModel):
@@ -65,55 +57,29 @@ class MMBertForImageTextMatching(_TaskModel):
     ``logits`` are [B, 1] (a sigmoid gives the probability) or [B, 2] (a softmax does), as ``match_outputs`` says.
     """
 
-    def logits(self, states: Tensor) -> Tensor:
-        return self.match_columns(states)
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        return _read_pooled(self, self.match_columns, batch, **kwargs)
 
 
 class MMBertForMultimodalLexicalTranslation(_TaskModel):
     """Which translation does an ambiguous word have here? ``logits`` [B, words] over the list of target words."""
 
-    def logits(self, states: Tensor) -> Tensor:
-        return self.head_logits("lexical", states)
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        return _read_pooled(self, partial(self.head_logits, "lexical"), batch, **kwargs)
 
 
-class _HeadModel(MMBertForPreTraining):
-    """Runs the trunk for what a named head reads, and the head, which may read what stands around its places."""
-
-    head = ""
-
-    def places(self, batch: PackedBatch) -> Tensor:
-        """[M] flat positions that the head is asked about."""
-        raise NotImplementedError
-
-    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
-        """As of the other task models."""
-        if positions is not None:
-            return super().forward(batch, positions=positions, **kwargs)
-        return read_head(self, self.head, batch, self.places(batch), **kwargs)
-
-
-class MMBertForQuestionAnswering(_HeadModel):
+class MMBertForQuestionAnswering(_TaskModel):
     """Answers a question about an image: ``logits`` [B, answers], asked at the ``[MASK]`` of each sequence."""
 
-    head = "answer"
-
-    def places(self, batch: PackedBatch) -> Tensor:
-        return mask_places(batch, self.config.mask_token_id)
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        return read_head(self, "answer", batch, mask_places(batch, self.config.mask_token_id), **kwargs)
 
 
-class MMBertForReferringExpressions(_HeadModel):
+class MMBertForReferringExpressions(_TaskModel):
     """Which region does an expression mean? ``logits`` [M], one per region; a sigmoid gives the probability."""
 
-    head = "grounding"
-
-    def places(self, batch: PackedBatch) -> Tensor:
-        return region_places(batch)
-
-    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
-        output = super().forward(batch, positions=positions, **kwargs)
-        if isinstance(output, MMBertTaskOutput) and output.logits is not None:
-            output.logits = output.logits.squeeze(1)
-        return output
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        return _one_logit(read_head(self, "grounding", batch, region_places(batch), **kwargs))
 
     @torch.no_grad()
     def best_regions(self, output: MMBertTaskOutput, batch: PackedBatch) -> list[int]:
@@ -123,20 +89,15 @@ class MMBertForReferringExpressions(_HeadModel):
         return [int(part.argmax()) for part in output.logits.split(counts)]
 
 
-class MMBertForMultipleChoice(MMBertForPreTraining):
+class MMBertForMultipleChoice(_TaskModel):
     """Which of several texts is right about an image (visual commonsense reasoning)? ``logits`` [B], one per sequence.
 
     The choices of a question are sequences of their own over the same rows of the region table: the image is worked
     on once.
     """
 
-    def forward(self, batch: PackedBatch, *, positions: Tensor | None = None, **kwargs: Any) -> MMBertOutput:
-        if positions is not None:
-            return super().forward(batch, positions=positions, **kwargs)
-        output = read_sequences(self, "choice", batch, **kwargs)
-        assert output.logits is not None
-        output.logits = output.logits.squeeze(1)
-        return output
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        return _one_logit(read_sequences(self, "choice", batch, **kwargs))
 
     @torch.no_grad()
     def probabilities(self, output: MMBertTaskOutput, choices: int = 4) -> Tensor:
@@ -151,11 +112,10 @@ class MMBertForTranslation(_TaskModel):
     See :func:`mmbert.model.masked_generation.generate_at_mask`.
     """
 
-    def places(self, batch: PackedBatch) -> Tensor | None:
-        return mask_places(batch, self.config.mask_token_id)
-
-    def logits(self, states: Tensor) -> Tensor:
-        return self.token_logits(states)
+    def read(self, batch: PackedBatch, **kwargs: Any) -> MMBertTaskOutput:
+        places = mask_places(batch, self.config.mask_token_id)
+        output, states = _run(self, batch, places, kwargs)
+        return MMBertTaskOutput(**output, logits=self.token_logits(states(places)), places=places)
 
 
 def read_head(
@@ -181,6 +141,22 @@ def read_sequences(model: MMBertForPreTraining, name: str, batch: PackedBatch, *
     sequences = torch.arange(batch.num_sequences, device=batch.device)
     logits = model.sequence_logits(name, batch, sequences, output.pooled, states)
     return MMBertTaskOutput(**output, logits=logits)
+
+
+def _read_pooled(
+    model: MMBertForPreTraining, head: Callable[[Tensor], Tensor], batch: PackedBatch, **kwargs: Any
+) -> MMBertTaskOutput:
+    """What ``head`` makes of the [B, H] pooled vectors; no other last states are computed."""
+    output, _ = _run(model, batch, batch.starts[:0], kwargs)
+    assert output.pooled is not None
+    return MMBertTaskOutput(**output, logits=head(output.pooled))
+
+
+def _one_logit(output: MMBertTaskOutput) -> MMBertTaskOutput:
+    """Logits [M, 1] as [M]."""
+    assert output.logits is not None
+    output.logits = output.logits.squeeze(1)
+    return output
 
 
 def _run(

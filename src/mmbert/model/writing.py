@@ -7,7 +7,8 @@ positions of every text (generation). Both say ``attend``; what differs is where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Protocol
@@ -77,35 +78,49 @@ def causal_bias(new: int, before: int, like: Tensor) -> Tensor | None:
     return hidden.triu(before + 1)
 
 
-def _heads(values: Tensor, count: int, heads: int) -> Tensor:
+def split_heads(values: Tensor, count: int, heads: int) -> Tensor:
     """[c * n, H] to [c, heads, n, d]."""
     return values.reshape(count, -1, heads, values.shape[-1] // heads).transpose(1, 2)
 
 
-def _keys_values(values: Tensor, count: int, heads: int) -> tuple[Tensor, Tensor]:
+def split_keys_values(values: Tensor, count: int, heads: int) -> tuple[Tensor, Tensor]:
     """[c * k, 2 * H] to keys and values [c, heads, k, d]."""
     size = values.shape[-1] // (2 * heads)
     return values.reshape(count, -1, 2, heads, size).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[return-value]
 
 
-class OneKernel:
-    """What :func:`~mmbert.model.fused.fused_packed_attention` needs to know of whole texts.
+@dataclass(frozen=True)
+class WrittenTexts:
+    """The texts of a batch, in a view's order, and where the sequence stands that each continues.
 
-    Args:
-        lengths: of the texts, in the view's order.
-        memory_starts, memory_lengths, rows, device: as :class:`PackedView` has them, in the same order.
+    Attributes:
+        lengths: of the texts.
+        memory_starts, memory_lengths: first position in the memory and length of each text's sequence.
+        rows: [M] row of each position in the memory; None where they are the same.
+        device: of the tensors.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        memory_starts: Sequence[int],
-        memory_lengths: Sequence[int],
-        rows: Tensor | None,
-        device: torch.device,
-    ) -> None:
-        self.lengths, self.memory_starts, self.memory_lengths = lengths, memory_starts, memory_lengths
-        self.rows, self.device = rows, device
+    lengths: Sequence[int]
+    memory_starts: Sequence[int]
+    memory_lengths: Sequence[int]
+    rows: Tensor | None
+    device: torch.device
+
+    def memory_index(self, positions: np.ndarray) -> Tensor:
+        """Positions in the memory to the rows where they stand."""
+        index = torch.from_numpy(positions).to(self.device)
+        return index if self.rows is None else self.rows.index_select(0, index)
+
+
+class FusedTexts:
+    """Attention of whole texts by :func:`~mmbert.model.fused.fused_packed_attention`, which takes them as they are.
+
+    Args:
+        texts: in the view's order.
+    """
+
+    def __init__(self, texts: WrittenTexts) -> None:
+        self.texts = texts
 
     def attend(self, query: Tensor, own: Tensor | None, memory: Tensor | None, heads: int, rate: float) -> Tensor:
         """[T, H] queries to their [T, 2 * H] own keys and values and those of the [M, 2 * H] memory; [T, H]."""
@@ -125,46 +140,109 @@ class OneKernel:
     @cached_property
     def own(self) -> fused.Bounds:
         """Of the texts."""
-        return fused.Bounds.of(self.lengths, self.device)
+        return fused.Bounds.of(self.texts.lengths, self.texts.device)
 
     @cached_property
     def memories(self) -> fused.Bounds:
         """Of their sequences."""
-        return fused.Bounds.of(self.memory_lengths, self.device)
+        return fused.Bounds.of(self.texts.memory_lengths, self.texts.device)
 
     @cached_property
     def both(self) -> fused.Bounds:
         """Of each sequence with its text behind it."""
-        lengths = [m + n for m, n in zip(self.memory_lengths, self.lengths, strict=True)]
-        return fused.Bounds.of(lengths, self.device)
+        lengths = [m + n for m, n in zip(self.texts.memory_lengths, self.texts.lengths, strict=True)]
+        return fused.Bounds.of(lengths, self.texts.device)
 
     @cached_property
     def memory_rows(self) -> Tensor:
         """[sum of the memories' lengths] rows of the memory, text by text."""
-        found = [np.arange(m, m + k) for m, k in zip(self.memory_starts, self.memory_lengths, strict=True)]
-        index = torch.from_numpy(np.concatenate(found)).to(self.device)
-        return index if self.rows is None else self.rows.index_select(0, index)
+        memories = zip(self.texts.memory_starts, self.texts.memory_lengths, strict=True)
+        return self.texts.memory_index(np.concatenate([np.arange(start, start + length) for start, length in memories]))
 
     def _rows_of_both(self, count: int) -> Tensor:
         """Rows of the memory's ``count`` and the own ones behind them: of each text its sequence, then itself."""
         if self._both is None:
-            order, read, written = [], 0, sum(self.memory_lengths)
-            for memory, length in zip(self.memory_lengths, self.lengths, strict=True):
+            order, read, written = [], 0, sum(self.texts.memory_lengths)
+            for memory, length in zip(self.texts.memory_lengths, self.texts.lengths, strict=True):
                 order += [np.arange(read, read + memory), np.arange(written, written + length)]
                 read, written = read + memory, written + length
-            own = torch.arange(count, count + sum(self.lengths), device=self.device)
-            index = torch.from_numpy(np.concatenate(order)).to(self.device)
+            own = torch.arange(count, count + sum(self.texts.lengths), device=self.texts.device)
+            index = torch.from_numpy(np.concatenate(order)).to(self.texts.device)
             self._both = torch.cat([self.memory_rows, own]).index_select(0, index)
         return self._both
 
     _both: Tensor | None = None
 
 
-class PackedView:
-    """Whole texts in one flat row, grouped by equal length, so that no position is padding.
+class GroupedTexts:
+    """Attention of whole texts by groups of equal length, so that none of their positions is padding.
 
     Their memories differ in length even so: within a group the shorter ones are looked up as wide as the longest, and
-    what is too much gets no weight. On a GPU one kernel takes them all as they are.
+    what is too much gets no weight.
+
+    Args:
+        texts: in the view's order, equal lengths one behind the other.
+    """
+
+    def __init__(self, texts: WrittenTexts) -> None:
+        self.groups: list[tuple[int, int, int]] = []  # number of texts, their length, their longest memory
+        places, self.hidden = list[np.ndarray](), list[Tensor | None]()
+        for length, run in groupby(range(len(texts.lengths)), key=texts.lengths.__getitem__):
+            found = list(run)
+            sizes = np.array([texts.memory_lengths[i] for i in found])[:, None]
+            columns = np.arange(sizes.max())[None]
+            self.groups.append((len(found), length, int(sizes.max())))
+            begin = np.array([texts.memory_starts[i] for i in found])[:, None]
+            places.append((begin + np.minimum(columns, sizes - 1)).ravel())
+            outside = torch.from_numpy(columns >= sizes)[:, None, None]
+            self.hidden.append(outside.to(texts.device) if bool(outside.any()) else None)
+        self.memory_rows = texts.memory_index(np.concatenate(places))
+
+    def attend(self, query: Tensor, own: Tensor | None, memory: Tensor | None, heads: int, rate: float) -> Tensor:
+        """As :meth:`FusedTexts.attend`; on a CPU short texts are attended to in single precision."""
+        seen = None if memory is None else memory.index_select(0, self.memory_rows)
+        if not better_exact(query, max(length + width for _, length, width in self.groups)):
+            return self._attend(query, own, seen, heads, rate, joint_attention)
+        mix = joint_attention if rate or (own is not None and seen is not None) else fused_attention
+        with torch.autocast("cpu", enabled=False):
+            own, seen = (None if values is None else values.float() for values in (own, seen))
+            return self._attend(query.float(), own, seen, heads, rate, mix)
+
+    def _attend(
+        self,
+        query: Tensor,
+        own: Tensor | None,
+        seen: Tensor | None,
+        heads: int,
+        rate: float,
+        mix: Callable[[Tensor, list[Part], float], Tensor],
+    ) -> Tensor:
+        """With what is looked up in the memory; rows behind the texts belong to none."""
+        sizes = [count * length for count, length, _ in self.groups]
+        extra = len(query) - sum(sizes)
+        *queries, rest = query.split([*sizes, extra])
+        owns = own.split([*sizes, extra])[:-1] if own is not None else None
+        memories = None
+        if seen is not None:
+            memories = seen.split([count * width for count, _, width in self.groups])
+        outputs = []
+        for i, (count, length, _) in enumerate(self.groups):
+            parts: list[Part] = []
+            if memories is not None:
+                outside = self.hidden[i]
+                bias = None
+                if outside is not None:
+                    bias = outside.to(query.dtype) * torch.finfo(query.dtype).min
+                parts.append((*split_keys_values(memories[i], count, heads), bias))
+            if owns is not None:
+                parts.append((*split_keys_values(owns[i], count, heads), causal_bias(length, 0, query)))
+            mixed = mix(split_heads(queries[i], count, heads), parts, rate)
+            outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
+        return torch.cat([*outputs, rest] if extra else outputs)
+
+
+class PackedView:
+    """Whole texts in one flat row, sorted by length: on a GPU one kernel takes them all, elsewhere they are grouped.
 
     Args:
         lengths: of the texts.
@@ -172,6 +250,10 @@ class PackedView:
         memory: per layer [M, 2 * H] keys and values.
         rows: [M] row of each position in ``memory``; None where they are the same.
         device: of the tensors.
+
+    Attributes:
+        order: [T] stream positions in the view's order.
+        inverse: [T] undoes ``order``.
     """
 
     def __init__(
@@ -188,68 +270,27 @@ class PackedView:
         order = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in by_length])
         self.order = torch.from_numpy(order).to(device)
         self.inverse = torch.from_numpy(np.argsort(order)).to(device)
-        self.texts = OneKernel(
-            [lengths[i] for i in by_length],
-            [memory_starts[i] for i in by_length],
-            [memory_lengths[i] for i in by_length],
-            rows,
-            device,
-        )
-        self.groups: list[tuple[int, int, int]] = []
-        places, self.hidden = [], []
-        for length, run in groupby(by_length, key=lengths.__getitem__):
-            found = list(run)
-            sizes = np.array([memory_lengths[i] for i in found])[:, None]
-            columns = np.arange(sizes.max())[None]
-            self.groups.append((len(found), length, int(sizes.max())))
-            begin = np.array([memory_starts[i] for i in found])[:, None]
-            places.append((begin + np.minimum(columns, sizes - 1)).ravel())
-            outside = torch.from_numpy(columns >= sizes)[:, None, None]
-            self.hidden.append(outside.to(device) if bool(outside.any()) else None)
-        index = torch.from_numpy(np.concatenate(places)).to(device)
-        self.index = index if rows is None else rows.index_select(0, index)
         self.memory = memory
+        sorted_lengths, begins, sizes = (
+            [values[i] for i in by_length] for values in (lengths, memory_starts, memory_lengths)
+        )
+        self.texts = WrittenTexts(sorted_lengths, begins, sizes, rows, device)
+
+    @cached_property
+    def _in_one_kernel(self) -> FusedTexts:
+        return FusedTexts(self.texts)
+
+    @cached_property
+    def _by_groups(self) -> GroupedTexts:
+        return GroupedTexts(self.texts)
 
     def attend(
         self, number: int, query: Tensor, own: Tensor | None, *, memory: bool, heads: int, rate: float = 0.0
     ) -> Tensor:
         """See :class:`View`."""
-        if fused.fits(query, query.shape[1] // heads, rate):
-            return self.texts.attend(query, own, self.memory[number] if memory else None, heads, rate)
-        seen = self.memory[number].index_select(0, self.index) if memory else None
-        longest = max(length + width for _, length, width in self.groups)
-        if not better_exact(query, longest):
-            return self._attend(query, own, seen, heads, rate, fused=False)
-        with torch.autocast("cpu", enabled=False):
-            own = own if own is None else own.float()
-            return self._attend(query.float(), own, seen if seen is None else seen.float(), heads, rate, fused=True)
-
-    def _attend(
-        self, query: Tensor, own: Tensor | None, memory: Tensor | None, heads: int, rate: float, *, fused: bool
-    ) -> Tensor:
-        """With what is looked up in the memory; rows behind the texts belong to none."""
-        sizes = [count * length for count, length, _ in self.groups]
-        extra = len(query) - sum(sizes)
-        *queries, rest = query.split([*sizes, extra])
-        owns = own.split([*sizes, extra])[:-1] if own is not None else None
-        memories = None
-        if memory is not None:
-            memories = memory.split([count * width for count, _, width in self.groups])
-        outputs = []
-        for i, (count, length, _) in enumerate(self.groups):
-            parts: list[Part] = []
-            if memories is not None:
-                outside = self.hidden[i]
-                bias = None
-                if outside is not None:
-                    bias = outside.to(query.dtype) * torch.finfo(query.dtype).min
-                parts.append((*_keys_values(memories[i], count, heads), bias))
-            if owns is not None:
-                parts.append((*_keys_values(owns[i], count, heads), causal_bias(length, 0, query)))
-            mix = fused_attention if fused and len(parts) == 1 and not rate else joint_attention
-            mixed = mix(_heads(queries[i], count, heads), parts, rate)
-            outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
-        return torch.cat([*outputs, rest] if extra else outputs)
+        in_one_kernel = fused.fits(query, query.shape[1] // heads, rate)
+        texts = self._in_one_kernel if in_one_kernel else self._by_groups
+        return texts.attend(query, own, self.memory[number] if memory else None, heads, rate)
 
 
 class WritingCache(Cache):
@@ -278,7 +319,7 @@ class WritingCache(Cache):
             self.bias = (outside.to(visual.dtype) * torch.finfo(visual.dtype).min)[:, None, None]
         self.memory = []
         for layer in memory:
-            keys, values = _keys_values(layer.index_select(0, places.reshape(-1)), self.rows, heads)
+            keys, values = split_keys_values(layer.index_select(0, places.reshape(-1)), self.rows, heads)
             self.memory.append((keys.contiguous(), values.contiguous()))
         self.own: list[tuple[Tensor, Tensor] | None] = [None] * len(memory)
 
@@ -290,14 +331,14 @@ class WritingCache(Cache):
         if memory:
             parts.append((*self.memory[number], self.bias))
         if own is not None:
-            keys, values = _keys_values(own, self.rows, heads)
+            keys, values = split_keys_values(own, self.rows, heads)
             before = self.own[number]
             if before is not None:
                 keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
             self.own[number] = keys, values
             new = len(query) // self.rows
             parts.append((keys, values, causal_bias(new, keys.shape[2] - new, query)))
-        mixed = joint_attention(_heads(query, self.rows, heads), parts, rate)
+        mixed = joint_attention(split_heads(query, self.rows, heads), parts, rate)
         return mixed.transpose(1, 2).reshape(len(query), -1)
 
     def expand(self, times: int) -> None:
