@@ -47,6 +47,11 @@ class RegionEmbedding(nn.Module):
             nn.Parameter(torch.zeros(config.region_feature_size)) if config.region_mask_feature else None
         )
 
+    def initialise(self, spread: float) -> None:
+        """The mask vector starts at zero."""
+        if self.mask_feature is not None:
+            nn.init.zeros_(self.mask_feature)
+
     def forward(self, table: RegionTable) -> Tensor:
         """Embed a table with features; returns [N + K + Q, V]."""
         if table.features is None:
@@ -85,7 +90,11 @@ class ScaledLayerNorm(nn.LayerNorm):
         self.initial_scale = float(initial_scale)
         super().__init__(size, eps=eps)
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self) -> None:  # asked for by LayerNorm's own constructor
+        self.initialise()
+
+    def initialise(self, spread: float = 0.0) -> None:
+        """The weight starts at the scale, whatever the spread of other weights."""
         nn.init.constant_(self.weight, self.initial_scale)
         nn.init.zeros_(self.bias)
 
@@ -99,6 +108,11 @@ class VisualInput(nn.Module):
         self.norm = ScaledLayerNorm(config.hidden_size, config.layer_norm_eps, scale) if config.visual_ln else None
         self.scale = None if config.visual_ln else nn.Parameter(torch.tensor(float(scale)))
         self.initial_scale = float(scale)
+
+    def initialise(self, spread: float) -> None:
+        """Where there is no LayerNorm, the scalar starts at the scale."""
+        if self.scale is not None:
+            nn.init.constant_(self.scale, self.initial_scale)
 
     def forward(self, visual: Tensor) -> Tensor:
         """[rows, V] to [rows, H]."""
@@ -135,6 +149,16 @@ class Embeddings(nn.Module):
         self.position_offset = config.position_padding_idx + 1
         self.positions_frozen = config.position_embedding_frozen
         self.freeze()
+
+    def initialise(self, spread: float) -> None:
+        """Vectors that stand for a region, ``[END]`` or "no image" start like words, copied words as what they copy."""
+        for vector in (self.region_word, self.masked_region_word, self.end_word, self.text_only_visual):
+            if vector is not None:  # (a visual vector of zeros would meet a LayerNorm whose gradient explodes)
+                nn.init.normal_(vector, std=spread)
+        special = self.special_words
+        if special is not None and not getattr(special.weight, "_is_hf_initialized", False):
+            known = min(len(special.weight), len(self.words.weight))
+            special.weight[:known] = self.words.weight[:known]
 
     def freeze(self) -> None:
         """Turn gradients off for the tables that the configuration freezes."""

@@ -35,6 +35,10 @@ class MaskedTokenHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
+    def initialise(self, spread: float) -> None:
+        """The bias starts at zero."""
+        nn.init.zeros_(self.bias)
+
     def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
         """[M, H] selected states and the [K, H] word table to [M, K] logits."""
         return linear(self.transform(states), word_table, self.bias, self.int8)
@@ -102,9 +106,14 @@ class EmbeddingHead(nn.Module):
         super().__init__()
         self.text = nn.Linear(config.hidden_size, config.embedding_size)
         self.image = nn.Linear(config.hidden_size, config.embedding_size)
-        self.log_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+        self.initial_scale = float(config.logit_scale_init)
+        self.log_scale = nn.Parameter(torch.tensor(self.initial_scale))
         bank = torch.zeros(config.query_bank, config.embedding_size)
         self.register_buffer("query_bank", bank, persistent=bool(config.query_bank))
+
+    def initialise(self, spread: float) -> None:
+        """The logit scale starts where the configuration says."""
+        nn.init.constant_(self.log_scale, self.initial_scale)
 
     @property
     def scale(self) -> Tensor:

@@ -15,7 +15,7 @@ from mmbert.errors import ConfigError
 from mmbert.model.around import Around, surroundings
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.decoder import Decoder, join_states, packed_view
-from mmbert.model.embeddings import Embeddings, RegionEmbedding, VisualInput
+from mmbert.model.embeddings import Embeddings, RegionEmbedding
 from mmbert.model.encoder import Encoder, KeptKeys
 from mmbert.model.heads import EmbeddingHead, MaskedTokenHead, Pooler, ProductPooler, RegionHead, build_head
 from mmbert.model.int8 import check_int8, quantised
@@ -73,9 +73,11 @@ class MMBertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        """Start a module as BERT does, or as its own ``initialise(spread)`` says."""
         spread = self.config.initializer_range
-        if isinstance(module, VisualInput) and module.scale is not None:
-            nn.init.constant_(module.scale, module.initial_scale)
+        own = getattr(module, "initialise", None)
+        if own is not None:
+            own(spread)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=spread)
             if module.bias is not None:
@@ -86,25 +88,8 @@ class MMBertPreTrainedModel(PreTrainedModel):
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 nn.init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.LayerNorm):
-            nn.init.constant_(module.weight, getattr(module, "initial_scale", 1.0))
+            nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Embeddings):
-            for vector in (module.region_word, module.masked_region_word, module.end_word):
-                if vector is not None:
-                    nn.init.normal_(vector, std=spread)
-            if module.text_only_visual is not None:  # zeros would meet a LayerNorm whose gradient explodes
-                nn.init.normal_(module.text_only_visual, std=spread)
-            special = module.special_words
-            if special is not None and not getattr(special.weight, "_is_hf_initialized", False):
-                known = min(len(special.weight), len(module.words.weight))
-                special.weight[:known] = module.words.weight[:known]
-        elif isinstance(module, RegionEmbedding):
-            if module.mask_feature is not None:
-                nn.init.zeros_(module.mask_feature)
-        elif isinstance(module, MaskedTokenHead):
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, EmbeddingHead):
-            nn.init.constant_(module.log_scale, float(self.config.logit_scale_init))
 
 
 class MMBertModel(MMBertPreTrainedModel):
