@@ -33,7 +33,7 @@ def surroundings(batch: PackedBatch, places: Tensor, reads: Collection[str]) -> 
     """The positions around [M] flat ``places``; None if nothing is read there."""
     if not reads:
         return None
-    sequences = torch.searchsorted(batch.cu_seqlens.long(), places, right=True) - 1
+    sequences = batch.sequences_at(places)
     around = Around(batch.starts.index_select(0, sequences))
     if REGIONS in reads:
         regions = region_places(batch)

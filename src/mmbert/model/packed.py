@@ -198,6 +198,10 @@ class PackedBatch:
         lengths = [min(len(spec.token_ids), len(spec) - 1) for spec in self.sequences]
         return self.starts + torch.tensor(lengths, device=self.device)
 
+    def sequences_at(self, positions: Tensor) -> Tensor:
+        """[M] flat positions to the number of the sequence that each is in."""
+        return torch.searchsorted(self.cu_seqlens.long(), positions, right=True) - 1
+
     @property
     def device(self) -> torch.device:
         return self.position_ids.device

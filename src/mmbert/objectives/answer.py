@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.heads import is_exclusive
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, StepContext, exact
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, StepContext, exact
 
 HEAD = "answer"
 NEEDS = (f"heads.{HEAD}",)
@@ -21,11 +20,8 @@ def reads(model: MMBertForPreTraining, batch: PackedBatch, target: Target) -> Te
     return model.places_read(HEAD, batch, target.positions)
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss."""
-
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:

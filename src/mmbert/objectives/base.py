@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmbert.model.modeling import MMBertForPreTraining, MMBertOutput
 from mmbert.model.packed import PackedBatch, Target
+
+
+class ObjectiveOptions(BaseModel):
+    """What a recipe may say of any objective: ``weight`` of its loss in the sum. An unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: float = 1.0
 
 
 @dataclass
@@ -56,8 +65,7 @@ def plan_places(batch: PackedBatch, target: Target, per_sequence: bool = False, 
     positions = target.positions if valid is None else target.positions[valid]
     if not per_sequence:
         return Plan(counts(len(positions)))
-    sequences = torch.searchsorted(batch.cu_seqlens.long(), positions, right=True)
-    return Plan(counts(len(sequences.unique())), offset=1e-4)
+    return Plan(counts(len(batch.sequences_at(positions).unique())), offset=1e-4)
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,24 @@ def exact(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def classification_term(logits: Tensor, labels: Tensor) -> LossTerm:
+    """Cross entropy of [M, C] logits to [M] class numbers, and the accuracy."""
+    logits, labels = exact(logits), labels.long()
+    count = torch.tensor(float(len(labels)), device=logits.device)
+    right = (logits.argmax(-1) == labels).sum().float()
+    return LossTerm(F.cross_entropy(logits, labels, reduction="sum"), count, {"accuracy": (right, count)})
+
+
+def binary_term(logits: Tensor, labels: Tensor) -> LossTerm:
+    """Binary cross entropy of [M] logits to [M] labels in 0..1, and how often a logit is on the label's side of 0."""
+    logits = exact(logits)
+    labels = labels.to(logits.dtype)
+    count = torch.tensor(float(len(labels)), device=logits.device)
+    right = ((logits > 0) == (labels > 0.5)).sum().float()
+    total = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    return LossTerm(total, count, {"accuracy": (right, count)})
+
+
 def loss_term(step: StepContext, positions: Tensor, losses: Tensor, counts: Tensor, per_sequence: bool) -> LossTerm:
     """A loss over places.
 
@@ -146,7 +172,7 @@ def loss_term(step: StepContext, positions: Tensor, losses: Tensor, counts: Tens
     """
     if not per_sequence:
         return LossTerm(losses.sum(), counts.sum())
-    sequences = torch.searchsorted(step.batch.cu_seqlens.long(), positions, right=True) - 1
+    sequences = step.batch.sequences_at(positions)
     sums = losses.new_zeros(step.batch.num_sequences).index_add(0, sequences, losses)
     places = losses.new_zeros(step.batch.num_sequences).index_add(0, sequences, counts)
     return LossTerm((sums / (places + 1e-4)).sum(), (places > 0).sum() + 1e-4)
@@ -157,6 +183,6 @@ def place_weights(step: StepContext, positions: Tensor, per_sequence: bool) -> t
     ones = torch.ones(len(positions), device=positions.device)
     if not per_sequence:
         return ones, ones.sum()
-    sequences = torch.searchsorted(step.batch.cu_seqlens.long(), positions, right=True) - 1
+    sequences = step.batch.sequences_at(positions)
     places = ones.new_zeros(step.batch.num_sequences).index_add(0, sequences, ones)
     return 1 / (places[sequences] + 1e-4), (places > 0).sum() + 1e-4

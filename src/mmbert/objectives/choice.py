@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, StepContext, exact
 
 HEAD = "choice"
 NEEDS = (f"heads.{HEAD}",)
@@ -20,11 +19,9 @@ def reads(model: MMBertForPreTraining, batch: PackedBatch, target: Target) -> Te
     return model.places_read(HEAD, batch, batch.starts.index_select(0, target.positions))
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``sigmoid``: each choice is right or wrong by itself, else one of its question's is."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     sigmoid: bool = False
 
 
@@ -35,7 +32,7 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     the same number in ``target.extra["question"]`` [M].
     """
     found = step.model.sequence_logits(HEAD, step.batch, target.positions, step.output.pooled, step.states)
-    logits = found.squeeze(1).float()
+    logits = exact(found.squeeze(1))
     right = target.labels > 0
     table = _by_question(logits, target.extra["question"])
     answers = _by_question(right.to(logits.dtype), target.extra["question"]).argmax(1)

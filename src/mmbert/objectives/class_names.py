@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, Plan, StartOfRun, StepContext, counts
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StartOfRun, StepContext, counts
 from mmbert.objectives.itc import embed, groups_of
 
 READS = "sequences"
@@ -41,11 +41,9 @@ class Teacher(BaseModel):
     names: float = Field(default=0.5, ge=0, le=1)
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight``; ``image_weight``: of images against texts; ``scale``: inverse temperature; ``teacher``: said once."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     image_weight: float = 1.0
     scale: float = 16.0
     teacher: Teacher | None = None

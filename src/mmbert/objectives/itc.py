@@ -11,24 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
 from mmbert.model.ranks import gather_rows
-from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StepContext, counts
 
 READS = "sequences"
 NEEDS = ("embeddings",)
 GATHERS = True
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``label_smoothing`` spreads that share of each label evenly."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     label_smoothing: float = 0.0
 
 

@@ -14,30 +14,30 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, RegionTable, SequenceSpec, Target, pack, paired
 from mmbert.model.ranks import gather_objects, gather_rows, rank, world_size
-from mmbert.objectives.base import LossTerm, Plan, StepContext, counts, exact
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StepContext, counts, exact
 from mmbert.objectives.itc import Embedded, groups_of
 
 READS = "sequences"
 NEEDS = ("match",)
 BESIDE = "itc"
 GATHERS = True
+SHARPNESS = 10.0
+"""Inverse temperature of the softmax over cosines that wrong sides are drawn from."""
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight``; ``pairs``: matching pairs per step; ``negatives``: wrong images (and wrong texts) for each.
 
     ``even``: share of the drawing that ignores similarity, which gives a fresh head something easy to begin with.
     ``wrong``: which side of a right pair is exchanged for a wrong one: both in turn, or the second (the image) only.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     pairs: int = 64
     negatives: int = 1
     even: float = Field(default=0.0, ge=0, le=1)
@@ -215,7 +215,7 @@ def _choose(
     right = _right(positive, options, generator)
     if not len(right):
         return None
-    similarity = (found.texts @ found.images.T).float().cpu() * 10
+    similarity = (found.texts @ found.images.T).float().cpu() * SHARPNESS
     texts, images = right.unbind(1)
     can_image, can_text = _can_be_wrong(positive, right)
     wrong_images = _draw(similarity[texts[can_image]], positive[texts[can_image]], options, generator)

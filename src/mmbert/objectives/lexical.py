@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import BaseModel, ConfigDict
-from torch.nn import functional as F
-
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext, exact
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, StepContext, classification_term, exact
 
 READS = "sequences"
 NEEDS = ("heads.lexical", "pooled")
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``candidates``: choose only among the translations that the word has in training."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     candidates: bool = False
 
 
@@ -33,6 +27,4 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
         logits = logits + target.extra["prior"]
     if options.candidates:
         logits = logits.masked_fill(~target.extra["among"], float("-inf"))
-    total = F.cross_entropy(logits, target.labels, reduction="sum")
-    count = torch.tensor(float(len(target.labels)), device=total.device)
-    return LossTerm(total, count, {"accuracy": ((logits.argmax(-1) == target.labels).sum().float(), count)})
+    return classification_term(logits, target.labels)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, StepContext
 
 READS = "positions"
 NEEDS = ("tokens",)
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``label_smoothing``: share of the label that goes to all words alike (Szegedy et al.,
     2016); ``train_table``: the tied decoder trains the word table.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     train_table: bool = True
 

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, Plan, StepContext, place_weights, plan_places
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StepContext, place_weights, plan_places
 
 READS = "positions"
 NEEDS = ("tokens",)
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``train_table``: the tied decoder trains the word table; ``per_sequence``: average within
     each sequence first.
 
@@ -23,8 +22,6 @@ class Options(BaseModel):
     step, and Adam turns these small, alike gradients into steps of full size that make all words alike.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     train_table: bool = True
     per_sequence: bool = False
 

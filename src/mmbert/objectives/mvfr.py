@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
 from mmbert.model.packed import Target
-from mmbert.objectives.base import LossTerm, StepContext, exact
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, StepContext, exact
 
 READS = "positions"
 NEEDS = ("region features",)
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss."""
-
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:

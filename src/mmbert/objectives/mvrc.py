@@ -6,22 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, Plan, StepContext, exact, loss_term, plan_places
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StepContext, exact, loss_term, plan_places
 
 READS = "positions"
 NEEDS = ("region classes", "class distributions")
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``per_sequence``: average within each sequence first."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     per_sequence: bool = False
 
 

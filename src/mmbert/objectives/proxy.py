@@ -11,23 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, Plan, StartOfRun, StepContext, counts
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StartOfRun, StepContext, counts
 from mmbert.objectives.itc import embed, groups_of
 
 READS = "sequences"
 NEEDS = ("embeddings",)
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight``; ``image_weight``: of images against texts; ``scale``: inverse temperature; ``label_smoothing``."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     image_weight: float = 1.0
     scale: float = 16.0
     label_smoothing: float = 0.1

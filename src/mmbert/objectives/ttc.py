@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from mmbert.model.packed import PackedBatch, Target
 from mmbert.model.ranks import gather_rows
-from mmbert.objectives.base import LossTerm, Plan, StepContext, counts
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StepContext, counts
 from mmbert.objectives.itc import Embedded, soft_contrast
 
 READS = "sequences"
@@ -24,11 +23,9 @@ NEEDS = ("embeddings",)
 GATHERS = True
 
 
-class Options(BaseModel):
+class Options(ObjectiveOptions):
     """``weight`` of the loss; ``across`` compares each text with those of the other side only."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: float = 1.0
     across: bool = False
 
 
