@@ -30,7 +30,7 @@ def test_imports_point_one_way() -> None:
 def test_the_layers_contract_notices_an_import_in_the_wrong_direction(tmp_path: Path) -> None:
     (tmp_path / "mmbert").mkdir()
     layers = "cli search evaluation training tasks compat api data objectives vision text model".split()
-    names = [*layers, "html", "plugins", "errors"]
+    names = [*layers, "html", "plugins", "files", "errors"]
     for name in ["__init__", *names]:
         (tmp_path / "mmbert" / f"{name}.py").write_text("")
     (tmp_path / "mmbert" / "model.py").write_text("import mmbert.cli\n")

@@ -27,8 +27,8 @@ from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert
 from mmbert.api.front_door import MMBert, find_model
 from mmbert.api.runtimes import NEEDED
-from mmbert.api.saving import new_folder
 from mmbert.errors import CheckpointError, UsageError
+from mmbert.files import new_folder
 from mmbert.model.padded import Graph, ImageGraph, MatchGraph, RegionsGraph, TextGraph
 from mmbert.plugins import need_packages
 from mmbert.vision.encoders.grid import fixed_sizes

@@ -27,6 +27,7 @@ from mmbert.cli.common import (
     show_progress,
 )
 from mmbert.errors import UsageError
+from mmbert.files import whole_file
 
 if TYPE_CHECKING:
     from mmbert.evaluation.lexical import LexicalResult
@@ -156,14 +157,8 @@ def write_words(path: Path, rows: list[dict[str, Any]]) -> None:
     else:
         lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
         text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         part.write_text(text, "utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _cell(value: Any) -> str:

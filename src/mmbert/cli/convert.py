@@ -9,6 +9,7 @@ import typer
 
 from mmbert.cli.common import JsonOption, note, output_path, print_json
 from mmbert.errors import UsageError
+from mmbert.files import whole_file
 
 
 def convert(
@@ -108,14 +109,10 @@ def _convert_settings(source: Path, out: Path, as_json: bool) -> None:
         raise UsageError(f"{out} exists already", hint="give a new file")
     draft = recipe_from_yaml(source)
     head = [f"# Made by mmbert convert from {source.name}.", *(f"# not carried over: {line}" for line in draft.ignored)]
-    partial = out.with_name(f".{out.name}.partial")
-    try:
+    with whole_file(out) as part:
         body = yaml.safe_dump(draft.content, sort_keys=False, allow_unicode=True)
-        partial.write_text("\n".join([*head, body]), "utf-8")
-        load_recipe(str(partial))
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+        part.write_text("\n".join([*head, body]), "utf-8")
+        load_recipe(str(part))
     if as_json:
         print_json({"out": out, "extends": draft.content["extends"], "ignored": draft.ignored})
         return

@@ -22,6 +22,7 @@ from mmbert.cli.common import (
     show_progress,
 )
 from mmbert.errors import DataError, UsageError
+from mmbert.files import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,19 +151,13 @@ def write(out: Path, sources: Sequence[str], vectors: np.ndarray) -> None:
     """Write vectors to ``out``; an interrupted run leaves no half-written file under that name."""
     import numpy as np
 
-    part = out.with_name(out.name + ".part")
-    try:
+    with whole_file(out) as part:
         if out.suffix == ".npy":
             with part.open("wb") as binary:
                 np.save(binary, vectors)
         else:
             with part.open("w", encoding="utf-8") as lines:
                 _write_lines(lines, sources, vectors)
-        part.replace(out)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _items(sources: Sequence[str], vectors: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -18,13 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmbert.api.saving import new_folder
 from mmbert.compat.checkpoints import Checkpoint, canonical_name, first_name, read_checkpoint
 from mmbert.compat.configs import NETWORKS, NetworkPlan, plan_from_tensors, plan_from_yaml
 from mmbert.compat.keys import Rule, find, rules_for, their_tensors
 from mmbert.compat.vocabularies import load_tokenizer
 from mmbert.data.answers import read_answers
 from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
+from mmbert.files import new_folder
 from mmbert.model import conditional_generation, modeling, task_models
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining

@@ -17,7 +17,8 @@ import numpy as np
 from mmbert.api.front_door import MMBert
 from mmbert.api.grounding import Grounder, Grounding
 from mmbert.data.records import Record
-from mmbert.errors import DataError, UsageError
+from mmbert.errors import DataError
+from mmbert.files import whole_file
 from mmbert.vision.boxes import overlaps
 
 OVERLAP = 0.5
@@ -119,16 +120,9 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for answer in answers:
-                file.write(json.dumps(_line(answer), ensure_ascii=False) + "\n")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+        for answer in answers:
+            file.write(json.dumps(_line(answer), ensure_ascii=False) + "\n")
 
 
 def _line(answer: Answer) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from mmbert.api.answering import Answerer, outputs_of_answers
 from mmbert.api.front_door import MMBert
 from mmbert.data.answers import soft_scores
 from mmbert.data.records import Record
-from mmbert.errors import DataError, UsageError
+from mmbert.errors import DataError
 from mmbert.evaluation.vqa import known_answers, vqa_report
+from mmbert.files import whole_file
 
 
 def answer_records(
@@ -80,14 +81,8 @@ def write_answers(path: Path, answers: dict[int, str]) -> None:
         UsageError: the file cannot be written.
     """
     rows = [{"question_id": number, "answer": answers[number]} for number in sorted(answers)]
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         part.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _most_frequent(record: Record) -> str:

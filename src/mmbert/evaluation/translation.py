@@ -15,7 +15,8 @@ from typing import Any
 from mmbert.api.front_door import MMBert
 from mmbert.compat.writing import writer_of
 from mmbert.data.records import Record
-from mmbert.errors import DataError, UsageError
+from mmbert.errors import DataError
+from mmbert.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,10 @@ class TranslationResult:
 
 def write_texts(path: Path, result: TranslationResult) -> None:
     """Write JSON lines with ``src``, ``mt`` and ``ref`` (the first reference), the fields that COMET scores."""
-    part = path.with_name(path.name + ".part")
     rows = zip(result.sources, result.hypotheses, result.references, strict=True)
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for src, mt, refs in rows:
-                file.write(json.dumps({"src": src, "mt": mt, "ref": refs[0]}, ensure_ascii=False) + "\n")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+        for src, mt, refs in rows:
+            file.write(json.dumps({"src": src, "mt": mt, "ref": refs[0]}, ensure_ascii=False) + "\n")
 
 
 def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mmbert.data.records import Record
 from mmbert.data.sources.vcr import CHOICES
 from mmbert.data.yaml_values import read_value
 from mmbert.errors import ConfigError, DataError, UsageError
+from mmbert.files import whole_file
 from mmbert.model.task_models import read_sequences
 from mmbert.tasks import vcr
 from mmbert.tasks.vcr import VcrTask
@@ -214,16 +215,9 @@ def write_leaderboard(path: Path, records: Sequence[Record], answers: np.ndarray
     Raises:
         UsageError: it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     rows = np.concatenate([answers, rationales.reshape(len(rationales), -1)], axis=1)
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for record, row in zip(records, rows, strict=True):
-                writer.writerow([record.annotation["annot_id"], *(f"{value:.8f}" for value in row.tolist())])
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record, row in zip(records, rows, strict=True):
+            writer.writerow([record.annotation["annot_id"], *(f"{value:.8f}" for value in row.tolist())])

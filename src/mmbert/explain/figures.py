@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert.errors import UsageError
+from mmbert.files import whole_file
 from mmbert.plugins import need_packages
 
 if TYPE_CHECKING:
@@ -133,14 +134,8 @@ def save_figure(path: Path, figure: Figure) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def picture_folder(path: Path, make: bool = True) -> Path:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from mmbert import __version__, html
 from mmbert.errors import UsageError
 from mmbert.explain.attention import AttentionMaps
+from mmbert.files import whole_file
 
 Array: TypeAlias = np.ndarray[Any, Any]
 SIDE = 224
@@ -109,14 +110,8 @@ def save_picture(path: Path, picture: Image.Image) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         picture.save(part, "PNG")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def strengths(row: Array) -> Array:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbert.errors import UsageError
+from mmbert.files import whole_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -80,14 +80,8 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @cache

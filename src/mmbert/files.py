@@ -1,7 +1,8 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all: whatever is written is written aside and renamed at the end."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmbert.errors import UsageError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of ``path`` when all went well, and is gone when not.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it was renamed, or never there
+            part.unlink()
 
 
 @contextmanager
