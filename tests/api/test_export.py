@@ -24,7 +24,7 @@ from mmbert.api import export, export_measures
 from mmbert.api.export import export_model, exported_in_passing
 from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert, parts
-from mmbert.api.front_door import find_model
+from mmbert.api.loading import find_model
 from mmbert.api.runtimes import filled
 from mmbert.errors import CheckpointError, MMBertError, UsageError
 from mmbert.model.modeling import build_vision

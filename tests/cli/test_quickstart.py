@@ -14,7 +14,7 @@ import pytest
 from pages import Page, outside_references
 
 from mmbert import MMBert
-from mmbert.api import front_door
+from mmbert.api import loading
 from mmbert.cli import quickstart
 from mmbert.cli.main import run
 from mmbert.data.records import Record
@@ -92,7 +92,7 @@ def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
     out = tmp_path_factory.mktemp("run") / "out"
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setitem(front_door.SHIPPED, "starter", model_folder)
+        patch.setitem(loading.SHIPPED, "starter", model_folder)
         patch.setattr(quickstart, "RERANK", 2)
         patch.setattr(socket.socket, "connect", refuse)
         assert run(["quickstart", "--out", str(out), "--epochs", "0.2", "--json"]) == 0

@@ -13,7 +13,7 @@ import pytest
 from browsing import BROWSER, DRIVER, browsing, complaints, serving, texts, until
 from PIL import Image
 
-from mmbert.api.front_door import SHIPPED
+from mmbert.api.loading import SHIPPED
 
 pytest.importorskip("selenium")
 pytest.importorskip("uvicorn")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stores import make_store, regions_of
 from tiny import Quarters, tiny_config
 
-from mmbert.api.front_door import find_model, load_model
+from mmbert.api.loading import find_model, load_model
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.images import BoxedImage
 from mmbert.data.packing import Example

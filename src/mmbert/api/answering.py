@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmbert.api.front_door import MMBert, _ref
+from mmbert.api.front_door import MMBert
+from mmbert.api.inputs import image_reference
 from mmbert.api.processing import MMBertProcessor
 from mmbert.data.answers import normalise_answer
 from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
@@ -69,7 +70,7 @@ class Answerer:
             UsageError: the model makes its own regions. DataError: these are no boxes, or not within the image.
             ImageError: the image is missing or damaged.
         """
-        ref = _ref(image, number)
+        ref = image_reference(image, number)
         if boxes is None:
             return ref
         images = self.bert.processor.images

@@ -25,7 +25,8 @@ from mmbert import __version__
 from mmbert.api.export_folder import CARD, EMBEDDING_HEAD, FORMATS, RESULTS, ExportAbout, Format, GraphAbout
 from mmbert.api.export_measures import Probe, distances
 from mmbert.api.exported import ExportedMMBert
-from mmbert.api.front_door import MMBert, find_model
+from mmbert.api.front_door import MMBert
+from mmbert.api.loading import find_model
 from mmbert.api.runtimes import NEEDED
 from mmbert.errors import CheckpointError, UsageError
 from mmbert.files import new_folder

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mmbert import plugins
-from mmbert.api.front_door import SHIPPED, find_model, load_model
+from mmbert.api.loading import SHIPPED, find_model, load_model
 from mmbert.api.ray_pool import ray_map
 from mmbert.data.images import BoxedImage
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox

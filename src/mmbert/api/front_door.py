@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,36 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from mmbert.api.export_folder import is_exported
+from mmbert.api.inputs import as_list, by_budget, chunks, image_reference
+from mmbert.api.loading import find_model, load_model, silent_transformers
 from mmbert.api.processing import MMBertProcessor
 from mmbert.api.regions import check_regions
-from mmbert.data.archives import ZippedImage
-from mmbert.data.images import OpenedImage
 from mmbert.data.packing import collate
-from mmbert.data.records import ImageRef
 from mmbert.data.region_input import RegionInput
-from mmbert.errors import CheckpointError, UsageError
+from mmbert.errors import UsageError
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.heads import EmbeddingHead
 from mmbert.model.modeling import MMBertForPreTraining
 from mmbert.model.packed import PackedBatch, RegionTable, SequenceSpec, pack, paired
-from mmbert.vision.images import ImageSource, load_image
+from mmbert.vision.images import ImageSource
 from mmbert.vision.views import VIEWS, view_all
 
 if TYPE_CHECKING:
     from mmbert.api.answering import Answer
     from mmbert.api.grounding import Grounding
 
-ASSETS = Path(__file__).parent.parent / "assets"
-SHIPPED = {"starter": ASSETS / "starter" / "model"}
-"""Models that come with the package."""
-FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
-"""What is fetched from the hub: weights, configuration and tokenizer, and the card that `mmbert info` reads."""
 NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """Configuration keys that say how or where a model was saved, not what it computes."""
 
@@ -121,7 +112,7 @@ class MMBert:
         state = None
         if dtype is not None:
             state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.model.state_dict().items()}
-        with _silent_transformers():
+        with silent_transformers():
             self.model.save_pretrained(folder, state_dict=state)
         self.processor.save_pretrained(folder)
 
@@ -276,7 +267,7 @@ class MMBert:
         examples = self.processor.text_examples(texts)
         order = sorted(range(len(texts)), key=lambda i: len(examples[i].token_ids))
         with tqdm(total=len(texts), desc="texts", disable=not progress, unit="text") as bar:
-            for chosen in _by_budget(order, [len(e.token_ids) + 1 for e in examples], batch_tokens):
+            for chosen in by_budget(order, [len(e.token_ids) + 1 for e in examples], batch_tokens):
                 yield chosen, collate([examples[i] for i in chosen]).to(self.device)
                 bar.update(len(chosen))
 
@@ -305,10 +296,10 @@ class MMBert:
         """
         if not 1 <= views <= len(VIEWS):
             raise UsageError(f"cannot see {views} views of an image", hint=f"1 to {len(VIEWS)}")
-        refs = _as_list(images)
+        refs = as_list(images)
         vectors = np.empty((len(refs), self.embedding_size), dtype=np.float32)
         with torch.inference_mode():
-            for chosen in _chunks(len(refs), batch_size, progress, "images"):
+            for chosen in chunks(len(refs), batch_size, progress, "images"):
                 batch = self._image_batch([refs[i] for i in chosen])
                 vectors[chosen] = self._embed_views(batch, views).cpu().numpy()
         return vectors
@@ -339,7 +330,7 @@ class MMBert:
         Returns:
             [n_images, n_texts].
         """
-        refs = _as_list(images)
+        refs = as_list(images)
         texts = [texts] if isinstance(texts, str) else list(texts)
         pairs = np.stack(np.meshgrid(np.arange(len(refs)), np.arange(len(texts)), indexing="ij"), -1).reshape(-1, 2)
         logits = self.match_pairs(refs, texts, pairs, progress=progress)
@@ -382,7 +373,7 @@ class MMBert:
         ]
         order = sorted(range(len(pairs)), key=lengths.__getitem__)
         with tqdm(total=len(pairs), desc="pairs", disable=not progress, unit="pair") as bar, torch.inference_mode():
-            for chosen in _by_budget(order, lengths, batch_tokens):
+            for chosen in by_budget(order, lengths, batch_tokens):
                 joint = [paired(text_specs[text_of_pair[k]], specs[image_of_pair[k]]) for k in chosen]
                 logits[chosen] = self._match(joint, vectors)
                 bar.update(len(chosen))
@@ -447,7 +438,7 @@ class MMBert:
         """Embedded regions of all images in one table, and each image's sequence in its rows."""
         parts, specs, base = [], [], 0
         with torch.inference_mode():
-            for chosen in _chunks(len(refs), 64, False, "images"):
+            for chosen in chunks(len(refs), 64, False, "images"):
                 for vectors in self._embedded([refs[i] for i in chosen]):
                     parts.append(vectors)
                     rows = np.arange(base, base + len(vectors))
@@ -496,7 +487,7 @@ class MMBert:
     def _image_batch(self, refs: Sequence[Any]) -> Any:
         if self.processor.images is None:
             raise UsageError("this model has no vision encoder, so it cannot read images")
-        named = [_ref(image, i) for i, image in enumerate(refs)]
+        named = [image_reference(image, i) for i, image in enumerate(refs)]
         batch = collate(self.processor.image_examples(named), self.processor.images)
         return batch.to(self.device)
 
@@ -508,132 +499,3 @@ class MMBert:
 
     def _find_embedding_head(self) -> EmbeddingHead | None:
         return self.model.embedding_head
-
-
-def find_model(name_or_path: str | Path) -> Path:
-    """The folder of a model: shipped by name, a folder, or a hub id (looked up in the cache when offline).
-
-    Raises:
-        CheckpointError: there is no such model.
-    """
-    name = str(name_or_path)
-    folder = SHIPPED.get(name, Path(name))
-    if (folder / "config.json").is_file():
-        return folder
-    if is_exported(folder):
-        raise CheckpointError(
-            "an exported model has graphs and no weights", where=name, hint="give the model that was exported"
-        )
-    if folder.exists() or name in SHIPPED or name.count("/") != 1 or name.startswith((".", "/")):
-        raise CheckpointError(
-            "no model here: config.json is missing" if folder.exists() else "no such model",
-            where=name,
-            hint=f"give a model folder, a hub id, or one of: {', '.join(SHIPPED)}",
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED))
-    except Exception as error:
-        raise CheckpointError(
-            f"no such folder, and the hub gave nothing: {type(error).__name__}",
-            where=name,
-            hint="offline? give a folder, or download the model first",
-        ) from error
-
-
-def load_model(folder: Path, dtype: torch.dtype) -> MMBertForPreTraining:
-    """Load configuration and weights strictly.
-
-    Raises:
-        CheckpointError: unreadable, missing or extra weights, or weights of another shape.
-    """
-    try:
-        with _silent_transformers():
-            config = MMBertConfig.from_pretrained(folder)
-            model, report = MMBertForPreTraining.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are named below
-                local_files_only=True,
-                use_safetensors=True,
-            )
-    except Exception as error:
-        message = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"cannot load the model: {message[0] if message else type(error).__name__}", where=str(folder)
-        ) from error
-    wrong = {kind: sorted(map(_key_and_shapes, found)) for kind, found in report.items() if found}
-    if wrong:
-        kind, keys = next(iter(wrong.items()))
-        raise CheckpointError(
-            f"weights do not fit the configuration: {kind.replace('_', ' ')}: {', '.join(keys[:3])}"
-            + (f" and {len(keys) - 3} more" if len(keys) > 3 else ""),
-            where=str(folder),
-            hint="config.json and model.safetensors must come from the same model",
-        )
-    return model
-
-
-def _key_and_shapes(entry: str | tuple[Any, ...]) -> str:
-    """A weight's name; where shapes differ, with the stored and the expected one."""
-    if isinstance(entry, str):
-        return entry
-    name, *shapes = entry
-    return f"{name} ({' instead of '.join(str(list(shape)) for shape in shapes)})"
-
-
-@contextmanager
-def _silent_transformers() -> Iterator[None]:
-    """No bars for files of a few megabytes, and no tables of what is reported as an error anyway."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _ref(image: Any, number: int) -> ImageRef | OpenedImage:
-    """Any image source in the form that collation takes; a path or reference twice is one image."""
-    if isinstance(image, ImageRef | ZippedImage | OpenedImage):
-        return image  # type: ignore[return-value]
-    if isinstance(image, str | Path):
-        return ImageRef(path=str(image))
-    if isinstance(image, bytes):
-        return ImageRef(data=image, key=f"#{number}")
-    return OpenedImage(load_image(image, keep_alpha=True), f"#{number}")
-
-
-def _as_list(images: Any) -> list[Any]:
-    single = isinstance(images, str | Path | bytes | Image.Image | ImageRef | ZippedImage)
-    if single or (isinstance(images, np.ndarray) and images.ndim <= 3):
-        return [images]
-    return list(images)
-
-
-def _chunks(count: int, size: int, progress: bool, what: str) -> Iterator[list[int]]:
-    with tqdm(total=count, desc=what, disable=not progress, unit=what[:-1]) as bar:
-        for start in range(0, count, size):
-            chosen = list(range(start, min(start + size, count)))
-            yield chosen
-            bar.update(len(chosen))
-
-
-def _by_budget(order: Iterable[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut ``order`` into runs of at most ``budget`` positions."""
-    chosen: list[int] = []
-    total = 0
-    for i in order:
-        if chosen and total + lengths[i] > budget:
-            yield chosen
-            chosen, total = [], 0
-        chosen.append(i)
-        total += lengths[i]
-    if chosen:
-        yield chosen

@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from mmbert.api.answering import in_runs
-from mmbert.api.front_door import MMBert, _ref
+from mmbert.api.front_door import MMBert
+from mmbert.api.inputs import image_reference
 from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
@@ -84,7 +85,7 @@ class Grounder:
             UsageError: the model cannot look into given boxes, or there are none.
             DataError: these are no boxes. ImageError: the image is missing or damaged.
         """
-        ref = _ref(image, 0)
+        ref = image_reference(image, 0)
         if isinstance(image, bytes) or isinstance(ref, OpenedImage):
             ref = replace(ref, key="")  # what it shows tells it from others, not a number
         if not self.takes_boxes:

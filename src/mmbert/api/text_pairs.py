@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmbert.api.front_door import MMBert, _by_budget, _ref
+from mmbert.api.front_door import MMBert
+from mmbert.api.inputs import by_budget, image_reference
 from mmbert.errors import DataError, UsageError
 from mmbert.model.packed import SequenceSpec, joined, pack, paired
 from mmbert.vision.images import ImageSource
@@ -49,7 +50,7 @@ def encode_sentences(
     with torch.inference_mode():
         for start in tqdm(starts, desc="texts", leave=False, disable=not progress):
             lot = slice(start, start + SENTENCES_PER_PASS)
-            named = [_ref(image, start + i) for i, image in enumerate(images[lot])]
+            named = [image_reference(image, start + i) for i, image in enumerate(images[lot])]
             batch = bert.processor(texts[lot], named).to(bert.device)
             vectors[lot] = head.embed_text(bert.model(batch, positions=batch.starts).last_hidden_state).cpu().numpy()
     return vectors
@@ -100,7 +101,7 @@ def match_sentences(
     lengths = _lengths(bert, [len(spec) for spec in ones], [len(spec) for spec in twos], one, two)
     order = sorted(range(len(pairs)), key=lengths.__getitem__)
     with tqdm(total=len(pairs), desc="pairs", leave=False, disable=not progress) as bar, torch.inference_mode():
-        for chosen in _by_budget(order, lengths, batch_tokens):
+        for chosen in by_budget(order, lengths, batch_tokens):
             specs = [joined(ones[one[k]], twos[two[k]]) for k in chosen]
             if vectors is not None:
                 specs = [paired(spec, seen[one[k]]) for spec, k in zip(specs, chosen, strict=True)]

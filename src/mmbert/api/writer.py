@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmbert.api.front_door import MMBert, _by_budget, _ref
+from mmbert.api.front_door import MMBert
+from mmbert.api.inputs import by_budget, image_reference
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
@@ -123,7 +124,7 @@ class Writer:
         order = sorted(range(len(examples)), key=lengths.__getitem__)
         found: list[list[Written]] = [[] for _ in examples]
         with self._packed.used(), tqdm(total=len(examples), desc="texts", disable=not progress, unit="text") as bar:
-            for chosen in _by_budget(order, [beam * n for n in lengths], batch_tokens):
+            for chosen in by_budget(order, [beam * n for n in lengths], batch_tokens):
                 asked = [examples[i] for i in chosen]
                 if self.languages:
                     texts_of = self._generate(asked, beam, nbest, length_penalty, longest)
@@ -193,7 +194,7 @@ class Writer:
         made = []
         for number in range(count):
             text = texts[number] if texts is not None else ""
-            image = _ref(images[number], number) if images is not None else None
+            image = image_reference(images[number], number) if images is not None else None
             ids = processor.ids(text) if text or image is None else processor.image_ids()
             made.append(Example(ids, image=image, written=start))
         return made

@@ -63,9 +63,9 @@ def find_model(name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    from mmbert.api import front_door
+    from mmbert.api import loading
 
-    return front_door.find_model(name)
+    return loading.find_model(name)
 
 
 def load_model(name: str, device: str | None = None, *, int8: bool = False) -> MMBert:

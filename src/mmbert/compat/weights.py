@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mmbert.api.front_door import SHIPPED, find_model
+from mmbert.api.loading import SHIPPED, find_model
 from mmbert.compat.checkpoints import read_checkpoint
 from mmbert.compat.configs import plan_from_tensors
 from mmbert.compat.encoders import encoder_kind, read_encoder

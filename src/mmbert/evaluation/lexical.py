@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mmbert.api.front_door import MMBert, _by_budget
+from mmbert.api.front_door import MMBert
+from mmbert.api.inputs import by_budget
 from mmbert.data.images import AnyImage
 from mmbert.data.lexicon import Answers, LexicalItem, lexical_items
 from mmbert.data.packing import collate
@@ -220,7 +221,7 @@ def _logits(
     lengths = [len(e.token_ids) + processor.region_count(e.image) + 1 for e in examples]
     order = sorted(range(len(items)), key=lengths.__getitem__)
     with tqdm(total=len(items), desc="words", disable=not progress, unit="word") as bar, torch.inference_mode():
-        for part in _by_budget(order, lengths, batch_tokens):
+        for part in by_budget(order, lengths, batch_tokens):
             batch = collate([examples[i] for i in part], processor.images).to(model.device)
             pooled = model.model(batch, positions=batch.starts).pooled
             yield from zip(part, model.model.head_logits(HEAD, pooled).float().cpu().numpy(), strict=True)

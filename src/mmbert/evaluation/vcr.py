@@ -18,7 +18,8 @@ import yaml
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from mmbert.api.front_door import MMBert, find_model
+from mmbert.api.front_door import MMBert
+from mmbert.api.loading import find_model
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import Record
 from mmbert.data.sources.vcr import CHOICES
