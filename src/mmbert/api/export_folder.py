@@ -15,9 +15,6 @@ from mmbert.errors import CheckpointError, said_by_check
 Format = Literal["onnx", "openvino"]
 FORMATS: tuple[str, ...] = get_args(Format)
 Precision = Literal["fp32", "int8"]
-GRAPHS = ("text", "regions", "image", "match")
-"""What is exported, where the model has it: texts to vectors, images to region vectors, these to the image's vector,
-and text with regions to a match logit."""
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 EXPORTED = "export.json"
 """What the folder says about itself."""
@@ -25,7 +22,6 @@ CARD, RESULTS = "README.md", "metrics.json"
 """Of the model that was exported, where it has them: its card with languages and licence, and what was measured."""
 EMBEDDING_HEAD = "embedding_head.safetensors"
 """Scale and query bank, which re-ranking asks for outside of the graphs."""
-VERSION = 1
 
 
 class GraphAbout(BaseModel):
@@ -65,7 +61,8 @@ class ExportAbout(BaseModel):
         fingerprint: of what was exported; an index that it made can be searched with the graphs.
         config: of the model.
         preprocessing: what has to happen to texts and images before they are given to the graphs.
-        graphs: by name.
+        graphs: what the model has of ``text`` (texts to vectors), ``regions`` (images to region vectors), ``image``
+            (these to the image's vector) and ``match`` (text and regions to a match logit).
         machine: on which parity and speed were measured.
     """
 

@@ -97,7 +97,7 @@ def prepare(
             except MissingFiles as error:
                 about.missing += [missing for missing in error.missing if missing not in about.missing]
         about.left_out = len(report)
-        _judge(about, run, downloads, card, allow_incomplete)
+        _judge(about, downloads, card, allow_incomplete)
         if run.has_images and not embed_images:
             about.images = "images" if copy_images else str(root)
         text = json.dumps(about.as_dict(), ensure_ascii=False, indent=1, default=str)
@@ -275,7 +275,7 @@ def _published(module: ModuleType, card: CorpusCard, options: BaseModel, split: 
     return found
 
 
-def _judge(about: Prepared, run: _Run, downloads: Path, card: CorpusCard, allow_incomplete: bool) -> None:
+def _judge(about: Prepared, downloads: Path, card: CorpusCard, allow_incomplete: bool) -> None:
     """Note what is missing and what differs.
 
     Raises:

@@ -148,11 +148,6 @@ def _pictures(gallery: Gallery, used: Iterable[int]) -> dict[int, dict[str, Any]
     return found
 
 
-def write_recall_page(path: Path, after: Report, before: Report | None = None, **options: Any) -> None:
-    """``recall_page`` into a file."""
-    html.write_page(path, recall_page(after, before, **options))
-
-
 def write_retrieval_page(path: Path, retrieval: Retrieval, **options: Any) -> None:
     """``retrieval_page`` into a file."""
     html.write_page(path, retrieval_page(retrieval, **options))

@@ -56,7 +56,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = _part(name, recipe, depth)
+            part = _part(name, recipe)
             decayed = parameter.dim() > 1 and part not in TABLES and not any(p in name for p in NO_DECAY_NAMES)
             hidden = recipe.name == "muon" and parameter.dim() == 2 and _LAYER.search(name) is not None
             groups.setdefault((part, decayed, hidden), []).append(parameter)
@@ -69,7 +69,7 @@ def parameter_groups(model: nn.Module, recipe: OptimizerRecipe) -> list[dict[str
     return found
 
 
-def _part(name: str, recipe: OptimizerRecipe, depth: int) -> str:
+def _part(name: str, recipe: OptimizerRecipe) -> str:
     if ".vision." in name:
         return "vision"
     if name.endswith(TABLE_NAMES):

@@ -97,7 +97,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Folder
     refused: set[str | None] = set()
     records = list(_from_tables(root, tables, report, refused) if tables else _from_images(root, images, report))
     if not records:
-        raise _nothing(options.root, images, tables, report)
+        raise _nothing(options.root, tables, report)
     listed = frozenset(record.image.key for record in records if record.image is not None)
     records = _with_languages(_with_split(records, options), options)
     return FolderSource(root, records, report, listed, frozenset(refused))
@@ -205,7 +205,7 @@ def _with_languages(records: list[Record], options: Options) -> list[Record]:
     return kept
 
 
-def _nothing(root: Path, images: list[str], tables: list[str], report: BadRecords) -> DataError:
+def _nothing(root: Path, tables: list[str], report: BadRecords) -> DataError:
     if len(report):
         return report.nothing_left(str(root))
     if tables:
