@@ -6,12 +6,14 @@ One file ``dataset_NAME.json`` for each corpus goes in: its images, each with it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mmbert.data.corpus import CorpusCard, need
 from mmbert.data.json_items import entry, item_at, json_items, list_entry, text_entry, whole_number
-from mmbert.data.official import Images
-from mmbert.data.records import BadRecords, ImageRef, Record
+from mmbert.data.official import CaptionRow, ImageOptions, Images, RowSource, chosen_splits, report_for, some
+from mmbert.data.records import BadRecords, ImageRef
 from mmbert.errors import DataError
 
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
@@ -19,27 +21,33 @@ PAPER = "Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, CVPR 2015"
 WHERE = "https://cs.stanford.edu/people/karpathy/deepimagesent/"
 
 
-class CaptionRow(NamedTuple):
-    """One image and its captions."""
+def karpathy_source(
+    options: ImageOptions,
+    card: CorpusCard,
+    name: str,
+    files: Sequence[str],
+    folders: Sequence[str],
+    name_of: Callable[[Any, str], str],
+    report: BadRecords | None,
+) -> RowSource[CaptionRow]:
+    """A corpus in Karpathy's splits, one record for each image.
 
-    image: ImageRef
-    captions: tuple[str, ...]
-    split: str
-    annotation: dict[str, Any]
-    origin: str
-    size: tuple[int, int] | None = None
+    Args:
+        options: of the corpus.
+        card: of the corpus.
+        name: of the corpus.
+        files: where ``dataset_NAME.json`` may be, below the folder of downloads.
+        folders: where images may be, below the same.
+        name_of, report: as for :func:`karpathy_rows`; None follows the options.
 
-    def record(self) -> Record:
-        """The record of the image."""
-        return Record(
-            id=self.image.key,
-            image=self.image,
-            captions={"en": self.captions},
-            split=self.split,
-            origin=self.origin,
-            size=self.size,
-            annotation=self.annotation,
-        )
+    Raises:
+        DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
+    """
+    report = report_for(options, report)
+    splits = chosen_splits(options.split, card.splits, name)
+    path = need(options.root, replace(card, where=WHERE), *files)
+    rows = some(karpathy_rows(path, splits, Images(options, card, folders), name_of, report), report, str(path))
+    return RowSource(f"{name}:{options.split}", ("en",), rows, CaptionRow.record, options.regions_by)
 
 
 def karpathy_rows(

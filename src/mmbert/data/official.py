@@ -10,14 +10,14 @@ import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmbert import plugins
 from mmbert.data.corpus import CorpusCard, MissingFiles
 from mmbert.data.json_items import finite_numbers
-from mmbert.data.records import BadRecords, ImageRef, Record
+from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.errors import ConfigError, DataError, ImageError
 
 OVERHANG = 2.0
@@ -164,6 +164,31 @@ def box_of_corner_and_size(values: Any, size: tuple[int, int] | None, where: str
 
 def _shown(box: Box) -> str:
     return "(" + ", ".join(f"{value:g}" for value in box) + ")"
+
+
+class CaptionRow(NamedTuple):
+    """One image, its English captions, and boxes where the corpus has them."""
+
+    image: ImageRef
+    captions: tuple[str, ...]
+    split: str
+    annotation: dict[str, Any]
+    origin: str
+    size: tuple[int, int] | None = None
+    boxes: tuple[RegionBox, ...] = ()
+
+    def record(self) -> Record:
+        """The record of the image."""
+        return Record(
+            id=self.image.key,
+            image=self.image,
+            captions={"en": self.captions},
+            split=self.split,
+            origin=self.origin,
+            size=self.size,
+            boxes=self.boxes,
+            annotation=self.annotation,
+        )
 
 
 class RowSource(Generic[RowT]):

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from mmbert.data.corpus import CorpusCard, need
+from mmbert.data.corpus import CorpusCard
 from mmbert.data.json_items import text_entry
-from mmbert.data.karpathy import KARPATHY_SPLITS, WHERE, CaptionRow, karpathy_rows
-from mmbert.data.official import COCO_FOLDERS, ImageOptions, Images, RowSource, chosen_splits, report_for, some
+from mmbert.data.karpathy import KARPATHY_SPLITS, karpathy_source
+from mmbert.data.official import COCO_FOLDERS, CaptionRow, ImageOptions, RowSource
 from mmbert.data.records import BadRecords
 
 CARD = CorpusCard(
@@ -45,14 +44,8 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
-    splits = chosen_splits(options.split, SPLITS, "coco_captions")
-    card = replace(CARD, where=WHERE)
-    path = need(options.root, card, *(f"{below}dataset_coco.json" for below in ("", "annotations/", "karpathy/")))
-    rows = karpathy_rows(path, splits, Images(options, CARD, COCO_FOLDERS), _name, report)
-    return RowSource(
-        f"coco_captions:{options.split}", ("en",), some(rows, report, str(path)), CaptionRow.record, options.regions_by
-    )
+    files = [f"{below}dataset_coco.json" for below in ("", "annotations/", "karpathy/")]
+    return karpathy_source(options, CARD, "coco_captions", files, COCO_FOLDERS, _name, report)
 
 
 def _name(item: Any, where: str) -> str:

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from mmbert.data.corpus import CorpusCard, need
 from mmbert.data.json_items import item_at, json_items, not_twice, text_entry, whole_number
-from mmbert.data.karpathy import CaptionRow
-from mmbert.data.official import COCO_FOLDERS, ImageOptions, Images, RowSource, chosen_splits, report_for, some
+from mmbert.data.official import (
+    COCO_FOLDERS,
+    CaptionRow,
+    ImageOptions,
+    Images,
+    RowSource,
+    chosen_splits,
+    report_for,
+    some,
+)
 from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
 

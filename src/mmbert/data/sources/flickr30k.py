@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from mmbert.data.corpus import CorpusCard, need
+from mmbert.data.corpus import CorpusCard
 from mmbert.data.json_items import text_entry
-from mmbert.data.karpathy import WHERE, CaptionRow, karpathy_rows
-from mmbert.data.official import ImageOptions, Images, RowSource, chosen_splits, report_for, some
+from mmbert.data.karpathy import karpathy_source
+from mmbert.data.official import CaptionRow, ImageOptions, RowSource
 from mmbert.data.records import BadRecords
 
 SPLITS = ("train", "val", "test")
@@ -44,13 +43,8 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
-    splits = chosen_splits(options.split, SPLITS, "flickr30k")
-    path = need(options.root, replace(CARD, where=WHERE), "dataset_flickr30k.json", "karpathy/dataset_flickr30k.json")
-    rows = karpathy_rows(path, splits, Images(options, CARD, IMAGE_FOLDERS), _name, report)
-    return RowSource(
-        f"flickr30k:{options.split}", ("en",), some(rows, report, str(path)), CaptionRow.record, options.regions_by
-    )
+    files = [f"{below}dataset_flickr30k.json" for below in ("", "karpathy/")]
+    return karpathy_source(options, CARD, "flickr30k", files, IMAGE_FOLDERS, _name, report)
 
 
 def _name(item: Any, where: str) -> str:

@@ -10,12 +10,21 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmbert.data.corpus import CorpusCard, need, need_all
 from mmbert.data.json_items import not_twice
-from mmbert.data.official import ImageOptions, Images, RowSource, box_within, chosen_splits, report_for, some
-from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
+from mmbert.data.official import (
+    CaptionRow,
+    ImageOptions,
+    Images,
+    RowSource,
+    box_within,
+    chosen_splits,
+    report_for,
+    some,
+)
+from mmbert.data.records import BadRecords, RegionBox
 from mmbert.data.sources.flickr30k import IMAGE_FOLDERS
 from mmbert.errors import DataError
 
@@ -44,32 +53,7 @@ class Options(ImageOptions):
     split: str = "train"
 
 
-class EntitiesRow(NamedTuple):
-    """One image: its captions, boxes and what ties them."""
-
-    image: ImageRef
-    captions: tuple[str, ...]
-    split: str
-    size: tuple[int, int]
-    boxes: tuple[RegionBox, ...]
-    annotation: dict[str, Any]
-    origin: str
-
-    def record(self) -> Record:
-        """The record of the image."""
-        return Record(
-            id=self.image.key,
-            image=self.image,
-            captions={"en": self.captions},
-            split=self.split,
-            origin=self.origin,
-            size=self.size,
-            boxes=self.boxes,
-            annotation=self.annotation,
-        )
-
-
-def open_source(options: Options, *, report: BadRecords | None = None) -> RowSource[EntitiesRow]:
+def open_source(options: Options, *, report: BadRecords | None = None) -> RowSource[CaptionRow]:
     """One record for each image.
 
     Raises:
@@ -78,7 +62,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     report = report_for(options, report)
     images = Images(options, CARD, IMAGE_FOLDERS)
     sentences, boxes = need_all(options.root, CARD, [("Sentences",), ("Annotations",)])
-    rows: list[EntitiesRow] = []
+    rows: list[CaptionRow] = []
     taken: set[str] = set()
     for split in chosen_splits(options.split, SPLITS, "flickr30k_entities"):
         listed = need(options.root, CARD, f"{split}.txt")
@@ -96,12 +80,12 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
         f"flickr30k_entities:{options.split}",
         ("en",),
         some(rows, report, str(options.root)),
-        EntitiesRow.record,
+        CaptionRow.record,
         options.regions_by,
     )
 
 
-def _row(image_id: str, split: str, sentences: Path, boxes: Path, images: Images, where: str) -> EntitiesRow:
+def _row(image_id: str, split: str, sentences: Path, boxes: Path, images: Images, where: str) -> CaptionRow:
     if not re.fullmatch(r"[\w-]+", image_id):
         raise DataError(f"{image_id!r} is not the number of an image", where=where)
     image = images.ref(f"{image_id}.jpg", where)
@@ -121,7 +105,7 @@ def _row(image_id: str, split: str, sentences: Path, boxes: Path, images: Images
     names = {number: "/".join(p["types"]) for said in phrases for p in said for number in p["boxes"]}
     named = tuple(RegionBox(box, names.get(number, "")) for number, box in enumerate(found))
     annotation = {"image_id": image_id, "phrases": phrases, "scene": scene, "no_box": no_box}
-    return EntitiesRow(image, tuple(captions), split, size, named, annotation, where)
+    return CaptionRow(image, tuple(captions), split, annotation, where, size, named)
 
 
 def parse_sentence(line: str, where: str) -> tuple[str, list[dict[str, Any]]]:
