@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.model.dropout import Dropout, Stays, dropout
+from mmbert.model.dropout import Dropout, DropoutMask, dropout
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.5, 0.9])
@@ -48,7 +48,7 @@ def test_the_gradient_flows_through_what_stays_only() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.sampled_from([torch.float32, torch.float64]))
 def test_a_bit_is_kept_for_each_value(shape: list[int], dtype: torch.dtype) -> None:
-    drawn, stays = Stays.draw(torch.Size(shape), 0.4)
+    drawn, stays = DropoutMask.draw(torch.Size(shape), 0.4)
     assert drawn.kept.nbytes == -(-stays.numel() // 8)
     torch.testing.assert_close(drawn.factors(dtype), stays.to(dtype) / 0.6)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.model import fused
-from mmbert.model.dropout import Stays, dropout
+from mmbert.model.dropout import DropoutMask, dropout
 from mmbert.model.linear import Linear
 
 
@@ -168,10 +168,10 @@ and values beside them, and making them again would take a hundredth of a step."
 class _RecomputingAttention(torch.autograd.Function):
     """:func:`_grouped`, of which query, key, value and a bit per dropped weight are kept for the backward pass.
 
-    The weights of longer sequences (:data:`KEPT`), before dropout, and all weights after it are made again, which costs
-    one small product, and so is what is mixed with them.
-    All groups are written into one tensor and their gradients into another, where autograd would make one for each
-    step of the way and put them together. The formulas are those of Dao et al. (2022), without tiles.
+    The backward pass computes the weights of longer sequences (:data:`KEPT`) again, and those after dropout of all
+    sequences, which costs one small product. All groups are written into one tensor and their gradients into another;
+    autograd would make one of each for every operation and join them. The formulas are those of Dao et al. (2022),
+    without tiles.
     """
 
     @staticmethod
@@ -180,55 +180,55 @@ class _RecomputingAttention(torch.autograd.Function):
     ) -> Tensor:
         size = qkv.shape[1] // (3 * heads)
         mixed, start = qkv.new_empty(len(qkv), heads * size), 0
-        dropped, made = list[Stays](), list[Tensor]()
+        masks, kept_weights = list[DropoutMask](), list[Tensor]()
         with torch.autocast(qkv.device.type, enabled=False):
             for count, length in groups:
                 rows = slice(start, start := start + count * length)
                 query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
                 weights = _weights(query.mul_(size**-0.5), key)
                 if short := length <= KEPT * size:
-                    made.append(weights)
+                    kept_weights.append(weights)
                 if rate:
-                    drawn, stays = Stays.draw(weights.shape, rate)
-                    dropped.append(drawn)
-                    weights = (weights.mul(stays) if short else weights.mul_(stays)).mul_(drawn.scale)
+                    mask, ones = DropoutMask.draw(weights.shape, rate)
+                    masks.append(mask)
+                    weights = (weights.mul(ones) if short else weights.mul_(ones)).mul_(mask.scale)
                 own = torch.bmm(weights.to(dtype), value).view(count, heads, length, size)
                 mixed[rows].view(count, length, heads, size).copy_(own.transpose(1, 2))
         mixed[start:] = qkv[start:, : heads * size]
-        ctx.save_for_backward(qkv, *(each.kept for each in dropped), *made)
-        ctx.rest = groups, heads, dtype, [(each.shape, each.scale) for each in dropped]
+        ctx.save_for_backward(qkv, *(mask.kept for mask in masks), *kept_weights)
+        ctx.rest = groups, heads, dtype, [(mask.shape, mask.scale) for mask in masks]
         return mixed
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_mixed: Tensor) -> tuple[Tensor | None, ...]:
         qkv, *kept = ctx.saved_tensors
-        groups, heads, dtype, drawn = ctx.rest
-        dropped = [Stays(bits, *rest) for bits, rest in zip(kept[: len(drawn)], drawn, strict=True)]
-        made = iter(kept[len(drawn) :])
+        groups, heads, dtype, of_masks = ctx.rest
+        masks = [DropoutMask(bits, *rest) for bits, rest in zip(kept[: len(of_masks)], of_masks, strict=True)]
+        kept_weights = iter(kept[len(of_masks) :])
         size, start = qkv.shape[1] // (3 * heads), 0
-        result = torch.empty_like(qkv)
+        grad_qkv = torch.empty_like(qkv)
         for number, (count, length) in enumerate(groups):
             rows = slice(start, start := start + count * length)
             query, key, value = _by_head(qkv[rows], count, heads, size, dtype)
-            (along,) = _by_head(flowing[rows], count, heads, size, dtype)  # the slope along what is mixed
+            (grad_own,) = _by_head(grad_mixed[rows], count, heads, size, dtype)
             query.mul_(size**-0.5)
-            weights = next(made) if length <= KEPT * size else _weights(query, key)
-            slopes = torch.bmm(along, value.transpose(1, 2)).to(weights.dtype)
-            used = weights
-            if dropped:
-                factors = dropped[number].factors(weights.dtype)
-                used, slopes = weights * factors, slopes.mul_(factors)
-            along_value = torch.bmm(used.to(dtype).transpose(1, 2), along)
-            slopes = torch._softmax_backward_data(slopes, weights, -1, weights.dtype).to(dtype)
-            along_query = torch.bmm(slopes, key).mul_(size**-0.5)
-            along_key = torch.bmm(slopes.transpose(1, 2), query)
-            places = result[rows].view(count, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-            for place, found in zip(places, (along_query, along_key, along_value), strict=True):
+            weights = next(kept_weights) if length <= KEPT * size else _weights(query, key)
+            grad_weights = torch.bmm(grad_own, value.transpose(1, 2)).to(weights.dtype)
+            dropped = weights
+            if masks:
+                factors = masks[number].factors(weights.dtype)
+                dropped, grad_weights = weights * factors, grad_weights.mul_(factors)
+            grad_value = torch.bmm(dropped.to(dtype).transpose(1, 2), grad_own)
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).to(dtype)
+            grad_query = torch.bmm(grad_scores, key).mul_(size**-0.5)
+            grad_key = torch.bmm(grad_scores.transpose(1, 2), query)
+            places = grad_qkv[rows].view(count, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            for place, found in zip(places, (grad_query, grad_key, grad_value), strict=True):
                 place.copy_(found.view(place.shape))
-        result[start:, heads * size :] = 0
-        result[start:, : heads * size] = flowing[start:]
-        return result, None, None, None, None
+        grad_qkv[start:, heads * size :] = 0
+        grad_qkv[start:, : heads * size] = grad_mixed[start:]
+        return grad_qkv, None, None, None, None
 
 
 def _by_head(rows: Tensor, count: int, heads: int, size: int, dtype: torch.dtype) -> tuple[Tensor, ...]:

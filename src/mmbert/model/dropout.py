@@ -13,7 +13,7 @@ from mmbert.model.recompute import recomputable
 
 
 @dataclass(frozen=True)
-class Stays:
+class DropoutMask:
     """Which values stay.
 
     Attributes:
@@ -69,15 +69,15 @@ class _Dropped(torch.autograd.Function):
     """``values`` times 0 or ``scale``, of which one bit per value is kept."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, stays: Tensor, drawn: Stays) -> Tensor:
+    def forward(ctx: Any, values: Tensor, stays: Tensor, drawn: DropoutMask) -> Tensor:
         ctx.save_for_backward(drawn.kept)
         ctx.rest = drawn.shape, drawn.scale
         return _factors(stays, drawn.scale, values.dtype).mul_(values)
 
     @staticmethod
-    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (kept,) = ctx.saved_tensors
-        return Stays(kept, *ctx.rest).factors(flowing.dtype).mul_(flowing), None, None
+        return DropoutMask(kept, *ctx.rest).factors(grad.dtype).mul_(grad), None, None
 
 
 def dropout(values: Tensor, rate: float) -> Tensor:
@@ -95,7 +95,7 @@ def dropout(values: Tensor, rate: float) -> Tensor:
         return values
     if values.device.type != "cpu" or rate > 0.99:
         return nn.functional.dropout(values, rate)
-    drawn, stays = Stays.draw(values.shape, rate)
+    drawn, stays = DropoutMask.draw(values.shape, rate)
     result: Tensor = _Dropped.apply(values, stays, drawn)  # type: ignore[no-untyped-call]
     kept = values.detach()
     return recomputable(result, lambda: drawn.factors(kept.dtype).mul_(kept))

@@ -110,13 +110,13 @@ class _Rows(torch.autograd.Function):
         return nn.functional.embedding(ids, table)
 
     @staticmethod
-    def backward(ctx: Any, flowing: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (ids,) = ctx.saved_tensors
         padding, gradient = ctx.rest
         if padding is not None:
-            flowing = flowing.masked_fill((ids == padding).unsqueeze(-1), 0.0)
-        gradient.add_rows(ids.flatten(), flowing.reshape(-1, flowing.shape[-1]))
-        return flowing.new_zeros(()), None, None, None, None
+            grad = grad.masked_fill((ids == padding).unsqueeze(-1), 0.0)
+        gradient.add_rows(ids.flatten(), grad.reshape(-1, grad.shape[-1]))
+        return grad.new_zeros(()), None, None, None, None
 
 
 _Shared = dict[int, tuple[Tensor, Tensor, TableGradient]]

@@ -59,7 +59,7 @@ def vocabulary_loss(
 
 
 @dataclass
-class _Slopes:
+class _Gradients:
     """The loss's gradients, made beside it, but for a factor that only the backward pass knows.
 
     Attributes:
@@ -80,14 +80,14 @@ def _forward(
     rows: int,
     smoothing: float,
     wanted: tuple[bool, bool, bool],
-) -> tuple[Tensor, Tensor, Tensor, _Slopes]:
+) -> tuple[Tensor, Tensor, Tensor, _Gradients]:
     """Loss, right rows, unsmoothed loss, and the gradients of states, table and bias where they are ``wanted``.
 
-    With L the log softmax, y the label and s the smoothing, a row's loss is ``-(1 - s) L_y - s mean(L)``, and its slope
-    along logit k is ``exp(L_k) - (1 - s) [k = y] - s / K``.
+    With L the log softmax, y the label and s the smoothing, a row's loss is ``-(1 - s) L_y - s mean(L)``, and the
+    gradient of its logit k is ``exp(L_k) - (1 - s) [k = y] - s / K``.
     """
     exact, stored = torch.promote_types(states.dtype, torch.float32), table.dtype
-    found = _Slopes(
+    found = _Gradients(
         torch.zeros_like(states) if wanted[0] else None,
         TableGradient(table) if wanted[1] else None,
         torch.zeros_like(bias) if wanted[2] else None,
@@ -106,24 +106,24 @@ def _forward(
         logits = F.linear(own, table, bias).to(exact)
         chosen, best = logits.gather(1, label[:, None]).squeeze(1), logits.amax(1)
         right += ((chosen == best) & (weight > 0)).sum()
-        slopes = logits.sub_(best[:, None]).exp_()  # in place: the logits are the largest tensor there is
-        sums = slopes.sum(1)
+        grad_logits = logits.sub_(best[:, None]).exp_()  # in place: the logits are the largest tensor there is
+        sums = grad_logits.sum(1)
         normaliser = best + sums.log()
         total += ((normaliser - chosen) * weight).sum()
         if smoothing:
             spread -= ((own.to(exact) @ middle.to(exact) + middle_bias - normaliser) * weight).sum()
         if not any(wanted):
             continue
-        slopes.mul_(sums.reciprocal()[:, None])
-        slopes[torch.arange(len(label), device=label.device), label] -= 1 - smoothing
+        grad_logits.mul_(sums.reciprocal()[:, None])
+        grad_logits[torch.arange(len(label), device=label.device), label] -= 1 - smoothing
         if found.bias is not None:
-            found.bias += weight @ slopes - smoothing / len(table) * weight.sum()
-        slopes = slopes.to(table.dtype)
+            found.bias += weight @ grad_logits - smoothing / len(table) * weight.sum()
+        grad_logits = grad_logits.to(table.dtype)
         if found.states is not None:
-            found.states[part] = (slopes @ table - smoothing * middle) * weight[:, None]
+            found.states[part] = (grad_logits @ table - smoothing * middle) * weight[:, None]
         if found.table is not None:
             weighted = own * weight[:, None].to(own.dtype)
-            found.table.add_product(slopes, weighted)
+            found.table.add_product(grad_logits, weighted)
             if smoothing:
                 found.table.add_to_each(-smoothing / len(table) * weighted.to(stored).sum(0))
     return (1 - smoothing) * total + smoothing * spread, right, total, found
@@ -144,21 +144,21 @@ class _Loss(torch.autograd.Function):
         gradient: TableGradient | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wanted = (ctx.needs_input_grad[0], gradient is not None, ctx.needs_input_grad[2])
-        total, right, plain, ctx.slopes = _forward(states, table, bias, labels, weights, rows, smoothing, wanted)
-        ctx.gradient = gradient
+        total, right, plain, ctx.gradients = _forward(states, table, bias, labels, weights, rows, smoothing, wanted)
+        ctx.of_table = gradient
         ctx.mark_non_differentiable(right, plain)
         return total, right, plain
 
     @staticmethod
-    def backward(ctx: Any, *flowing: Tensor) -> tuple[Tensor | None, ...]:
-        slopes: _Slopes | None = ctx.slopes
-        if slopes is None:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: _Gradients | None = ctx.gradients
+        if gradients is None:
             raise RuntimeError("the vocabulary's loss goes backward once only")
-        ctx.slopes, factor, stands_for = None, flowing[0], None
-        if slopes.table is not None:
-            ctx.gradient.add(slopes.table, factor)
+        ctx.gradients, factor, stands_for = None, grads[0], None
+        if gradients.table is not None:
+            ctx.of_table.add(gradients.table, factor)
             stands_for = torch.zeros_like(factor)
-        for of_input in (slopes.states, slopes.bias):
+        for of_input in (gradients.states, gradients.bias):
             if of_input is not None:
                 of_input.mul_(factor.to(of_input.dtype))
-        return slopes.states, None, slopes.bias, None, None, None, None, stands_for, None
+        return gradients.states, None, gradients.bias, None, None, None, None, stands_for, None
