@@ -181,7 +181,7 @@ MISTAKES = [
         "unknown name 'retreival' in tasks",
         "did you mean 'retrieval'?",
     ),
-    (["retrieval"], ["augment.rotat=3"], "augment.rotat: ", "did you mean 'rotate'?"),
+    (["retrieval"], ["augment.rotat=3"], "unknown option 'rotat' of augment", "did you mean 'rotate'?"),
     (["retrieval", "--data", "fotos"], [], "no such folder [fotos]", "give the folder"),
     (["retrieval", "--data", "photos:trian"], [], "no record is in split 'trian'", "the folder states no splits"),
     (["retrieval", "--init", "startr"], [], "no such model [startr]", "starter"),

@@ -170,7 +170,7 @@ def test_the_leaderboard_file(corpus: Path, model: Path, tmp_path: Path, capsys:
     assert run(["predict", "vcr", "--data", f"{store}:test", "--out", str(out), "--q2a", str(model)]) == 2
     assert "give both --q2a and --qa2r" in capsys.readouterr().err
     for option, message in (
-        ("image=no thing", "options of the task vcr: image"),
+        ("image=no thing", "option 'image' of the task 'vcr'"),
         ("objects=[", "'objects=[': the value is not valid YAML"),
         ("step=rationale", "the step is no option here"),
     ):
@@ -221,7 +221,7 @@ def test_a_model_reads_questions_as_it_was_trained_to(model: Path, tmp_path: Pat
     bert.name_or_path = str(tmp_path)
     assert Chooser.of(bert, "rationale").task.options.question is False
     assert Chooser.of(bert, "answer").task.options == vcr.vcr.Options(max_text=30)
-    with pytest.raises(ConfigError, match="options of the task vcr: objects"):
+    with pytest.raises(ConfigError, match="option 'objects' of the task 'vcr'"):
         Chooser.of(bert, "answer", {"objects": "none"})
     plain = MMBert(MMBertForPreTraining(tiny_config()), bert.processor)
     with pytest.raises(UsageError, match="no head 'choice'"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from mmbert.evaluation.gallery import Groups
 from mmbert.evaluation.ranks import Array
 from mmbert.evaluation.retrieval import Mode, as_mode
 from mmbert.evaluation.scorers import PairLogits, best_of, finite, promote
-from mmbert.evaluation.tuning import HUB_WEIGHTS, MATCH_WEIGHTS, Weights
+from mmbert.evaluation.tuning import Weights, best_weights
 
 if TYPE_CHECKING:
     from mmbert.api.front_door import MMBert
@@ -260,11 +259,14 @@ def best_pair_weights(found: TranslationRetrieval, *, hubs: bool = False) -> tup
         hubs: also try weights of hubness (where the model keeps a bank of queries).
 
     Returns:
-        The smallest best pair of ``MATCH_WEIGHTS`` and ``HUB_WEIGHTS``, and the figure of each pair.
+        as :func:`~mmbert.evaluation.tuning.best_weights`.
     """
-    before, figures = found.weights, {}
-    for weights in map(Weights._make, product(MATCH_WEIGHTS, HUB_WEIGHTS if hubs else HUB_WEIGHTS[:1])):
+    before = found.weights
+
+    def reciprocal_rank(weights: Weights) -> float:
         found.weights = weights
-        figures[weights] = float(np.mean([_figures(part)["MRR"] for part in found.ranks()]))
+        return float(np.mean([_figures(part)["MRR"] for part in found.ranks()]))
+
+    best = best_weights(reciprocal_rank, hubs=hubs)
     found.weights = before
-    return max(figures, key=lambda w: (figures[w], -w.match, -w.hub)), figures
+    return best

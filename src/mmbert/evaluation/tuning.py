@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -26,6 +26,20 @@ MATCH_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 HUB_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+def best_weights(figure: Callable[[Weights], float], *, hubs: bool) -> tuple[Weights, dict[Weights, float]]:
+    """Try every pair of ``MATCH_WEIGHTS`` and, with ``hubs``, ``HUB_WEIGHTS`` (without: only 0 of these).
+
+    Args:
+        figure: how good weights are; more is better.
+
+    Returns:
+        the smallest of the best pairs, and the figure of each pair.
+    """
+    pairs = map(Weights._make, product(MATCH_WEIGHTS, HUB_WEIGHTS if hubs else HUB_WEIGHTS[:1]))
+    figures = {weights: figure(weights) for weights in pairs}
+    return max(figures, key=lambda w: (figures[w], -w.match, -w.hub)), figures
+
+
 def best_rerank_weights(
     model: MMBert, records: Sequence[Record], *, rerank: int = 20, most: int = 600, seed: int = 0
 ) -> tuple[Weights, dict[Weights, float]]:
@@ -39,8 +53,7 @@ def best_rerank_weights(
         seed: of the draw.
 
     Returns:
-        The smallest best pair of ``MATCH_WEIGHTS`` and ``HUB_WEIGHTS`` (of the latter only 0 where the model keeps no
-        query bank), and R@1 of each pair.
+        as :func:`best_weights`, with R@1 of each pair; hubness is tried where the model keeps a query bank.
 
     Raises:
         DataError: no record has an image and a caption.
@@ -57,8 +70,9 @@ def best_rerank_weights(
     hubness = model.hubness(careful)
     cosine = np.take_along_axis(vectors @ careful.T, best, axis=1)
     right = gallery.image_group[best] == gallery.text_group[asked, None]
-    found = {}
-    for weights in map(Weights._make, product(MATCH_WEIGHTS, HUB_WEIGHTS if hubness.any() else HUB_WEIGHTS[:1])):
+
+    def first_is_right(weights: Weights) -> float:
         scores = rerank_scores(cosine, match, hubness[best], model.logit_scale, weights.match, weights.hub)
-        found[weights] = float(right[np.arange(len(texts)), scores.argmax(1)].mean())
-    return max(found, key=lambda w: (found[w], -w.match, -w.hub)), found
+        return float(right[np.arange(len(texts)), scores.argmax(1)].mean())
+
+    return best_weights(first_is_right, hubs=bool(hubness.any()))

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert
@@ -27,6 +26,7 @@ from mmbert.data.yaml_values import read_value
 from mmbert.errors import ConfigError, DataError, UsageError
 from mmbert.files import whole_file
 from mmbert.model.task_models import read_sequences
+from mmbert.plugins import read_options
 from mmbert.tasks import vcr
 from mmbert.tasks.vcr import VcrTask
 
@@ -72,12 +72,7 @@ class Chooser:
                 hint="train one with the recipe vcr, or convert a checkpoint with --task vcr",
             )
         given = trained_options(model.name_or_path, step) if options is None else options
-        try:
-            checked = vcr.Options(**(dict(given) | {"step": step}))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"options of the task vcr: {place}: {first['msg']}") from error
+        checked = read_options(vcr.Options, dict(given) | {"step": step}, "the task 'vcr'")
         return cls(model, vcr.build(checked, model.processor, ()))
 
     def probabilities(self, asked: Sequence[tuple[Record, int | None]], *, progress: bool = False) -> np.ndarray:

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor
 
-from mmbert.errors import ConfigError
-from mmbert.plugins import nearest
+from mmbert.plugins import read_options
 
 
 class Strength(BaseModel):
@@ -217,12 +216,5 @@ def build_augmentation(options: dict[str, Any] | None) -> Callable[[Tensor, Gene
     """
     if options is None:
         return None
-    try:
-        strength = Strength(**options)
-    except ValidationError as error:
-        key = str(error.errors()[0]["loc"][0])
-        close = nearest(key, Strength.model_fields)
-        raise ConfigError(
-            f"augment.{key}: {error.errors()[0]['msg']}", hint=f"did you mean {close!r}?" if close else None
-        ) from error
+    strength = read_options(Strength, options, "augment")
     return lambda batch, generator: augment(batch, generator, strength)

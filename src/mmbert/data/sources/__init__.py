@@ -14,13 +14,13 @@ from types import ModuleType
 from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from mmbert import plugins
 from mmbert.data.metadata import is_table
 from mmbert.data.records import BadRecords, Source
 from mmbert.data.yaml_values import read_value
-from mmbert.errors import ConfigError, DataError, said_by_check
+from mmbert.errors import ConfigError, DataError
 
 _FORMATS = ("folder", "legacy", "text", "prepared", "stream", "joined")
 """Formats rather than corpora: their names alone open nothing."""
@@ -136,26 +136,11 @@ def check_options(name: str, module: ModuleType, options: Mapping[str, Any]) -> 
     Raises:
         ConfigError: one is unknown, missing or wrong.
     """
-    try:
-        return cast(BaseModel, module.Options(**options))
-    except ValidationError as error:
-        raise _config_error(name, error, module) from error
-
-
-def _config_error(name: str, error: ValidationError, module: ModuleType) -> ConfigError:
-    first, fields = error.errors()[0], module.Options.model_fields
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        close = plugins.nearest(key, fields)
-        return ConfigError(
-            f"unknown option {key!r} of data source {name!r}",
-            hint=f"did you mean {close!r}?" if close else f"known: {', '.join(fields)}",
-        )
-    if first["type"] == "missing" and key == "root" and hasattr(module, "CARD"):
+    root = module.Options.model_fields.get("root")
+    if hasattr(module, "CARD") and root is not None and root.is_required() and "root" not in options:
         hint = f"mmbert data prepare {name} --from DOWNLOADS --out STORE, then give STORE (`mmbert data list {name}`)"
-        return ConfigError(f"data source {name!r} needs its files", hint=hint)
-    what = f"option {key!r} of data source" if key else "data source"
-    return ConfigError(f"{what} {name!r}: {said_by_check(first)}")
+        raise ConfigError(f"data source {name!r} needs its files", hint=hint)
+    return cast(BaseModel, plugins.read_options(module.Options, options, f"data source {name!r}"))
 
 
 def catalogue() -> list[dict[str, Any]]:

@@ -11,23 +11,20 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from mmbert.errors import CheckpointError, ConfigError, DataError, said_by_check
-from mmbert.plugins import nearest
+from mmbert.errors import CheckpointError, ConfigError, DataError
 from mmbert.vision.encoders.base import RegionExtractor
 from mmbert.vision.regions import Regions
 
 NESTS = ("state_dict", "model")
 """Where a state dict may stand in a file."""
-
-T = TypeVar("T", bound=BaseModel)
 
 
 class DetectorOptions(BaseModel):
@@ -53,27 +50,6 @@ class DetectorOptions(BaseModel):
         if self.min_boxes > self.max_boxes:
             raise ValueError(f"min_boxes {self.min_boxes} is more than max_boxes {self.max_boxes}")
         return self
-
-
-def parse(model: type[T], kind: str, options: Mapping[str, Any]) -> T:
-    """Check the options of encoder ``kind``; numbers may be given as text.
-
-    Raises:
-        ConfigError: an unknown option (the nearest is named), or a value that it cannot have.
-    """
-    try:
-        return model(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            close = nearest(key, model.model_fields)
-            raise ConfigError(
-                f"vision encoder {kind!r} has no option {key!r}",
-                hint=f"did you mean {close!r}?" if close else f"known: {', '.join(model.model_fields)}",
-            ) from error
-        what = f"option {key!r}: {said_by_check(first)}" if key else said_by_check(first)
-        raise ConfigError(f"vision encoder {kind!r}: {what}") from error
 
 
 class Found(NamedTuple):

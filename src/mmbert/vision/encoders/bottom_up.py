@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from mmbert.errors import CheckpointError, ConfigError
+from mmbert.plugins import read_options
 from mmbert.vision.encoders._bottom_up_network import (
     BottomUpNetwork,
     Shape,
@@ -27,7 +28,7 @@ from mmbert.vision.encoders._bottom_up_network import (
     moved,
 )
 from mmbert.vision.encoders._bottom_up_weights import Convention, read_weights
-from mmbert.vision.encoders._detectors import Detector, DetectorOptions, Found, best_boxes, load_state, parse
+from mmbert.vision.encoders._detectors import Detector, DetectorOptions, Found, best_boxes, load_state
 
 BGR_MEAN = (102.9801, 115.9465, 122.7717)
 SMALLEST_SIDE = 16
@@ -224,7 +225,7 @@ def build(**options: Any) -> BottomUp:
     Raises:
         ConfigError: an unknown option. CheckpointError: weights that cannot be read or do not fit.
     """
-    checked = parse(Options, "bottom_up", options)
+    checked = read_options(Options, options, "vision encoder 'bottom_up'")
     path = checked.weights
     if path is None:
         checked.convention = checked.convention or "caffe"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmbert.errors import ConfigError
 from mmbert.model.packed import Pixels, RegionTable
-from mmbert.vision.encoders._detectors import parse
+from mmbert.plugins import read_options
 from mmbert.vision.encoders._given_boxes import (
     ALIGNED_SIDE,
     boxes_in_input,
@@ -324,7 +324,7 @@ def build(**options: Any) -> GridEncoder:
     Raises:
         ConfigError: an unknown option, or a backbone or size that cannot be. CheckpointError: weights that do not fit.
     """
-    checked = parse(Options, "grid", options)
+    checked = read_options(Options, options, "vision encoder 'grid'")
     encoder = GridEncoder(**checked.model_dump(exclude={"weights"}))
     encoder.options = checked.model_dump(exclude={"weights"}, exclude_unset=True)
     if checked.weights is not None:

@@ -20,14 +20,13 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 from torchvision.transforms.functional import pil_to_tensor
 
 from mmbert.errors import ConfigError
-from mmbert.plugins import nearest
+from mmbert.plugins import nearest, read_options
 from mmbert.vision.encoders._detectors import (
     Detector,
     DetectorOptions,
     Found,
     best_boxes,
     load_state,
-    parse,
     read_arrays,
 )
 
@@ -277,7 +276,7 @@ def build(**options: Any) -> TorchvisionDetector:
     Raises:
         ConfigError: an option or detector that does not exist. CheckpointError: weights that do not fit.
     """
-    checked = parse(Options, "torchvision_detector", options)
+    checked = read_options(Options, options, "vision encoder 'torchvision_detector'")
     encoder = TorchvisionDetector(checked)
     encoder.options = checked.model_dump(exclude={"weights"})
     _set_norms(encoder, bool(checked.exact_norms))
