@@ -12,7 +12,7 @@ from typing import Any
 
 from mmbert.data.corpus import CorpusCard, need
 from mmbert.data.json_items import entry, item_at, json_items, list_entry, text_entry, whole_number
-from mmbert.data.official import CaptionRow, ImageOptions, Images, RowSource, chosen_splits, report_for, some
+from mmbert.data.official import CaptionRow, ImageOptions, Images, RowSource, chosen_splits, some
 from mmbert.data.records import BadRecords, ImageRef
 from mmbert.errors import DataError
 
@@ -43,7 +43,7 @@ def karpathy_source(
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
+    report = report or BadRecords(skip=options.skip_bad)
     splits = chosen_splits(options.split, card.splits, name)
     path = need(options.root, replace(card, where=WHERE), *files)
     rows = some(karpathy_rows(path, splits, Images(options, card, folders), name_of, report), report, str(path))

@@ -70,11 +70,6 @@ def chosen_splits(split: str, known: Sequence[str], corpus: str) -> tuple[str, .
     return found
 
 
-def report_for(options: ImageOptions, report: BadRecords | None) -> BadRecords:
-    """The caller's list of bad records, or one that follows ``skip_bad``."""
-    return report if report is not None else BadRecords(skip=options.skip_bad)
-
-
 def coco_name(year: str, image_id: int) -> str:
     """File of a COCO image, e.g. ``train2014/COCO_train2014_000000000009.jpg``; since 2017 the number alone."""
     stem = f"{image_id:012d}" if year.endswith("2017") else f"COCO_{year}_{image_id:012d}"

@@ -5,7 +5,7 @@ First step of the flow: a source (``mmbert.data.sources``) goes in, typed ``Reco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -152,3 +152,23 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Record: ...
+
+
+class RecordList:
+    """A source whose records are all at hand.
+
+    Args:
+        name: of the corpus.
+        records: what it holds.
+    """
+
+    def __init__(self, name: str, records: Sequence[Record]) -> None:
+        self.name = name
+        self.languages = tuple(dict.fromkeys(language for record in records for language in record.languages))
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int, /) -> Record:
+        return self._records[index]

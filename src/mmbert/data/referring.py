@@ -26,7 +26,6 @@ from mmbert.data.official import (
     RowSource,
     box_of_corner_and_size,
     chosen_splits,
-    report_for,
     some,
 )
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
@@ -170,7 +169,7 @@ def open_expressions(
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
+    report = report or BadRecords(skip=options.skip_bad)
     wanted = chosen_splits(options.split, splits, name)
     below = (f"{folder}/", "")
     refs = [f"{b}refs({by}).{end}" for b in below for end in ("p", "json")]

@@ -15,7 +15,6 @@ from mmbert.data.official import (
     Images,
     RowSource,
     chosen_splits,
-    report_for,
     some,
 )
 from mmbert.data.records import BadRecords
@@ -51,7 +50,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
+    report = report or BadRecords(skip=options.skip_bad)
     images = Images(options, CARD, COCO_FOLDERS)
     rows: list[CaptionRow] = []
     for split in chosen_splits(options.split, SPLITS, "coco_official"):

@@ -90,7 +90,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Concep
         MissingFiles: the table is not there.
         DataError: a line is not caption and address, and not skipped; or no image is there.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     lines = _table(options)
     there = None if options.images is None else _listed(options.images.expanduser() / options.split)
     usable = np.zeros(len(lines), dtype=bool)

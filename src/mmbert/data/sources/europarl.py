@@ -49,7 +49,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Parall
         MissingFiles: a file is not there.
         DataError: files of different length, or a line that is not UTF-8.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     pair, root = _pair(options), options.root.expanduser()
     below = "training/" if find(root, f"training/europarl-v7.{pair}.en") is not None else ""
     groups = open_groups(root, [f"{below}europarl-v7.{pair}"], options.languages, CARD)

@@ -21,7 +21,6 @@ from mmbert.data.official import (
     RowSource,
     box_within,
     chosen_splits,
-    report_for,
     some,
 )
 from mmbert.data.records import BadRecords, RegionBox
@@ -59,7 +58,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
+    report = report or BadRecords(skip=options.skip_bad)
     images = Images(options, CARD, IMAGE_FOLDERS)
     sentences, boxes = need_all(options.root, CARD, [("Sentences",), ("Annotations",)])
     rows: list[CaptionRow] = []

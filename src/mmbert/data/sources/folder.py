@@ -10,12 +10,12 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from mmbert.data import metadata
-from mmbert.data.records import BadRecords, ImageRef, Record
+from mmbert.data.corpus import Words
+from mmbert.data.records import BadRecords, ImageRef, Record, RecordList
 from mmbert.data.row_records import check_name, folder_split, image_key, record_of, shown
 from mmbert.errors import DataError
 from mmbert.vision.images import IMAGE_SUFFIXES
@@ -31,16 +31,11 @@ class Options(BaseModel):
 
     root: Path
     split: str | None = None
-    languages: tuple[str, ...] | None = None
+    languages: Words | None = None
     skip_bad: bool = False
 
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
-
-class FolderSource:
+class FolderSource(RecordList):
     """The records of one folder.
 
     Args:
@@ -59,13 +54,11 @@ class FolderSource:
         listed: frozenset[str],
         refused: frozenset[str | None] = frozenset(),
     ) -> None:
-        self.name = str(root)
+        super().__init__(str(root), records)
         self.root = root
         self.bad = bad
         self.listed = listed
-        self.languages = tuple(dict.fromkeys(language for record in records for language in record.languages))
         self._refused = refused
-        self._records = records
 
     def unlisted(self) -> list[str]:
         """Images of the folder that are in no usable record, whatever the filters, relative to the root."""
@@ -75,12 +68,6 @@ class FolderSource:
         """Whether an image without usable record is in the folder, and a row that is refused names it or may do so."""
         return (image in self._refused or None in self._refused) and (self.root / image).is_file()
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int, /) -> Record:
-        return self._records[index]
-
 
 def open_source(options: Options, *, report: BadRecords | None = None) -> FolderSource:
     """Read and check the metadata of a folder (images must exist; they are not opened).
@@ -88,7 +75,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Folder
     Raises:
         DataError: no such folder, no record, or a bad one that is not skipped.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     root = Path(os.path.abspath(options.root.expanduser()))  # noqa: PTH100 (resolve() would follow links)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "no such folder"

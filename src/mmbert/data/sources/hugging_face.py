@@ -164,7 +164,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Huggin
         DataError: there is no such data set, it cannot be read, or a row has no text or the id of another, and
             is not skipped.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     from datasets import Image
 
     rows = _split(_loaded(options), options)

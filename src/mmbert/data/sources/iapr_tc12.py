@@ -95,7 +95,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> IAPRSo
         MissingFiles: there are no annotations in a language.
         DataError: an annotation is not as the format says, and not skipped.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     root = options.root.expanduser()
     found: dict[str, Entry] = {}
     for code in options.languages:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from mmbert.data.archives import ArchivePath, ZippedImage
+from mmbert.data.corpus import Words
 from mmbert.data.metadata import language
-from mmbert.data.records import UNDETERMINED, BadRecords, ImageRef, Record
+from mmbert.data.records import UNDETERMINED, BadRecords, ImageRef, Record, RecordList
 from mmbert.errors import DataError
 
 LONGEST_LINE = 16 << 20
@@ -29,39 +30,19 @@ class Options(BaseModel):
 
     path: Path
     language: str = UNDETERMINED
-    languages: tuple[str, ...] | None = None
+    languages: Words | None = None
     zipped: bool | None = None
     split: str | None = None
     skip_bad: bool = False
 
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
-
-class LegacySource:
-    """The records of one annotation file."""
-
-    def __init__(self, path: Path, records: list[Record]) -> None:
-        self.name = str(path)
-        self.languages = tuple(dict.fromkeys(code for record in records for code in record.languages))
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int, /) -> Record:
-        return self._records[index]
-
-
-def open_source(options: Options, *, report: BadRecords | None = None) -> LegacySource:
+def open_source(options: Options, *, report: BadRecords | None = None) -> RecordList:
     """Read an annotation file (images and features are not opened).
 
     Raises:
         DataError: no such file, no record, or a bad one that is not skipped.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     records: list[Record] = []
     seen: Counter[str] = Counter()
     for where, row in read_rows(options.path, report):
@@ -74,7 +55,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Legacy
             records.append(record)
     if not records:
         raise DataError("no usable record", where=str(options.path), hint="JSON lines, one record in each")
-    return LegacySource(options.path, records)
+    return RecordList(str(options.path), records)
 
 
 def read_rows(path: Path, report: BadRecords) -> Iterator[tuple[str, dict[str, Any]]]:

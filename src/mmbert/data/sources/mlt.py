@@ -112,7 +112,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> MLTSou
         MissingFiles: the file is not there.
         DataError: a row is not what the format says, and not skipped; or there is none.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     files = _MMBERT_FILES if options.form == "mmbert" else _FILES
     if options.form == "mmbert" and options.language != "de":
         raise ConfigError("MM-BERT's files of MLT are German", hint="language=de, or form=mlt")

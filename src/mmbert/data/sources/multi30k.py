@@ -99,7 +99,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Multi3
         MissingFiles: captions or the list of images are not there.
         DataError: files of different length, or a bad line.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     languages = _languages(options)
     stem = _stem(options)
     root = options.root.expanduser()

@@ -93,7 +93,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Parall
         MissingFiles: a file is not there.
         DataError: files of different length, or a bad line.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     if len(set(options.languages)) < 2 or not options.files:
         raise ConfigError("parallel text needs files=NAME and two languages", hint="e.g. files=train languages=en,de")
     groups = open_groups(options.root.expanduser(), options.files, options.languages, CARD)

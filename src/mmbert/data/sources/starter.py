@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from mmbert import plugins
+from mmbert.data.corpus import Words
 from mmbert.data.records import BadRecords, ImageRef, Record
 from mmbert.errors import ConfigError, DataError
 
@@ -59,15 +60,10 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     split: str = "train"
-    languages: tuple[str, ...] | None = None
-    styles: tuple[str, ...] | None = None
+    languages: Words | None = None
+    styles: Words | None = None
     locales: Literal[24, "all"] = 24
     undrawn: bool = False
-
-    @field_validator("languages", "styles", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("locales", mode="before")
     @classmethod

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from mmbert.data.corpus import Words
 from mmbert.data.metadata import language
 from mmbert.data.records import UNDETERMINED, BadRecords, Record
 from mmbert.errors import DataError
@@ -24,14 +24,9 @@ class Options(BaseModel):
     path: Path | None = None
     language: str = UNDETERMINED
     paths: dict[str, Path] | None = None
-    languages: tuple[str, ...] | None = None
+    languages: Words | None = None
     split: str | None = None
     skip_bad: bool = False
-
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_of(self) -> Options:
@@ -68,7 +63,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> TextSo
     Raises:
         DataError: a file is missing, not UTF-8, empty or of another length, or a line is blank in one language only.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     paths = options.paths or {options.language: options.path or Path()}
     if options.languages is not None:
         missing = [code for code in options.languages if code not in paths]

@@ -87,7 +87,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> TextCo
         MissingFiles: no ``.doc`` file is there.
         DataError: a line is not UTF-8 and not skipped (a skipped one ends its run), or there is no text.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     root = options.root.expanduser()
     paths = [root] if root.is_file() else sorted([*root.glob("*.doc"), *root.glob("*.doc.gz")])
     if not paths:

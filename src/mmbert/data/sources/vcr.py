@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mmbert.data.corpus import CorpusCard, need
 from mmbert.data.json_items import finite_numbers, list_entry, text_entry, whole_number
 from mmbert.data.metadata import kind_of
-from mmbert.data.official import ImageOptions, Images, RowSource, box_within, chosen_splits, report_for, some
+from mmbert.data.official import ImageOptions, Images, RowSource, box_within, chosen_splits, some
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
 from mmbert.errors import ConfigError, DataError
 
@@ -82,7 +82,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     """
     if options.regions_by != "file":
         raise ConfigError("VCR does not number its images", hint="leave regions_by out")
-    report = report_for(options, report)
+    report = report or BadRecords(skip=options.skip_bad)
     splits = chosen_splits(options.split, SPLITS, "vcr")
     corpus = _Corpus(options, {split: need(options.root, CARD, f"{split}.jsonl") for split in splits})
     places: list[_Place] = []

@@ -23,7 +23,6 @@ from mmbert.data.official import (
     RowSource,
     chosen_splits,
     coco_name,
-    report_for,
     some,
 )
 from mmbert.data.records import BadRecords, ImageRef, Record, RegionBox
@@ -137,7 +136,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> RowSou
     Raises:
         DataError: a file is missing or damaged, or a record cannot be used and is not skipped.
     """
-    report = report_for(options, report)
+    report = report or BadRecords(skip=options.skip_bad)
     splits = chosen_splits(options.split, SPLITS, "vqa_v2")
     images = Images(options, CARD, COCO_FOLDERS)
     rows: list[QuestionRow] = []

@@ -59,7 +59,7 @@ def open_source(options: Options, *, report: BadRecords | None = None) -> Parall
         MissingFiles: naming all files that are not there.
         DataError: files of different length, or a line that is not UTF-8.
     """
-    report = report if report is not None else BadRecords(skip=options.skip_bad)
+    report = report or BadRecords(skip=options.skip_bad)
     if options.split not in _FILES:
         raise ConfigError(f"WMT14 has no split {options.split!r}", hint=f"splits: {', '.join(SPLITS)}")
     root, files = options.root.expanduser(), _FILES[options.split]
