@@ -7,7 +7,6 @@ of other images takes over what an unfinished one has done, and plans the rest a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from mmbert.data.records import BadRecords
 from mmbert.errors import DataError
@@ -33,9 +32,9 @@ from mmbert.vision.store_format import (
     read_manifest,
     shard_name,
 )
+from mmbert.vision.store_plan import DONE, Plan, as_json, digest_of, note_name, read_plan
 from mmbert.vision.store_shards import shard_bytes, stream_bytes
 
-DONE = "done"
 SHARD_IMAGES = 512
 LARGEST_FP16 = float(np.finfo(np.float16).max)
 
@@ -43,27 +42,6 @@ Item = TypeVar("Item")
 Result = Regions | DataError
 Produce = Callable[[Sequence[Sequence[Item]]], Iterator[list[Result]]]
 """Lots of items in; for each lot, the regions (or what is wrong) of each item in its order."""
-
-
-class Plan(BaseModel):
-    """Which images a build puts where.
-
-    Attributes:
-        first: number of its first shard.
-        images, digest: how many images, and a hash of their keys in order.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    layout: Layout
-    first: int = Field(ge=0)
-    images: int = Field(ge=1)
-    shard_images: int = Field(ge=1)
-    digest: str
-
-    @property
-    def shards(self) -> range:
-        """Numbers of the shards."""
-        return range(self.first, self.first + -(-self.images // self.shard_images))
 
 
 @dataclass
@@ -142,7 +120,7 @@ class StoreBuilder:
             first=1 + max(self._finished, default=-1),
             images=len(self.keys),
             shard_images=shard_images,
-            digest=_digest(self.keys),
+            digest=digest_of(self.keys),
         )
 
     @property
@@ -155,7 +133,7 @@ class StoreBuilder:
         if self.manifest is None and any(not name.endswith(PARTIAL) for name in foreign):
             raise DataError("this folder holds something else", where=self.files.path, hint="give a new folder")
         plan = self._planned(shard_images)
-        self.files.write(PLAN, _json(plan))
+        self.files.write(PLAN, as_json(plan))
         return plan
 
     def _take_over(self, there: Plan) -> None:
@@ -179,7 +157,7 @@ class StoreBuilder:
                 )
             self._add(entries)
         for entry in done:
-            self.files.remove(_note(entry.number))
+            self.files.remove(note_name(entry.number))
 
     def _is_stale(self, there: Plan) -> bool:
         """Whether the store holds all that this plan was about: a build was killed while it tidied up."""
@@ -218,7 +196,7 @@ class StoreBuilder:
             self.files.remove_partial(folder)
         done = set(self.files.names(DONE))
         index, parts = part
-        missing = [n for n in self.plan.shards if n % parts == index and _note(n).rpartition("/")[2] not in done]
+        missing = [n for n in self.plan.shards if n % parts == index and note_name(n).rpartition("/")[2] not in done]
         lots = [self._numbers(number) for number in missing]
         made = produce([[items[self.new[i]] for i in lot] for lot in lots])
         for number, lot in zip(missing, lots, strict=True):
@@ -257,7 +235,7 @@ class StoreBuilder:
             checksum=checksum(content),
             left_out=left_out,
         )
-        self.files.write(_note(number), _json(entry))
+        self.files.write(note_name(number), as_json(entry))
         return entry
 
     def _check_plan(self) -> None:
@@ -313,7 +291,7 @@ class StoreBuilder:
         tables = [] if before is None else [self.files.read_arrow(before.keys_file)]
         tables += [self._keys_of(entry) for entry in entries]
         self.files.write(manifest.keys_file, stream_bytes(pa.concat_tables(tables).combine_chunks()))
-        self.files.write(MANIFEST, _json(manifest))
+        self.files.write(MANIFEST, as_json(manifest))
         if before is not None and before.keys_file != manifest.keys_file:
             self.files.remove(before.keys_file)
         self.manifest = manifest
@@ -339,7 +317,7 @@ class StoreBuilder:
         """
         there = set(self.files.names(DONE))
         entries = []
-        for name in map(_note, numbers):
+        for name in map(note_name, numbers):
             if name.rpartition("/")[2] not in there:
                 continue
             try:
@@ -373,22 +351,6 @@ class StoreBuilder:
                 Path(self.files.place(DONE)).rmdir()
             except OSError:  # another process that finishes is doing the same
                 return
-
-
-def _note(number: int) -> str:
-    """Path of the note that a shard is done, within the store."""
-    return f"{DONE}/{number:05}.json"
-
-
-def read_plan(files: StoreFiles) -> Plan | None:
-    """The plan of an unfinished build; None where there is none."""
-    try:
-        return Plan.model_validate_json(files.read(PLAN))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        hint = f"delete this file and the folder {DONE} beside it, and run again"
-        raise DataError("damaged", where=files.place(PLAN), hint=hint) from error
 
 
 def _check_regions(regions: Regions, layout: Layout, key: str) -> None:
@@ -426,14 +388,3 @@ def _check_same(there: Layout, wanted: Layout, where: str) -> None:
                 where=where,
                 hint="append with the encoder and options that made it, or give a new folder",
             )
-
-
-def _digest(keys: Sequence[str]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for key in keys:
-        found.update(key.encode("utf-8", "surrogatepass") + b"\0")
-    return found.hexdigest()
-
-
-def _json(content: BaseModel) -> bytes:
-    return content.model_dump_json(indent=1).encode()
