@@ -50,39 +50,25 @@ class Options(BaseModel):
     caption_rate: float = Field(default=0.0, ge=0, le=1)
 
 
-class TranslationTask(Task):
-    """See the module.
+class _WritingTask(Task):
+    """Draws what is read and what is written; how that becomes sequences is the objective's."""
 
-    Raises:
-        ConfigError: a target language, or ``[STOP]``, has no token; both objectives are asked for; or a weight is that
-            of a direction into no language that can be written.
-    """
-
-    def __init__(self, options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> None:
+    def __init__(self, options: Options, processor: MMBertProcessor) -> None:
         self.options = options
         self.processor = processor
-        tokenizer = processor.tokenizer
-        if set(objectives) == set(OBJECTIVES):
-            raise ConfigError("translation learns by lm or by mlm, not by both", hint="make it two components")
-        self.masked = "mlm" in objectives
-        self.languages = writing_languages(tokenizer)
-        vocabulary = tokenizer.get_vocab()
-        for direction in () if self.masked else options.weights:
-            if not any(direction.endswith(f"-{target}") for target in self.languages):
-                raise ConfigError(
-                    f"weights: {direction!r} ends with no language that can be written",
-                    hint=f"SOURCE-TARGET, TARGET one of {', '.join(self.languages) or 'none'}",
-                )
-        wanted = [STOP] if self.masked else [language_token(code) for code in options.targets or ()]
-        missing = [token for token in wanted if token not in vocabulary]
-        if not self.masked and not wanted and not self.languages:
-            missing = [language_token("de")]
-        if missing:
-            raise ConfigError(
-                f"the vocabulary has no token {missing[0]}",
-                hint=f"model.tokenizer.add_special: ['{missing[0]}'] adds it",
-            )
-        self.end = int(vocabulary[STOP]) if self.masked else int(tokenizer.sep_token_id)
+        self.languages = writing_languages(processor.tokenizer)
+
+    def positions(self, read: int, written: int) -> int:
+        """Positions of so many read ones and so many pieces that are written, the mark behind them counted."""
+        raise NotImplementedError
+
+    def sequences(self, read: np.ndarray, pieces: np.ndarray, target: str, rng: np.random.Generator) -> list[Example]:
+        """What is learned from ``pieces`` in the language ``target`` behind the ids that are read."""
+        raise NotImplementedError
+
+    def can_write(self, language: str) -> bool:
+        """Whether texts in this language are learned."""
+        raise NotImplementedError
 
     def cost(self, record: Record) -> int:
         most = 0
@@ -90,12 +76,8 @@ class TranslationTask(Task):
         for target, sources in self._directions(record):
             source = max((longest_text(self.processor, record.captions[code]) for code in sources), default=0)
             read = self.processor.sequence_length(source) + regions + 1
-            wrote = min(self.processor.max_text_tokens - 2, longest_text(self.processor, record.captions[target])) + 1
-            if self.masked:  # the last prefix is the longest
-                rows = min(wrote, self.options.prefixes or wrote)
-                most = max(most, rows * (read + 1 + wrote))
-            else:
-                most = max(most, read + wrote)
+            written = min(self.processor.max_text_tokens - 2, longest_text(self.processor, record.captions[target])) + 1
+            most = max(most, self.positions(read, written))
         return most
 
     def examples(self, record: Record, rng: np.random.Generator) -> list[Example]:
@@ -108,14 +90,10 @@ class TranslationTask(Task):
         text = "" if captioned or read_from is None else choose(record.captions[read_from], rng)
         read = self.processor.image_ids() if captioned else self.processor.ids(text)
         pieces = self.processor.written_ids(choose(record.captions[target], rng))
-        if self.masked:
-            rows = list(self._prefixes(read, pieces))
-            if self.options.prefixes is not None:
-                rows = [rows[i] for i in rng.permutation(len(rows))[: self.options.prefixes]]
-            return [Example(ids, image=image, labels={"mlm": label}) for ids, label in rows]
-        written = np.concatenate([[self.languages[target]], pieces])
-        label = Label("lm", "written", np.arange(len(written)), np.concatenate([pieces, [self.end]]))
-        return [Example(read, image=image, labels={"lm": label}, written=written)]
+        examples = self.sequences(read, pieces, target, rng)
+        for example in examples:
+            example.image = image
+        return examples
 
     def _drawn(self, pairs: list[tuple[str, str | None]], rng: np.random.Generator) -> int:
         """Number of one of the (target, source) pairs."""
@@ -124,13 +102,6 @@ class TranslationTask(Task):
         weights = np.array([self.options.weights.get(f"{source or ''}-{target}", 1.0) for target, source in pairs])
         return int(rng.choice(len(pairs), p=weights / weights.sum()))
 
-    def _prefixes(self, read: np.ndarray, pieces: np.ndarray) -> Iterator[tuple[np.ndarray, Label]]:
-        """Each prefix of the target behind the source, and what comes next."""
-        ends = [self.processor.tokenizer.mask_token_id, self.processor.tokenizer.sep_token_id]
-        for number, piece in enumerate([*pieces.tolist(), self.end]):
-            place = np.array([len(read) + number])
-            yield np.concatenate([read, pieces[:number], ends]), Label("mlm", "token", place, np.array([piece]))
-
     def _image(self, record: Record) -> bool:
         return self.options.images and record.image is not None
 
@@ -138,13 +109,93 @@ class TranslationTask(Task):
         """Each language that can be written, with those that can be read for it."""
         readable = choose_languages(record, self.options.sources)
         for target in choose_languages(record, self.options.targets):
-            if not self.masked and target not in self.languages:
+            if not self.can_write(target):
                 continue
             sources = [code for code in readable if code != target and self.options.through in (None, code, target)]
             if sources or self._image(record):
                 yield target, sources
 
 
-def build(options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> TranslationTask:
-    """Make the task."""
-    return TranslationTask(options, processor, objectives)
+class TranslationTask(_WritingTask):
+    """With ``lm``: the text continues the sequence, and every next piece is predicted in one pass.
+
+    Raises:
+        ConfigError: a target language has no token, or a weight is that of a direction into no language that can be
+            written.
+    """
+
+    def __init__(self, options: Options, processor: MMBertProcessor) -> None:
+        super().__init__(options, processor)
+        for direction in options.weights:
+            if not any(direction.endswith(f"-{target}") for target in self.languages):
+                raise ConfigError(
+                    f"weights: {direction!r} ends with no language that can be written",
+                    hint=f"SOURCE-TARGET, TARGET one of {', '.join(self.languages) or 'none'}",
+                )
+        tokens = [language_token(code) for code in options.targets or self.languages or ("de",)]
+        _check_tokens(processor, tokens)
+        self.end = int(processor.tokenizer.sep_token_id)
+
+    def can_write(self, language: str) -> bool:
+        return language in self.languages
+
+    def positions(self, read: int, written: int) -> int:
+        return read + written
+
+    def sequences(self, read: np.ndarray, pieces: np.ndarray, target: str, rng: np.random.Generator) -> list[Example]:
+        written = np.concatenate([[self.languages[target]], pieces])
+        label = Label("lm", "written", np.arange(len(written)), np.concatenate([pieces, [self.end]]))
+        return [Example(read, labels={"lm": label}, written=written)]
+
+
+class MaskedTranslationTask(_WritingTask):
+    """With ``mlm``: one sequence for each piece, which is predicted at ``[MASK]``.
+
+    Raises:
+        ConfigError: ``[STOP]`` has no token.
+    """
+
+    def __init__(self, options: Options, processor: MMBertProcessor) -> None:
+        super().__init__(options, processor)
+        _check_tokens(processor, [STOP])
+        self.end = int(processor.tokenizer.get_vocab()[STOP])
+
+    def can_write(self, language: str) -> bool:
+        return True
+
+    def positions(self, read: int, written: int) -> int:
+        rows = min(written, self.options.prefixes or written)
+        return rows * (read + 1 + written)  # the last prefix is the longest
+
+    def sequences(self, read: np.ndarray, pieces: np.ndarray, target: str, rng: np.random.Generator) -> list[Example]:
+        rows = list(self._prefixes(read, pieces))
+        if self.options.prefixes is not None:
+            rows = [rows[i] for i in rng.permutation(len(rows))[: self.options.prefixes]]
+        return [Example(ids, labels={"mlm": label}) for ids, label in rows]
+
+    def _prefixes(self, read: np.ndarray, pieces: np.ndarray) -> Iterator[tuple[np.ndarray, Label]]:
+        """Each prefix of the target behind the source, and what comes next."""
+        ends = [self.processor.tokenizer.mask_token_id, self.processor.tokenizer.sep_token_id]
+        for number, piece in enumerate([*pieces.tolist(), self.end]):
+            place = np.array([len(read) + number])
+            yield np.concatenate([read, pieces[:number], ends]), Label("mlm", "token", place, np.array([piece]))
+
+
+def _check_tokens(processor: MMBertProcessor, tokens: Collection[str]) -> None:
+    vocabulary = processor.tokenizer.get_vocab()
+    missing = next((token for token in tokens if token not in vocabulary), None)
+    if missing is not None:
+        raise ConfigError(
+            f"the vocabulary has no token {missing}", hint=f"model.tokenizer.add_special: ['{missing}'] adds it"
+        )
+
+
+def build(options: Options, processor: MMBertProcessor, objectives: Collection[str]) -> Task:
+    """Make the task of the objective.
+
+    Raises:
+        ConfigError: both objectives are asked for, or the vocabulary lacks a token.
+    """
+    if set(objectives) == set(OBJECTIVES):
+        raise ConfigError("translation learns by lm or by mlm, not by both", hint="make it two components")
+    return (MaskedTranslationTask if "mlm" in objectives else TranslationTask)(options, processor)
