@@ -237,79 +237,96 @@ def pack(
     """
     if not sequences:
         raise ValueError("a packed batch needs at least one sequence")
-    table_rows = regions.extended_length if regions is not None else 0
     lengths = [len(s) for s in sequences]
     if not all(lengths):
         raise ValueError(f"sequence {lengths.index(0)} is empty")
     cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])
-    total = int(cu_seqlens[-1])
-    token_count = sum(len(s.token_ids) for s in sequences)
-
-    token_ids = np.empty(token_count, dtype=np.int64)
-    text_rows = np.empty(token_count, dtype=np.int64)
-    linguistic = np.empty(total, dtype=np.int64)
-    visual = np.empty(total, dtype=np.int64)  # text positions: filled below, regions: extended rows, end: table_rows
-    position_ids = np.empty(total, dtype=np.int64)
-    segment_ids = np.full(total, REGION_SEGMENT, dtype=np.int64)
-    kinds = np.full(total, END, dtype=np.int8)
-    is_text = np.zeros(total, dtype=bool)
-    token_at, any_blank = 0, False
-    for spec, start, length in zip(sequences, cu_seqlens[:-1].tolist(), lengths, strict=True):
-        n, m = len(spec.token_ids), len(spec.region_rows)
-        text, region = slice(start, start + n), slice(start + n, start + n + m)
-        token_ids[token_at : token_at + n] = spec.token_ids
-        text_rows[token_at : token_at + n] = spec.text_rows
-        linguistic[text] = np.arange(token_at, token_at + n)
-        is_text[text] = True
-        kinds[text] = TEXT
-        position_ids[text] = np.arange(n)
-        segment_ids[text] = spec.segments
-        if m:
-            masked = spec.region_masked
-            _check_rows(spec.region_rows, table_rows, lowest=0, also=BLANK)
-            kinds[region] = REGION if masked is None else np.where(masked, MASKED_REGION, REGION)
-            linguistic[region] = token_count if masked is None else token_count + np.asarray(masked, dtype=np.int64)
-            blank = spec.region_rows == BLANK
-            linguistic[region][blank] = token_count + 3
-            visual[region] = np.where(blank, table_rows + 1, spec.region_rows)
-            any_blank |= bool(blank.any())
-            position_ids[region] = n
-        if spec.end:
-            last = start + length - 1
-            linguistic[last] = token_count + 2
-            visual[last] = table_rows
-            position_ids[last] = n + 1
-        token_at += n
-
-    _check_rows(text_rows, table_rows, lowest=BLANK)
-    unique_rows, inverse = np.unique(text_rows, return_inverse=True)
-    visual[~is_text] += len(unique_rows)
-    visual[is_text] = inverse
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array)
-
-    batch = PackedBatch(
-        cu_seqlens=tensor(cu_seqlens),
-        lengths=lengths,
-        token_ids=tensor(token_ids),
-        linguistic_index=tensor(linguistic),
-        text_visual_rows=tensor(unique_rows),
-        visual_index=tensor(visual),
-        position_ids=tensor(position_ids),
-        segment_ids=tensor(segment_ids),
-        kinds=tensor(kinds),
-        blank_regions=any_blank,
-        targets=targets or {},
-        sequences=list(sequences),
+    stream = _Stream(
+        sum(len(s.token_ids) for s in sequences),
+        int(cu_seqlens[-1]),
+        regions.extended_length if regions is not None else 0,
     )
+    for spec, start in zip(sequences, cu_seqlens[:-1].tolist(), strict=True):
+        stream.add(spec, start)
+    batch = stream.batch(cu_seqlens, lengths)
+    batch.targets, batch.sequences = targets or {}, list(sequences)
     batch.continued = [number for number, spec in enumerate(sequences) if len(spec.written)]
     if batch.continued:
         batch.continuation = _pack_written([sequences[number] for number in batch.continued], regions)
     if device is not None:
         batch = batch.to(device)
     return replace(batch, regions=regions, pixels=pixels)
+
+
+class _Stream:
+    """The arrays of a packed batch, filled sequence by sequence.
+
+    Args:
+        tokens: T text positions of all sequences.
+        positions: P of all sequences.
+        table_rows: of the extended region table.
+    """
+
+    def __init__(self, tokens: int, positions: int, table_rows: int) -> None:
+        self.table_rows = table_rows
+        self.token_ids = np.empty(tokens, dtype=np.int64)
+        self.text_rows = np.empty(tokens, dtype=np.int64)
+        self.linguistic = np.empty(positions, dtype=np.int64)
+        self.visual = np.empty(positions, dtype=np.int64)  # of regions: behind the text rows, not counted yet
+        self.position_ids = np.empty(positions, dtype=np.int64)
+        self.segment_ids = np.full(positions, REGION_SEGMENT, dtype=np.int64)
+        self.kinds = np.full(positions, END, dtype=np.int8)
+        self.is_text = np.zeros(positions, dtype=bool)
+        self.any_blank = False
+        self._token_at = 0
+
+    def add(self, spec: SequenceSpec, start: int) -> None:
+        """Lay a sequence out from position ``start`` on."""
+        tokens, n, m = len(self.token_ids), len(spec.token_ids), len(spec.region_rows)
+        text, region = slice(start, start + n), slice(start + n, start + n + m)
+        own = slice(self._token_at, self._token_at + n)
+        self.token_ids[own] = spec.token_ids
+        self.text_rows[own] = spec.text_rows
+        self.linguistic[text] = np.arange(own.start, own.stop)
+        self.is_text[text] = True
+        self.kinds[text] = TEXT
+        self.position_ids[text] = np.arange(n)
+        self.segment_ids[text] = spec.segments
+        if m:
+            masked = spec.region_masked
+            _check_rows(spec.region_rows, self.table_rows, lowest=0, also=BLANK)
+            self.kinds[region] = REGION if masked is None else np.where(masked, MASKED_REGION, REGION)
+            self.linguistic[region] = tokens if masked is None else tokens + np.asarray(masked, dtype=np.int64)
+            blank = spec.region_rows == BLANK
+            self.linguistic[region][blank] = tokens + 3
+            self.visual[region] = np.where(blank, self.table_rows + 1, spec.region_rows)
+            self.any_blank |= bool(blank.any())
+            self.position_ids[region] = n
+        if spec.end:
+            self.linguistic[region.stop] = tokens + 2
+            self.visual[region.stop] = self.table_rows
+            self.position_ids[region.stop] = n + 1
+        self._token_at += n
+
+    def batch(self, cu_seqlens: np.ndarray, lengths: list[int]) -> PackedBatch:
+        """All that has been laid out, with where the sequences start."""
+        _check_rows(self.text_rows, self.table_rows, lowest=BLANK)
+        distinct, inverse = np.unique(self.text_rows, return_inverse=True)
+        self.visual[~self.is_text] += len(distinct)
+        self.visual[self.is_text] = inverse
+        return PackedBatch(
+            cu_seqlens=torch.from_numpy(cu_seqlens),
+            lengths=lengths,
+            token_ids=torch.from_numpy(self.token_ids),
+            linguistic_index=torch.from_numpy(self.linguistic),
+            text_visual_rows=torch.from_numpy(distinct),
+            visual_index=torch.from_numpy(self.visual),
+            position_ids=torch.from_numpy(self.position_ids),
+            segment_ids=torch.from_numpy(self.segment_ids),
+            kinds=torch.from_numpy(self.kinds),
+            blank_regions=self.any_blank,
+        )
 
 
 def _pack_written(sequences: Sequence[SequenceSpec], regions: RegionTable | None) -> PackedBatch:
