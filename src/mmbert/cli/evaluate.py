@@ -42,6 +42,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command()(grounding)
 
 
+ModeOption = Annotated[
+    str,
+    typer.Option(
+        "--mode", help="embed: by vectors; rerank: the best of these are matched, too; match: every pair is (slow)."
+    ),
+]
+RerankOption = Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")]
+
+
 @app.callback()
 def _evaluate() -> None:
     """Measure a model on data with captions."""
@@ -57,14 +66,8 @@ def retrieval(
     ],
     model: ModelOption = "starter",
     lang: Annotated[str | None, typer.Option("--lang", help="Languages, e.g. de,fr. Default: all there are.")] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            "--mode",
-            help="embed: by vectors; rerank: the best of these are matched, too; match: every pair is (slow).",
-        ),
-    ] = "embed",
-    rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 10,
+    mode: ModeOption = "embed",
+    rerank: RerankOption = 10,
     features: FeaturesOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the figures and a gallery of answers.")
@@ -153,14 +156,8 @@ def translation_retrieval(
     model: Annotated[str, typer.Option("--model", "-m", help="A model trained on translations: a folder or a hub id.")],
     source: Annotated[str, typer.Option("--from", help="One language; pairs are read with its sentence first.")],
     target: Annotated[str, typer.Option("--to", help="The other language.")],
-    mode: Annotated[
-        str,
-        typer.Option(
-            "--mode",
-            help="embed: by vectors; rerank: the best of these are matched, too; match: every pair is (slow).",
-        ),
-    ] = "embed",
-    rerank: Annotated[int, typer.Option("--rerank", help="With --mode rerank: how many of the best.")] = 10,
+    mode: ModeOption = "embed",
+    rerank: RerankOption = 10,
     distractors: Annotated[
         str | None, typer.Option("--distractors", help="Data whose sentences stand among the candidates, too.")
     ] = None,
