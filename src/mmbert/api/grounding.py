@@ -164,7 +164,7 @@ def ground(bert: MMBert, image: Any, expression: str, boxes: Any = None) -> Grou
 
 
 def chosen_of(found: Grounding, image: AnyImage) -> Grounding:
-    """Without what the model saw beside the boxes that it was to choose from (the whole image)."""
+    """The answer over the given boxes alone: the whole image, which the model also sees, is no choice."""
     count = len(image.given) if isinstance(image, BoxedImage) else len(found.boxes)
     return Grounding(found.boxes[-count:], found.scores[-count:])
 

@@ -158,7 +158,7 @@ class MMBertProcessor:
         return [self._lengths[text] for text in texts]
 
     def sequence_length(self, *lengths: int) -> int:
-        """Ids that :meth:`encode` makes of one text, or of two, of so many word pieces."""
+        """Number of ids that :meth:`encode` makes of one text (or two) with the given numbers of word pieces."""
         special = self.tokenizer.num_special_tokens_to_add(pair=len(lengths) > 1)
         return min(self.max_text_tokens, special + sum(lengths))
 

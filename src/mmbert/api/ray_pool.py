@@ -21,7 +21,7 @@ def ray_map(
     *,
     gpus: int = 0,
 ) -> Iterator[Any]:
-    """What ``make(*arguments)(piece)`` is for each piece, in whatever order.
+    """Results of ``make(*arguments)(piece)`` for all pieces, in no particular order.
 
     What goes to the workers and comes back is pickled: among the processes of one cluster only, as Ray itself does.
 

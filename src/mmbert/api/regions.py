@@ -1,4 +1,4 @@
-"""Stored regions and models: which go together."""
+"""Checks that a model can read the regions of a store."""
 
 from __future__ import annotations
 

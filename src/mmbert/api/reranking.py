@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 def rerank_scores(
     cosine: Array, match: Array, hubness: Array, logit_scale: float, match_weight: float, hub_weight: float
 ) -> Array:
-    """``cosine * logit_scale + match_weight * match - hub_weight * hubness``, of shapes that go together.
+    """``cosine * logit_scale + match_weight * match - hub_weight * hubness``, elementwise; shapes broadcast.
 
     Args:
         cosine: of the query's vector and the image's (see ``encode_carefully``).

@@ -158,7 +158,7 @@ def _image_root(options: BaseModel) -> Path:
 
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name when all went well, and goes away when not."""
+    """A temporary folder that is renamed to ``out`` when all went well, and removed when not."""
     if out.exists():
         raise DataError("exists already", where=str(out), hint="remove it, or give the name of a new folder")
     if not out.parent.is_dir():

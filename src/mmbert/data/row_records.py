@@ -160,7 +160,7 @@ def shown(path: str) -> str:
 
 
 def _boxes(value: Any, where: str) -> tuple[RegionBox, ...]:
-    """Boxes of the image, in the order that the user gives them; how large it is nobody has looked at yet."""
+    """Boxes of the image, in the order that the user gives them; its size is not known yet."""
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):

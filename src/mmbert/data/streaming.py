@@ -156,7 +156,7 @@ class StreamedComponent:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Not known: nobody has seen all records.
+        """Unknown: a stream is not read to its end beforehand.
 
         Raises:
             ConfigError: always.
@@ -185,7 +185,7 @@ class StreamedComponent:
 
 
 def deal(rows: list[int], lanes: int) -> list[list[int]]:
-    """Shards of so many rows to lanes, evenly: the largest first, each to the lane with the fewest rows so far."""
+    """Deal shards (given by their rows) evenly to lanes: the largest first, each to the lane with the fewest rows."""
     lanes = min(lanes, len(rows))
     found: list[list[int]] = [[] for _ in range(lanes)]
     held = [0] * lanes

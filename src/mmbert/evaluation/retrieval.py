@@ -254,7 +254,7 @@ def as_mode(mode: str, rerank: int) -> Mode:
 
 
 def encode_gallery(model: MMBert, gallery: Gallery, bad: BadRecords, progress: bool = False) -> tuple[Gallery, Array]:
-    """Encode all images, lot by lot, so that a bad one costs only its own lot a second attempt.
+    """Encode all images in batches; an image that cannot be opened costs a second attempt at its own batch only.
 
     Returns:
         the gallery without images that cannot be opened, and [images, D] unit vectors of the others.

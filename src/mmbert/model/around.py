@@ -1,4 +1,4 @@
-"""What a head reads beside the state that it is asked about: the first state of the sequence, and its regions."""
+"""What a head may read besides the state that it classifies: the sequence's first state, and its region states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long something takes on this machine, for whoever has to choose the quicker of two ways."""
+"""Timing on this machine, for code that chooses the quicker of two implementations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def least_seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """The shortest of ``repeats`` runs, after one that nobody counts: whatever disturbs a run makes it longer."""
+    """Seconds of the shortest of ``repeats`` runs after a warm-up (other work only makes a run longer)."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

@@ -90,7 +90,8 @@ class Decoder(LayerStack):
         return self.dropout(self.norm(summed))
 
     def memory(self, states: Tensor) -> list[Tensor]:
-        """[M, H] states of sequences to [M, 2 * H] keys and values per layer, with some rows more that nobody reads."""
+        """[M, H] states of sequences to [M', 2 * H] keys and values per layer; rows from M on are padding (see
+        :func:`~mmbert.model.linear.missing_rows`)."""
         states = with_rows(states, missing_rows(states))
         return [layer.cross_keys_values(states) for layer in self.layers]  # type: ignore[operator]
 

@@ -53,7 +53,7 @@ class DropoutMask:
 
 
 def _draws(count: int) -> Tensor:
-    """So many int16, each as likely as the other: drawn with PyTorch's generator, or by a quicker one that it seeds."""
+    """[count] uniform int16 from a fast generator that PyTorch's seeds; in compiled programs from PyTorch's itself."""
     words = (count + 3) // 4
     if torch.compiler.is_compiling():
         return torch.empty(words, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]

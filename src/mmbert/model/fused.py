@@ -52,7 +52,7 @@ def _of_this_decade(device: torch.device) -> bool:
 
 
 def fits(values: Tensor, head_size: int, rate: float = 0.0) -> bool:
-    """Whether a kernel takes queries, keys and values like these, with heads of so many numbers and such a dropout.
+    """Whether a kernel supports the device and type of ``values``, this head size and this dropout rate.
 
     They want rows of 16 bytes. (AMD's versions take no starts.)
     """

@@ -87,7 +87,7 @@ def with_rows(values: Tensor, count: int) -> Tensor:
 
 
 def _only_computed(values: Tensor, weight: Tensor) -> bool:
-    """Whether it is for the product alone, on a CPU and in single precision: nobody wants its gradient or its graph."""
+    """Whether plain fp32 inference on a CPU: no gradient, no autocast, and not while a graph is traced or compiled."""
     return (
         not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
         and values.device.type == "cpu"

@@ -42,7 +42,7 @@ def add_up(values: Tensor) -> Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Everybody's ``value``, in order of the processes. (Pickled: among the processes of one run only.)"""
+    """The ``value`` of every process, in their order. (Pickled, so only ever among the processes of one run.)"""
     found: list[Any] = [value]
     if world_size() > 1:
         found = [None] * world_size()

@@ -60,7 +60,7 @@ def vocabulary_loss(
 
 @dataclass
 class _Gradients:
-    """The loss's gradients, made beside it, but for a factor that only the backward pass knows.
+    """Gradients computed in the forward pass; the backward pass multiplies them by the gradient of the loss.
 
     Attributes:
         states, table, bias: [M, H], of [K, H], and [K], where they are wanted.

@@ -342,7 +342,7 @@ class WritingCache(Cache):
         return mixed.transpose(1, 2).reshape(len(query), -1)
 
     def expand(self, times: int) -> None:
-        """Let every sequence have so many texts."""
+        """Repeat every sequence ``times`` times, for beams."""
         if times == 1:
             return
         self.rows *= times

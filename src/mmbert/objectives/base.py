@@ -47,7 +47,7 @@ class Plan:
         self.totals = self.counts
 
     def total(self, number: int = 0) -> float:
-        """One of ``totals``, at least a trifle: a divisor."""
+        """One of ``totals`` as a divisor: at least 1e-6."""
         return max(float(self.totals[number]), 1e-6)
 
 

@@ -30,13 +30,13 @@ class Options(ObjectiveOptions):
 
 
 def labels_read(options: Options) -> tuple[str, ...]:
-    """What it reads of the labels beside the groups."""
+    """Keys of the labels' ``extra`` that it reads."""
     return ("second",) if options.across else ()
 
 
 @dataclass
 class _Sides:
-    """Groups and sides of everybody's texts.
+    """Groups and sides of the texts of all processes.
 
     Attributes:
         groups: [N] group numbers.
@@ -87,6 +87,6 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
 
 
 def _by_side(texts: Tensor, sides: _Sides) -> Embedded:
-    """Everybody's embeddings, second sides in the place of images."""
+    """Embeddings of all processes, second sides in the place of images."""
     first, second = (~sides.second).nonzero()[:, 0], sides.second.nonzero()[:, 0]
     return Embedded(first, texts[first], sides.groups[first], second, texts[second], sides.groups[second])

@@ -59,7 +59,7 @@ class _WritingTask(Task):
         self.languages = writing_languages(processor.tokenizer)
 
     def positions(self, read: int, written: int) -> int:
-        """Positions of so many read ones and so many pieces that are written, the mark behind them counted."""
+        """Positions of all sequences for ``read`` positions and ``written`` pieces, the end mark counted."""
         raise NotImplementedError
 
     def sequences(self, read: np.ndarray, pieces: np.ndarray, target: str, rng: np.random.Generator) -> list[Example]:

@@ -1,4 +1,4 @@
-"""Geometry of boxes in images: overlap, and windows to look into where nobody gives boxes."""
+"""Geometry of boxes in images: overlap, and a grid of windows for images without given boxes."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Extraction:
         self.threads = threads or min(8, os.cpu_count() or 1)
 
     def __call__(self, lots: Sequence[Sequence[ImageFile]]) -> Iterator[list[Regions | DataError]]:
-        """For each lot, the regions (or the fault) of each image in its order; no batch holds images of two lots."""
+        """For each lot of images, the regions (or the error) of each, in order; a batch never spans two lots."""
         with ThreadPoolExecutor(self.threads) as pool, self.encoder.fixed_identity():
             decoded = self._decoded(pool, chain.from_iterable(lots))
             for lot in lots:

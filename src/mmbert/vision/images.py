@@ -296,7 +296,7 @@ def _from_array(array: np.ndarray[Any, Any], where: str | None) -> Image.Image:
 
 
 def _to_bytes(array: np.ndarray[Any, Any], where: str | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Same shape in uint8, whatever the full range of the type was."""
+    """Scale the full range of the type to uint8; same shape."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:

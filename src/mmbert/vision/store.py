@@ -205,7 +205,7 @@ class RegionStore:
 
 
 def empty_table(rows: int, layout: Layout, *, classes: bool) -> RegionTable:
-    """A table of so many regions whose numbers are still to be filled in."""
+    """A region table of the given size whose values are not filled in yet."""
     return RegionTable(
         boxes=torch.empty(rows, 4),
         sizes=torch.empty(rows, 2),

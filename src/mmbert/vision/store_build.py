@@ -252,7 +252,7 @@ class StoreBuilder:
             )
 
     def finish(self, report: BuildReport) -> BuildReport:
-        """Write the manifest if all shards are there; else leave that to whoever makes the last one."""
+        """Write the manifest if all shards are done; else leave that to the process that finishes the last one."""
         assert self.plan is not None
         try:
             entries = self._done()

@@ -40,7 +40,7 @@ class Options(ReferringOptions):
 
 
 def published(options: Options) -> Mapping[str, int]:
-    """Counts of the chosen split by whoever made the splits."""
+    """Published counts of the chosen split, by its maker (umd or google)."""
     if options.split_by == "umd":
         return CARD.counts.get(options.split, {})
     of_google = {"train": {"records": 85_474, "images": 24_698}, "val": {"records": 9_536, "images": 4_650}}

@@ -192,7 +192,7 @@ class ShardCache:
             return future
 
     def _make_room(self) -> None:
-        """Forget shards beyond the limit; what is mapped can still be read, and goes when nobody reads it."""
+        """Delete shards beyond the limit; one that is still mapped stays readable until its last reader lets it go."""
         held = sum(shard.bytes for shard, _ in self._here.values())
         for name, (shard, future) in list(self._here.items())[:-1]:
             if held <= self._limit:

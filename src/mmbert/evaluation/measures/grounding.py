@@ -17,7 +17,7 @@ from mmbert.explain.grounding import grounding_picture
 
 
 class Options(BaseModel):
-    """``limit``: so many expressions only, from the first."""
+    """``limit``: only the first so many expressions."""
 
     model_config = ConfigDict(extra="forbid")
     limit: int | None = Field(default=None, ge=1)

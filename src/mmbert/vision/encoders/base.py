@@ -181,7 +181,7 @@ class VisionEncoder(RegionExtractor):
         ]
 
     def freeze(self) -> None:
-        """Turn gradients off for whatever is not trained; called again when weights have been loaded."""
+        """Turn gradients off for parts that are not trained; called again after weights are loaded."""
 
     def prepare(self, image: Image.Image) -> Tensor:
         """An image of any size to [bands, S, S] uint8, squashed to the square; RGB or RGBA as it comes."""
