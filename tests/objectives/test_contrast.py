@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmbert.data.packing import Example, Label
 from mmbert.objectives import class_names, itc, proxy, ttc
+from mmbert.objectives._known_groups import rows_of
 from mmbert.objectives.base import LossTerm, StartOfRun, StepContext
 
 torch.set_num_threads(1)
@@ -208,12 +209,12 @@ def test_texts_of_groups_without_a_proxy_do_not_count() -> None:
         term = proxy.compute(step, step.batch.targets["m/proxy"], proxy.Options(), "m/proxy")
         losses.append((term.total / term.count).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert proxies.rows(torch.tensor([groups[0], *groups[1:], 2**62 + 1])).tolist() == [
+    assert rows_of(torch.tensor([groups[0], *groups[1:], 2**62 + 1]), proxies.groups).tolist() == [
         -1,
         *range(len(groups) - 1),
         -1,
     ]
-    assert proxy.build_state(torch.tensor([], dtype=torch.long), 8).rows(torch.tensor([3])).tolist() == [-1]
+    assert rows_of(torch.tensor([3]), torch.tensor([], dtype=torch.long)).tolist() == [-1]
 
 
 def known_classes() -> class_names.ClassVectors:

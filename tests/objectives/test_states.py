@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
 import pytest
 import torch
 from tiny import tiny_network
 
-from mmbert import objectives
 from mmbert.model.packed import SequenceSpec, pack
 from mmbert.objectives.base import StepContext
+from mmbert.plugins import names
 
 torch.set_num_threads(1)
 MODEL = tiny_network()
@@ -38,7 +37,7 @@ def test_a_state_that_was_not_computed_is_an_error(position: int) -> None:
         step.states(torch.tensor([3, position]))
 
 
-@pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(objectives.__path__) if m.name != "base"])
+@pytest.mark.parametrize("name", names("mmbert.objectives"))
 def test_every_objective_says_what_it_reads(name: str) -> None:
     module = importlib.import_module(f"mmbert.objectives.{name}")
     assert callable(getattr(module, "reads", None)) or module.READS in ("positions", "sequences", "regions")

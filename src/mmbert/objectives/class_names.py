@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StartOfRun, StepContext, counts
-from mmbert.objectives.itc import embed, groups_of
+from mmbert.objectives._known_groups import known_term, plan_known
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StartOfRun, StepContext
 
 READS = "sequences"
 NEEDS = ("embeddings",)
@@ -77,13 +77,6 @@ class ClassVectors(nn.Module):
         vectors = shares.T @ (means - means.mean(0))
         self.table.copy_(F.normalize(vectors + 1e-4 * self.table, dim=1) * self.table.shape[1] ** 0.5)
 
-    def rows(self, groups: Tensor) -> Tensor:
-        """Rows of group numbers; -1 for groups that nothing is known of."""
-        if not len(self.groups):
-            return torch.full_like(groups, -1)
-        rows = torch.searchsorted(self.groups, groups).clamp(max=len(self.groups) - 1)
-        return torch.where(self.groups[rows] == groups, rows, -1)
-
 
 def build_state(groups: Tensor, size: int) -> ClassVectors:
     """The vectors that belong to the run."""
@@ -92,32 +85,17 @@ def build_state(groups: Tensor, size: int) -> ClassVectors:
 
 def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
     """Texts and images, and of how many of each something is known."""
-    known = states["class_names"].groups.cpu()
-    return Plan(counts(len(target.labels), *(torch.isin(groups, known).sum() for groups in groups_of(target))))
+    return plan_known(target, states["class_names"].groups)
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
     """Cross entropy over the classes to the group's distribution, for texts and for images, each averaged."""
     vectors: ClassVectors = step.states_of_objectives["class_names"]
-    found = embed(step, target)
-    if name not in step.plans:
-        step.plans[name] = plan(step.batch, target, options, name, step.states_of_objectives)
-    planned = step.plans[name]
-    total = found.texts.sum() * 0.0 + found.images.sum() * 0.0
-    metrics = {}
     table = F.normalize(vectors.table, dim=1)
-    parts = (
-        ("text", found.texts, found.text_groups, 1.0),
-        ("image", found.images, found.image_groups, options.image_weight),
-    )
-    for number, (kind, embedded, groups, weight) in enumerate(parts, start=1):
-        rows = vectors.rows(groups)
-        if not bool((rows >= 0).any()):
-            continue
-        wanted = vectors.known[rows[rows >= 0]]
-        logits = options.scale * embedded[rows >= 0] @ table.T
-        loss = F.cross_entropy(logits, wanted, reduction="sum")
-        total = total + weight * loss / planned.total(number) * planned.total()
+
+    def classify(embedded: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        wanted, logits = vectors.known[rows], options.scale * embedded @ table.T
         right = (logits.argmax(1) == wanted.argmax(1)).sum().float()
-        metrics[kind] = (right, torch.tensor(float(len(wanted)), device=right.device))
-    return LossTerm(total, torch.tensor(float(len(target.labels)), device=total.device), metrics)
+        return F.cross_entropy(logits, wanted, reduction="sum"), right
+
+    return known_term(step, target, name, vectors.groups, classify, options.image_weight)

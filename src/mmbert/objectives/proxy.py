@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbert.model.packed import PackedBatch, Target
-from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StartOfRun, StepContext, counts
-from mmbert.objectives.itc import embed, groups_of
+from mmbert.objectives._known_groups import known_term, plan_known
+from mmbert.objectives.base import LossTerm, ObjectiveOptions, Plan, StartOfRun, StepContext
 
 READS = "sequences"
 NEEDS = ("embeddings",)
@@ -55,13 +55,6 @@ class Proxies(nn.Module):
             if group in run.means:
                 self.table[row] = run.means[group] * self.table.shape[1] ** 0.5
 
-    def rows(self, groups: Tensor) -> Tensor:
-        """Rows of group numbers; -1 for groups that are not in the table."""
-        if not len(self.groups):
-            return torch.full_like(groups, -1)
-        rows = torch.searchsorted(self.groups, groups).clamp(max=len(self.groups) - 1)
-        return torch.where(self.groups[rows] == groups, rows, -1)
-
 
 def build_state(groups: Tensor, size: int) -> Proxies:
     """The table that belongs to the run."""
@@ -70,8 +63,7 @@ def build_state(groups: Tensor, size: int) -> Proxies:
 
 def plan(batch: PackedBatch, target: Target, options: Options, name: str, states: Mapping[str, Any]) -> Plan:
     """Texts and images, and how many of each have a proxy."""
-    table = states["proxy"].groups.cpu()
-    return Plan(counts(len(target.labels), *(torch.isin(groups, table).sum() for groups in groups_of(target))))
+    return plan_known(target, states["proxy"].groups)
 
 
 def compute(step: StepContext, target: Target, options: Options, name: str) -> LossTerm:
@@ -80,24 +72,10 @@ def compute(step: StepContext, target: Target, options: Options, name: str) -> L
     Texts of groups without images (and so without a proxy) do not count.
     """
     proxies: Proxies = step.states_of_objectives["proxy"]
-    found = embed(step, target)
-    if name not in step.plans:
-        step.plans[name] = plan(step.batch, target, options, name, step.states_of_objectives)
-    planned = step.plans[name]
-    total = torch.zeros((), device=target.labels.device)
-    metrics = {}
-    parts = (
-        ("text", found.texts, found.text_groups, 1.0),
-        ("image", found.images, found.image_groups, options.image_weight),
-    )
-    for number, (kind, vectors, groups, weight) in enumerate(parts, start=1):
-        rows = proxies.rows(groups)
-        known = rows >= 0
-        if not bool(known.any()):
-            continue
-        logits, rows = proxies(vectors[known], options.scale), rows[known]
+
+    def classify(vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        logits = proxies(vectors, options.scale)
         loss = F.cross_entropy(logits, rows, label_smoothing=options.label_smoothing, reduction="sum")
-        total = total + weight * loss / planned.total(number) * planned.total()
-        right = (logits.argmax(1) == rows).sum().float()
-        metrics[kind] = (right, torch.tensor(float(len(rows)), device=right.device))
-    return LossTerm(total, torch.tensor(float(len(target.labels)), device=total.device), metrics)
+        return loss, (logits.argmax(1) == rows).sum().float()
+
+    return known_term(step, target, name, proxies.groups, classify, options.image_weight)
