@@ -90,6 +90,9 @@ def test_a_filter_is_seen_and_holds_for_what_follows(service: tuple[Any, str], b
     assert texts(browser, ".tile .name") == offline
     where.send_keys("\n")
     until(lambda: "no image meets the filter" in texts(browser, "#status")[0])
+    where.clear()
+    where.send_keys("length > 1\n")
+    until(lambda: texts(browser, "#status")[0].startswith("Cannot filter by 'length > 1': No field named length ("))
     browser.find_element("css selector", "summary").click()
     assert texts(browser, "summary") == ["Filter (set)"]
 
@@ -111,6 +114,18 @@ def test_a_service_that_has_ended_is_said(service: tuple[Any, str], browser: Any
         until(lambda: "100 images" in texts(browser, "#about")[0])
     browser.find_element("id", "text").send_keys("maua\n")
     until(lambda: "The service does not answer" in texts(browser, "#status")[0])
+
+
+def test_a_large_photo_is_made_smaller_before_it_is_sent(
+    service: tuple[Any, str], browser: Any, tmp_path: Path
+) -> None:
+    Image.new("RGB", (8000, 6000), (200, 20, 20)).save(tmp_path / "red.png")  # more pixels than the service takes
+    browser.get(service[1])
+    until(lambda: "100 images" in texts(browser, "#about")[0])
+    browser.find_element("id", "file").send_keys(str(tmp_path / "red.png"))
+    assert len(shown(browser, "Images like yours")) == 24
+    sent = browser.find_element("css selector", "#asked-image img")
+    assert (sent.get_property("naturalWidth"), sent.get_property("naturalHeight")) == (1600, 1200)
 
 
 def test_a_person_searches(service: tuple[Any, str], browser: Any, tmp_path: Path) -> None:

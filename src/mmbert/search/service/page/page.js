@@ -6,6 +6,7 @@ import { $, ability, call, captionOf, counted, languageOptions, percent, picture
 import { prepareTranslate } from "./translate.js";
 
 const PAGE = 24;
+const LONGEST = 1600;  // side in pixels of an image that is sent: more than models look at, less than the service refuses
 const KINDS = { string: "text", int64: "whole number", double: "number", bool: "true or false" };  // of Arrow
 
 function say(text, wrong = false) {
@@ -105,6 +106,20 @@ function clearImage() {
   $("asked-image").hidden = $("weight-label").hidden = $("ask-mine").hidden = true;
 }
 
+/** An image as a `data:` URL, made smaller where it is large, as a phone's photos are. */
+function sendable(image, url) {
+  const scale = LONGEST / Math.max(image.naturalWidth, image.naturalHeight);
+  if (scale >= 1) return url;
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  canvas.width = Math.max(2, Math.round(scale * image.naturalWidth));
+  canvas.height = Math.max(2, Math.round(scale * image.naturalHeight));
+  pen.fillStyle = "#fff";  // below what is transparent, as in the service
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.92);
+}
+
 function takeFile(file) {
   if (!file) return;
   const reader = new FileReader();
@@ -113,8 +128,8 @@ function takeFile(file) {
     const tried = new Image();
     tried.src = reader.result;
     try { await tried.decode(); } catch { say("That file is no image that a browser shows (JPEG, PNG, WebP, GIF, BMP or AVIF).", true); return; }
-    state.image = reader.result;
-    $("asked-image").querySelector("img").src = reader.result;
+    state.image = sendable(tried, reader.result);
+    $("asked-image").querySelector("img").src = state.image;
     $("asked-image").hidden = false;
     $("ask-mine").hidden = !canAsk();
     submit();

@@ -20,7 +20,8 @@ export async function call(path, body) {
     throw new Error(key ? "The API key is wrong: nobody here has it. Type it again, and press Enter." : "An API key is needed: type it above, and press Enter.");
   }
   const { message = `the service answered ${answer.status}`, hint } = said.error ?? {};
-  throw new Error(hint ? `${message} (${hint})` : message);
+  const sentence = message[0].toUpperCase() + message.slice(1);
+  throw new Error(hint ? `${sentence} (${hint})` : sentence);
 }
 
 const latest = new WeakMap();
