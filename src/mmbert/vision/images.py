@@ -174,7 +174,6 @@ def _decode(image: Image.Image, where: str | None) -> Image.Image:
             raise ImageError("damaged or cut short: the file has no end mark", where=where, hint=_GET_AGAIN)
         with _our_rules():
             image.load()
-        _check_size(image.size, where)  # that of an icon is only known now
         return _upright(_to_colour(image, where), image)
     except ImageError:
         raise
