@@ -75,7 +75,7 @@ def photos_of(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     save_folder(tmp_path / "photos")
     (folder / "best").mkdir()
     (folder / "best" / "config.json").write_text("{}")
-    monkeypatch.setattr(report_command, "load_model", lambda name, device=None: ColourModel())
+    monkeypatch.setattr(report_command, "load_model", lambda name, device=None, int8=False: ColourModel())
 
 
 def test_without_the_extra_the_map_says_what_it_is_and_how_to_get_the_other(

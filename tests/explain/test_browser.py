@@ -89,6 +89,29 @@ def test_the_views_are_drawn_and_answer(page: Path, browser: Any) -> None:
     assert browser.get_log("browser") == []  # nothing was blocked, nothing failed to load
 
 
+def test_a_word_is_held_from_the_keyboard(page: Path, browser: Any) -> None:
+    browser.get(page.as_uri())
+    first, second = browser.find_elements("css selector", "#left li")[1:3]
+    assert (first.aria_role, first.get_attribute("aria-pressed")) == ("button", "false")
+    first.send_keys("\n")
+    assert texts(browser, "#told")[0].endswith("(held)")
+    assert first.get_attribute("aria-pressed") == "true"
+    browser.execute_script("arguments[0].focus()", second)
+    assert "ein\u2069 looks at" in texts(browser, "#told")[0]  # still
+    first.send_keys(" ")
+    assert not texts(browser, "#told")[0].endswith("(held)")
+
+
+def test_a_tall_image_leaves_room(browser: Any, tmp_path: Path) -> None:
+    boxes = np.array([(0, 0, 1, 1), (0, 0, 1, 0.5), (0, 0.5, 1, 1)])
+    maps = AttentionMaps("dog", ("dog",), ((0, 3),), boxes, np.full((1, 1, 4, 4), 0.25), None, ("dog",), None)
+    write_explain_page(tmp_path / "tall.html", maps, Image.new("RGB", (40, 400)))
+    browser.get((tmp_path / "tall.html").as_uri())
+    for seen in browser.find_elements("css selector", ".seen"):
+        assert seen.rect["height"] == pytest.approx(260, abs=1)
+        assert seen.rect["width"] == pytest.approx(26, abs=1)
+
+
 @pytest.mark.parametrize("width", [380, 1100])
 def test_nothing_is_wider_than_the_screen(page: Path, browser: Any, width: int) -> None:
     browser.execute_cdp_cmd(

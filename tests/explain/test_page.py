@@ -138,7 +138,7 @@ def test_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(attention, "attention_maps", lambda model, image, caption, boxes: maps)
-    monkeypatch.setattr(explain_command, "load_model", lambda name, device=None: SimpleNamespace())
+    monkeypatch.setattr(explain_command, "load_model", lambda name, device=None, int8=False: SimpleNamespace())
     picture.save(tmp_path / "dog.png")
     asked = ["explain", str(tmp_path / "dog.png"), "x", "--html", str(tmp_path / "a.html")]
     assert run([*asked, "--png", str(tmp_path / "a.png")]) == 0

@@ -59,12 +59,73 @@ def test_a_missing_key_and_a_wrong_one_are_told_apart(service: tuple[Any, str], 
     with serving(Service(service[0], Settings(keys=keys.read_keys(tmp_path / "keys.json")))) as address:
         browser.get(address)
         until(lambda: "An API key is needed" in texts(browser, "#status")[0])
-        box = browser.find_element("id", "key")
+        box = browser.switch_to.active_element
+        assert box.get_attribute("id") == "key"
         box.send_keys("wrong\t")
         until(lambda: "The API key is wrong" in texts(browser, "#status")[0])
-        browser.execute_script("arguments[0].select()", box)
-        box.send_keys(f"{key}\t")
+        assert box.get_attribute("value") == ""  # nobody sees what to mend in it
+        assert browser.switch_to.active_element == box
+        box.send_keys(f"{key}\n")
         until(lambda: "100 images" in texts(browser, "#about")[0])
+        assert not box.is_displayed()
+        assert browser.switch_to.active_element.get_attribute("id") == "text"
+        browser.switch_to.active_element.send_keys("maua\n")
+        assert len(shown(browser, "maua")) == 24
+
+
+def test_a_filter_is_seen_and_holds_for_what_follows(service: tuple[Any, str], browser: Any) -> None:
+    index, address = service
+    browser.get(address)
+    until(lambda: "100 images" in texts(browser, "#about")[0])
+    where, half = browser.find_element("id", "where"), "id < '5'"
+    browser.find_element("css selector", "summary").click()
+    where.send_keys(half)
+    browser.find_element("id", "text").send_keys("maua\n")
+    until(lambda: "filtered: 24 of 100 images" in texts(browser, "#status")[0])
+    where.clear()
+    where.send_keys("bytes < 0")  # is not asked for yet
+    browser.find_element("id", "more").click()
+    until(lambda: "filtered: 48 of 100 images" in texts(browser, "#status")[0])
+    offline = [hit.image.key for k in (0, 24) for hit in index.search("maua", k=24, offset=k, rerank=30, where=half)]
+    assert texts(browser, ".tile .name") == offline
+    where.send_keys("\n")
+    until(lambda: "no image meets the filter" in texts(browser, "#status")[0])
+    where.clear()
+    where.send_keys("length > 1\n")
+    until(lambda: texts(browser, "#status")[0].startswith("Cannot filter by 'length > 1': No field named length ("))
+    browser.find_element("css selector", "summary").click()
+    assert texts(browser, "summary") == ["Filter (set)"]
+
+
+def test_what_is_like_a_hit_begins_at_the_top(service: tuple[Any, str], browser: Any) -> None:
+    browser.get(f"{service[1]}?q=maua")
+    shown(browser, "maua")
+    browser.find_elements("css selector", ".tile .like")[-1].send_keys("\n")
+    shown(browser, "Images like")
+    assert browser.execute_script("return scrollY") == 0
+    assert browser.switch_to.active_element.get_attribute("id") == "results"
+
+
+def test_a_service_that_has_ended_is_said(service: tuple[Any, str], browser: Any) -> None:
+    from mmbert.search.service.core import Service
+
+    with serving(Service(service[0])) as address:
+        browser.get(address)
+        until(lambda: "100 images" in texts(browser, "#about")[0])
+    browser.find_element("id", "text").send_keys("maua\n")
+    until(lambda: "The service does not answer" in texts(browser, "#status")[0])
+
+
+def test_a_large_photo_is_made_smaller_before_it_is_sent(
+    service: tuple[Any, str], browser: Any, tmp_path: Path
+) -> None:
+    Image.new("RGB", (8000, 6000), (200, 20, 20)).save(tmp_path / "red.png")  # more pixels than the service takes
+    browser.get(service[1])
+    until(lambda: "100 images" in texts(browser, "#about")[0])
+    browser.find_element("id", "file").send_keys(str(tmp_path / "red.png"))
+    assert len(shown(browser, "Images like yours")) == 24
+    sent = browser.find_element("css selector", "#asked-image img")
+    assert (sent.get_property("naturalWidth"), sent.get_property("naturalHeight")) == (1600, 1200)
 
 
 def test_a_person_searches(service: tuple[Any, str], browser: Any, tmp_path: Path) -> None:

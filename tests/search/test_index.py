@@ -95,8 +95,24 @@ def test_a_filter_is_applied_before_the_nearest_are_taken(index: SearchIndex) ->
 @pytest.mark.parametrize("where", ["nothing = 3", "year >", "year = 'Ulm' foo", "", "year + 1"])
 def test_a_filter_that_makes_no_sense_names_the_columns(index: SearchIndex, where: str) -> None:
     for ask in (lambda: index.search("red", where=where), lambda: index.count(where)):
-        with pytest.raises(UsageError, match=r"cannot filter by.*year \(int64\)"):
+        with pytest.raises(UsageError, match=r"cannot filter by.*year \(int64\)") as found:
             ask()
+        assert "mmbert_" not in str(found.value)  # columns of ours
+        assert "SELECT" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [
+        ("nothing = 3", "No field named nothing"),
+        ('place = "Ulm"', 'No field named "Ulm"'),
+        ("year >", "Expected: an expression, found: EOF"),
+    ],
+)
+def test_what_is_wrong_with_a_filter_is_said_in_few_words(index: SearchIndex, where: str, wrong: str) -> None:
+    with pytest.raises(UsageError) as found:
+        index.count(where)
+    assert found.value.message == f"cannot filter by {where!r}: {wrong}"
 
 
 def test_columns_leave_out_what_is_internal(index: SearchIndex) -> None:

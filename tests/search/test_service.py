@@ -270,7 +270,8 @@ def test_base64_may_be_in_lines(client: TestClient) -> None:
 
 
 def test_too_large_a_body_is_refused_with_and_without_its_length(client: TestClient) -> None:
-    assert client.post("/v1/search", content=b"x" * 200_001).status_code == 413
+    refused = client.post("/v1/search", content=b"x" * 200_001)
+    assert (refused.status_code, refused.json()["error"]["hint"]) == (413, "at most 200,000 bytes")
     parts = (b"x" * 50_000 for _ in range(5))
     assert client.post("/v1/search", content=parts).status_code == 413
     assert names(client.post("/v1/search", json={"text": "red", "k": 1}))  # the next is served

@@ -93,6 +93,22 @@ def test_what_the_command_line_says(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "hint: did you mean 'answer'?" in capsys.readouterr().err
 
 
+def test_that_8_bits_are_no_use_is_told_once_however_many_models_serve(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other, index = str(tmp_path / "vqa"), str(tmp_path / "grounding"), str(tmp_path / "index")
+    answering_model().save_pretrained(own)
+    grounding_model().save_pretrained(other)
+    build_index(MMBert.from_pretrained(own), folder, tmp_path / "index", model_name=own)
+    monkeypatch.setattr("mmbert.model.int8.int8_is_faster", lambda: False)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    assert run(["serve", "--index", index, "--port", "0", "--device", "cpu", "--int8", "--also", other]) == 0
+    said = capsys.readouterr().err
+    assert said.count("--int8 is left out") == 1
+    assert "grounding answers ground" in said
+    assert "12 images; http" in said
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -323,6 +323,21 @@ def test_our_limit_counts_and_not_pillows_which_is_below_it(kind: str, monkeypat
     assert Image.MAX_IMAGE_PIXELS == 60
 
 
+def test_a_limit_for_pillow_is_not_doubled() -> None:
+    limit = images._Limit(3)
+    assert (2 * limit, limit * 2) == (3, 3)
+
+
+def test_an_icon_is_measured_by_the_image_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    within = encoded(Image.new("RGB", (10, 11)), "PNG")
+    entry = struct.pack("<4B2H2I", 4, 4, 0, 0, 1, 32, len(within), 22)
+    icon = struct.pack("<3H", 0, 1, 1) + entry + within
+    assert load_image(icon).size == (10, 11)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match="image of 10x11 pixels is above"):
+        load_image(icon)
+
+
 def test_a_missing_file_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such image file") as caught:
         load_image(tmp_path / "gone.jpg")

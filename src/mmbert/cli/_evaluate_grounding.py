@@ -12,6 +12,7 @@ from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
+    Int8Option,
     JsonOption,
     SkipBadOption,
     human_count,
@@ -41,6 +42,7 @@ def grounding(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write every answer as a JSON line.")] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find what expressions mean (RefCOCO, RefCOCO+, RefCOCOg), split by split.
@@ -72,7 +74,7 @@ def grounding(
     for part in parts:
         source = open_data(data, report=bad, root=downloads, split=part, candidates=candidates)
         records += [source[i] for i in range(len(source))]
-    bert = load_model(model, device)
+    bert = load_model(model, device, int8=int8)
     records = read_records(records, [bert], features, bad, pixels=True)
     result = evaluate_grounding(bert, records, progress=show_progress())
     if where is not None:

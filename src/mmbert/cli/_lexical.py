@@ -15,6 +15,7 @@ from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
+    Int8Option,
     JsonOption,
     ModelOption,
     SkipBadOption,
@@ -70,6 +71,7 @@ def mlt(
     ] = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Translate ambiguous words in their sentences (multimodal lexical translation): accuracy.
@@ -93,7 +95,7 @@ def mlt(
         raise UsageError(f"--answers {answers!r}", hint="given or occurring")
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    bert = load_model(model, device)
+    bert = load_model(model, device, int8=int8)
     result = evaluate_lexical(
         bert,
         read_records(source, [bert], features, bad, pixels=image and bert.processor.images is not None),

@@ -12,6 +12,7 @@ from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
+    Int8Option,
     JsonOption,
     SkipBadOption,
     counted,
@@ -57,6 +58,7 @@ def evaluate_vcr(
     features: FeaturesOption = None,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose answers and rationales to VCR's questions, and count the right ones.
@@ -75,7 +77,7 @@ def evaluate_vcr(
     if q2a is None and qa2r is None:
         raise UsageError("no model is given", hint="--q2a MODEL, --qa2r MODEL, or both")
     records, bad = _open(data, skip_bad)
-    answers, rationales, records = _choosers(records, bad, q2a, qa2r, option, features, device)
+    answers, rationales, records = _choosers(records, bad, q2a, qa2r, option, features, device, int8)
     report = vcr.evaluate_vcr(records, answers=answers, rationales=rationales, progress=show_progress())
     if as_json:
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
@@ -95,6 +97,7 @@ def predict_vcr(
     option: TaskOption = None,
     features: FeaturesOption = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the probabilities of VCR's answers, and of its rationales given each answer, as its leaderboard takes them.
@@ -109,7 +112,7 @@ def predict_vcr(
         raise UsageError("the leaderboard asks for answers and rationales", hint="give both --q2a and --qa2r")
     where = output_path(out)
     records, bad = _open(data, False)
-    answers, rationales, records = _choosers(records, bad, q2a, qa2r, option, features, device)
+    answers, rationales, records = _choosers(records, bad, q2a, qa2r, option, features, device, int8)
     assert answers is not None
     assert rationales is not None
     found = vcr.predict_vcr(records, answers, rationales, progress=show_progress())
@@ -144,12 +147,13 @@ def _choosers(
     option: list[str] | None,
     features: list[str] | None,
     device: str | None,
+    int8: bool,
 ) -> tuple[Chooser | None, Chooser | None, list[Record]]:
     """The choosers of both steps (one model loaded once), and the records that they can read."""
     from mmbert.evaluation.vcr import Chooser, trained_options
 
     names = [name for name in dict.fromkeys((q2a, qa2r)) if name is not None]
-    models = {name: load_model(name, device) for name in names}
+    models = {name: load_model(name, device, int8=int8) for name in names}
     records = read_records(records, list(models.values()), features, bad)
     changed = _options(option)
 

@@ -12,6 +12,7 @@ from mmbert.cli._tables import note_left_out, print_table
 from mmbert.cli.common import (
     DeviceOption,
     FeaturesOption,
+    Int8Option,
     JsonOption,
     SkipBadOption,
     counted,
@@ -43,6 +44,7 @@ def evaluate_vqa(
     no_images: NoImagesOption = False,
     skip_bad: SkipBadOption = False,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer questions about images and score the answers as the official evaluation of VQA v2 does.
@@ -54,7 +56,7 @@ def evaluate_vqa(
     """
     from mmbert.evaluation.question_answering import evaluate_answers
 
-    bert, records, bad = _open(data, model, features, device, skip_bad, not no_images)
+    bert, records, bad = _open(data, model, features, device, int8, skip_bad, not no_images)
     report = evaluate_answers(bert, records, images=not no_images, progress=show_progress())
     if as_json:
         left_out = [{"where": where, "reason": reason} for where, reason in bad]
@@ -72,6 +74,7 @@ def predict_vqa(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
     features: FeaturesOption = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the answers to all questions of a split as EvalAI takes them: [{"question_id": …, "answer": …}, …].
@@ -83,7 +86,7 @@ def predict_vqa(
     from mmbert.evaluation.question_answering import answer_records, write_answers
 
     where = output_path(out)
-    bert, records, _ = _open(data, model, features, device, False)
+    bert, records, _ = _open(data, model, features, device, int8, False)
     write_answers(where, answer_records(bert, records, progress=show_progress()))
     if as_json:
         print_json({"model": model, "data": data, "questions": len(records), "file": where})
@@ -92,7 +95,13 @@ def predict_vqa(
 
 
 def _open(
-    data: str, model: str, features: list[str] | None, device: str | None, skip_bad: bool, images: bool = True
+    data: str,
+    model: str,
+    features: list[str] | None,
+    device: str | None,
+    int8: bool,
+    skip_bad: bool,
+    images: bool = True,
 ) -> tuple[MMBert, list[Record], BadRecords]:
     """The model, and the records that it can read."""
     from mmbert.data.records import BadRecords
@@ -100,5 +109,5 @@ def _open(
 
     bad = BadRecords(skip=skip_bad)
     source = open_data(data, report=bad)
-    bert = load_model(model, device)
+    bert = load_model(model, device, int8=int8)
     return bert, read_records(source, [bert], features, bad, pixels=images), bad

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli._vqa import AnswererOption
-from mmbert.cli.common import DeviceOption, JsonOption, load_model, print_json
+from mmbert.cli.common import DeviceOption, Int8Option, JsonOption, load_model, print_json
 from mmbert.errors import UsageError
 
 
@@ -24,6 +24,7 @@ def answer(
         ),
     ] = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a question about an image: the most probable answers, with their probabilities.
@@ -34,7 +35,7 @@ def answer(
       mmbert answer scene.jpg "What is left of the dog?" -m runs/vqa/best --box 3,8,60,71 --box 90,12,140,66 --json
     """
     boxes = None if not box else [_corners(text) for text in box]
-    found = load_model(model, device).answer(image, question, k=top, boxes=boxes)
+    found = load_model(model, device, int8=int8).answer(image, question, k=top, boxes=boxes)
     if as_json:
         answers = [{"answer": one.text, "probability": one.probability} for one in found]
         print_json({"image": image, "question": question, "answers": answers})

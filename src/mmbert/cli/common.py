@@ -85,13 +85,19 @@ def load_model(name: str, device: str | None = None, *, int8: bool = False) -> M
     silence_libraries()
     from mmbert.api.front_door import MMBert
 
-    if int8:
-        from mmbert.model.int8 import int8_is_faster
+    return MMBert.from_pretrained(name, device=device, int8=int8_if_faster(int8))
 
-        if not int8_is_faster():
-            note("products in 8 bits are not faster than fp32 on this processor: --int8 is left out")
-            int8 = False
-    return MMBert.from_pretrained(name, device=device, int8=int8)
+
+def int8_if_faster(asked: bool) -> bool:
+    """Whether to multiply in 8 bits: where it is asked for and faster on this processor; a note where it is not."""
+    if not asked:
+        return False
+    from mmbert.model.int8 import int8_is_faster
+
+    if int8_is_faster():
+        return True
+    note("products in 8 bits are not faster than fp32 on this processor: --int8 is left out")
+    return False
 
 
 def silence_libraries() -> None:

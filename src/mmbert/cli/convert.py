@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.common import JsonOption, note, output_path, print_json
-from mmbert.errors import UsageError
+from mmbert.errors import ConfigError, UsageError
 from mmbert.files import whole_file
 
 
@@ -112,7 +112,10 @@ def _convert_settings(source: Path, out: Path, as_json: bool) -> None:
     with whole_file(out) as part:
         body = yaml.safe_dump(draft.content, sort_keys=False, allow_unicode=True)
         part.write_text("\n".join([*head, body]), "utf-8")
-        load_recipe(str(part))
+        try:
+            load_recipe(str(part))
+        except ConfigError as error:
+            raise ConfigError(f"as a recipe: {error.message}", where=str(source), hint=error.hint) from error
     if as_json:
         print_json({"out": out, "extends": draft.content["extends"], "ignored": draft.ignored})
         return

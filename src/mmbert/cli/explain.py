@@ -9,7 +9,16 @@ import typer
 
 from mmbert.cli._pictures import FontsOption, note_pictures
 from mmbert.cli._tables import print_table
-from mmbert.cli.common import DeviceOption, JsonOption, ModelOption, load_model, note, output_path, print_json
+from mmbert.cli.common import (
+    DeviceOption,
+    Int8Option,
+    JsonOption,
+    ModelOption,
+    load_model,
+    note,
+    output_path,
+    print_json,
+)
 from mmbert.errors import UsageError
 
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".svg", ".pdf")
@@ -32,6 +41,7 @@ def explain(
     fonts: FontsOption = None,
     model: ModelOption = "starter",
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show which parts of an image each word of a caption looks at.
@@ -60,7 +70,8 @@ def explain(
     folder = png if sheet is None else None
     can_draw(folder)
     opened = load_image(image)
-    maps = attention_maps(load_model(model, device), image, caption, [_as_box(one) for one in boxes or []])
+    bert = load_model(model, device, int8=int8)
+    maps = attention_maps(bert, image, caption, [_as_box(one) for one in boxes or []])
     looks = maps.word_to_region(layer, head)
     if page is not None:
         facts = [("Image", image.name), ("Model", model)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli._tables import print_table
-from mmbert.cli.common import DeviceOption, JsonOption, load_model, note, output_path, print_json
+from mmbert.cli.common import DeviceOption, Int8Option, JsonOption, load_model, note, output_path, print_json
 
 
 def ground(
@@ -29,6 +29,7 @@ def ground(
         Path | None, typer.Option("--font", help="TrueType font for the picture, for scripts beyond Latin.")
     ] = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the part of an image that an expression means.
@@ -48,7 +49,9 @@ def ground(
     picture = None if out is None else output_path(out)
     opened = load_image(image)
     given = None if boxes is None else read_boxes(boxes, opened.size)
-    found = load_model(model, device).ground(opened, expression, None if given is None else [b.box for b in given])
+    found = load_model(model, device, int8=int8).ground(
+        opened, expression, None if given is None else [b.box for b in given]
+    )
     names = None if given is None else [b.name for b in given]
     if picture is not None:
         drawn = grounding_picture(opened, found, expression, top=min(top, 3), names=names, font=font)

@@ -11,7 +11,7 @@ import typer
 from mmbert.cli._pictures import FontsOption, note_pictures
 from mmbert.cli._records import read_records
 from mmbert.cli._runs import current_stage, measure_of, stores_of
-from mmbert.cli.common import DeviceOption, FeaturesOption, load_model, note, output_path, show_progress
+from mmbert.cli.common import DeviceOption, FeaturesOption, Int8Option, load_model, note, output_path, show_progress
 from mmbert.errors import UsageError
 
 SHOWN = "retrieval"
@@ -37,6 +37,7 @@ def report(
     png: Annotated[Path | None, typer.Option("--png", help="A folder for each picture as a PNG.")] = None,
     fonts: FontsOption = None,
     device: DeviceOption = None,
+    int8: Int8Option = False,
 ) -> None:
     """Show a training run as a page with curves, figures and pictures.
 
@@ -77,7 +78,7 @@ def report(
         from mmbert.evaluation.retrieval import Retrieval
 
         chosen = data or _evaluated(run)
-        model = load_model(str(_model(run)), device)
+        model = load_model(str(_model(run)), device, int8=int8)
         source = open_data(chosen)
         stores = features or (stores_of(run) if data is None else None)
         records = read_records(source, [model], stores, BadRecords())

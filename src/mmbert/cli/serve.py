@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli.common import DeviceOption, Int8Option, human_count, load_model, note
+from mmbert.cli.common import DeviceOption, Int8Option, counted, int8_if_faster, load_model, note
 from mmbert.errors import UsageError
 from mmbert.plugins import need_packages
 
@@ -87,6 +87,8 @@ def serve(
         name = model or opened.about.model
         if name is None:
             raise UsageError("the index does not say which model made it", where=index, hint="add --model")
+        if backend in (None, "torch"):  # others refuse it
+            int8 = int8_if_faster(int8)  # told once, however many models there are
         opened = SearchIndex.open(index, load_served(name, backend, device, int8=int8))
         further = [Further(load_model(path, device, int8=int8), questions) for questions, path in named]
         settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)
@@ -95,7 +97,7 @@ def serve(
         for one in further:
             questions = ", ".join(offer.name for offer in service.offers if offer.model is one.model)
             note(f"{one.model.name_or_path} answers {questions}")
-        note(f"{human_count(service.images)} images; http://{host}:{held.getsockname()[1]}/ (Ctrl-C stops)")
+        note(f"{counted(service.images, 'image')}; http://{host}:{held.getsockname()[1]}/ (Ctrl-C stops)")
         config = uvicorn.Config(
             make_app(service), host, port, log_level="warning", timeout_graceful_shutdown=round(timeout) + 5
         )

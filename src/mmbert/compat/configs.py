@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from mmbert.errors import ConfigError
 from mmbert.model.configuration import MMBertConfig
@@ -23,6 +24,8 @@ COORDINATES = 2048
 """Numbers of a box's coordinates in the originals: 4 x 2 x 256."""
 SEGMENTS = 3
 ROI_FEATURE = 2048
+TEXT_CORPUS = "general_corpus"
+"""DATASET of running text, which pre-training reads beside its captions."""
 OBJECT_CLASSES = 81
 """COCO's 80 object classes, and 0 for the whole image."""
 
@@ -174,6 +177,16 @@ class LegacySettings:
         found = self.values["DATASET"]
         return [d for d in (found if isinstance(found, list) else [found]) if isinstance(d, Mapping)]
 
+    @property
+    def own_number(self) -> int | None:
+        """Number of the corpus that the task is about: the first that is no running text; None where there is none."""
+        return next((n for n, data in enumerate(self.datasets) if data.get("DATASET") != TEXT_CORPUS), None)
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """The settings of that corpus, empty where there is none."""
+        return {} if self.own_number is None else self.datasets[self.own_number]
+
 
 def _classifier(settings: LegacySettings, outputs: int) -> dict[str, Any]:
     """Options of the head that CLASSIFIER_TYPE describes."""
@@ -199,8 +212,7 @@ def _classifier_of(shapes: Shapes) -> dict[str, Any]:
 
 
 def _answers(settings: LegacySettings) -> dict[str, Any]:
-    outputs = settings.datasets[0].get("ANSWER_VOCAB_SIZE", 3129) if settings.datasets else 3129
-    return {"answer": _classifier(settings, outputs)}
+    return {"answer": _classifier(settings, settings.own.get("ANSWER_VOCAB_SIZE", 3129))}
 
 
 def _choices(settings: LegacySettings) -> dict[str, Any]:
@@ -343,7 +355,7 @@ def network_of(settings: LegacySettings) -> str:
     """
     module, network = settings.module, settings.values["NETWORK"]
     if module == "ResNetVLBERT":
-        data = str(settings.datasets[0].get("DATASET", "")).lower() if settings.datasets else ""
+        data = str(settings.own.get("DATASET", "")).lower()
         for start, name in (("vqa", "question-answering"), ("refcoco", "referring-expressions"), ("vcr", "vcr")):
             if data.startswith(start):
                 return network_named(name)
@@ -515,7 +527,10 @@ def plan_from_tensors(shapes: Shapes, task: str, overrides: Mapping[str, Any] | 
 
 
 def _build(name: str, heads: dict[str, Any], **options: Any) -> MMBertConfig:
-    config = MMBertConfig(heads=heads or None, region_dropout=0.1, **options)
+    try:
+        config = MMBertConfig(heads=heads or None, region_dropout=0.1, **options)
+    except StrictDataclassError as error:  # a value of another type; its last line says which
+        raise ConfigError(f"not a usable configuration: {str(error).splitlines()[-1].strip()}") from error
     config.architectures = [NETWORKS[name].architecture]
     return config
 

@@ -7,13 +7,14 @@ by ``data.root``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmbert.compat.checkpoints import canonical_name
-from mmbert.compat.configs import LegacySettings, plan_from_yaml, read_yaml
+from mmbert.compat.configs import TEXT_CORPUS, LegacySettings, plan_from_yaml, read_yaml
 from mmbert.compat.keys import Rule, rules_for
 from mmbert.data.records import UNDETERMINED
 from mmbert.data.sources import ROOT
@@ -53,12 +54,13 @@ USED = (
     "NETWORK.LOAD_REL_HEAD",
 )
 """Starts of settings that the recipe follows."""
+ENTRY = re.compile(r"DATASET\.\d+\.")
+"""Start of a setting of one of several corpora."""
 USED_DATA = (".DATASET", ".SEQ_LEN", ".TRAIN_ANNOTATION_FILE", ".ADD_IMAGE_AS_A_BOX")
 LANGUAGES = {"first": ["en"], "second": ["de"], "both": ["en", "de"]}
 """MM-BERT's LANGUAGES_USED: its captions are English and German."""
-LANGUAGES_READ = ("DATASET.LANGUAGES_USED", "DATASET.0.LANGUAGES_USED")
+LANGUAGES_READ = ("DATASET.LANGUAGES_USED",)
 """Where the recipes of retrieval read it, or what their originals read is the same whatever it says."""
-TEXT_CORPUS = "general_corpus"
 POSITIONS = 1000
 """More than a record of the originals can take."""
 SEQUENCE = 64
@@ -132,6 +134,8 @@ class Family:
         variant: another recipe, for settings that call for it.
         evaluation: the changes of what decides which checkpoint is best.
         used: starts of settings that only these recipes follow.
+        left_out: starts of settings that only these recipes do not follow.
+        texts: whether running text beside the captions is learned from, too.
         instead: the command for configurations that train nothing, which are no recipes.
     """
 
@@ -140,6 +144,8 @@ class Family:
     variant: Callable[[LegacySettings], str | None] = lambda _: None
     evaluation: Callable[[LegacySettings], dict[str, Any]] = lambda _: {}
     used: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    texts: bool = False
     instead: str | None = None
 
 
@@ -159,6 +165,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
         if family.recipe is None:
             raise ConfigError(f"the task {name} is not built yet", hint=f"built: {', '.join(built())}")
         config = plan_from_yaml(path, {}).config
+        unread = sorted(set(range(len(settings.datasets))) - set(_read(settings, family.texts)))
         components = family.components(settings)
         content = {
             "extends": family.variant(settings) or family.recipe,
@@ -169,7 +176,7 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             "model": _model(settings, config),
             "components": components,
             "optimizer": _optimizer(settings, sum(component["records"] for component in components.values())),
-            "accumulation": int(_training(settings, "GRAD_ACCUMULATE_STEPS", 1)),
+            "accumulation": int(_number(settings, "GRAD_ACCUMULATE_STEPS", 1)),
             "precision": "auto" if _training(settings, "FP16", False) else "fp32",
         }
         evaluation = family.evaluation(settings)
@@ -179,21 +186,27 @@ def recipe_from_yaml(path: str | Path) -> RecipeDraft:
             content["model"]["config"]["embedding_size"] = 16
     except ConfigError as error:
         raise ConfigError(error.message, where=error.where or str(path), hint=error.hint) from error
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except KeyError as error:
+        raise ConfigError(f"not a usable configuration: {error.args[0]} is missing", where=str(path)) from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"not a usable configuration: {type(error).__name__}: {error}", where=str(path)) from error
-    return RecipeDraft(content, list(_ignored(given, family.used)))
+    left_out = (*family.left_out, *(f"DATASET.{number}." for number in unread))
+    batches = _batches(settings)
+    ignored = [*_ignored(given, family.used, left_out), *(f"TRAIN.BATCH_IMAGES.{n} = {batches[n]}" for n in unread)]
+    return RecipeDraft(content, ignored)
 
 
 def family_of(settings: LegacySettings) -> str:
     """The key of :data:`FAMILIES` that a configuration belongs to."""
     module, network = settings.module, settings.values["NETWORK"]
-    data = str(settings.datasets[0].get("DATASET", "")) if settings.datasets else ""
+    data = str(settings.own.get("DATASET", ""))
     if module == "ResNetVLBERT":
         starts = {"vqa": "question-answering", "refcoco": "referring-expressions", "vcr": "commonsense-reasoning"}
         for start, name in starts.items():
             if data.lower().startswith(start):
                 return name
-        raise ConfigError(f"MODULE ResNetVLBERT with DATASET {data!r}: which task is it?")
+        hint = f"DATASET.DATASET starts with {', '.join(starts)}"
+        raise ConfigError(f"MODULE ResNetVLBERT with DATASET {data!r}: which task is it?", hint=hint)
     for part, name in (("AttentionVis", "attention-maps"), ("Distance", "distance"), ("EncDec", "encoder-decoder")):
         if part in module:
             return name
@@ -213,10 +226,10 @@ def built() -> list[str]:
 
 
 def _data(settings: LegacySettings) -> dict[str, Any]:
-    """The run's own data, where its corpus is known: the first one, beside which there may be running text."""
+    """The run's own data, where its corpus is known."""
     if settings.values["NETWORK"].get("WITH_MLT_LOSS"):
         return {"data": LEXICAL}
-    data = settings.datasets[0] if settings.datasets else {}
+    data = settings.own
     name = PLACES.get(str(data.get("DATASET_PATH")), str(data.get("DATASET")))
     return {"data": CORPORA[name]} if name in CORPORA else {}
 
@@ -237,7 +250,9 @@ def _pretraining(settings: LegacySettings) -> dict[str, Any]:
         else:
             objectives[name] = {"weight": 0.0}
     made: dict[str, Any] = {}
-    for data, records in zip(settings.datasets, _batches(settings), strict=True):
+    batches = _batches(settings)
+    for number in _read(settings, texts=True):
+        data, records = settings.datasets[number], batches[number]
         if not data.get("ADD_IMAGE_AS_A_BOX", True):
             raise ConfigError("DATASET.ADD_IMAGE_AS_A_BOX False is not supported", hint="only True is")
         if data.get("DATASET") == TEXT_CORPUS:
@@ -282,21 +297,21 @@ def _texts(data: Mapping[str, Any], records: int, mlm: dict[str, Any], tokenizer
 
 
 def _matching(settings: LegacySettings) -> dict[str, Any]:
-    data = settings.datasets[0]
+    data = settings.own
     used = "both" if str(data.get("DATASET")).endswith(MIXED) else data.get("LANGUAGES_USED")
-    languages = None if used is None else LANGUAGES[used]
-    return {"pairs": {"options": {"languages": languages}, **_size(sum(_batches(settings)))}}
+    languages = None if used is None else _languages(used)
+    return {"pairs": {"options": {"languages": languages}, **_size(_records(settings))}}
 
 
 def _translation_matching(settings: LegacySettings) -> dict[str, Any]:
     """English, then German: the corpora give both, whatever LANGUAGES_USED says."""
     options = {"languages": LANGUAGES["both"], "images": _with_images(settings)}
-    return {"pairs": {"options": options, **_size(sum(_batches(settings)))}}
+    return {"pairs": {"options": options, **_size(_records(settings))}}
 
 
 def _with_images(settings: LegacySettings) -> bool:
     """Europarl has none; elsewhere a network without vision still counts the regions."""
-    return str(settings.datasets[0].get("DATASET_PATH")).lower() != "europarl"
+    return str(settings.own.get("DATASET_PATH")).lower() != "europarl"
 
 
 def _translations_matched(settings: LegacySettings) -> dict[str, Any]:
@@ -306,13 +321,20 @@ def _translations_matched(settings: LegacySettings) -> dict[str, Any]:
 def _distance(settings: LegacySettings) -> dict[str, Any]:
     """Pre-training on captions in the language that the configuration names."""
     made = _pretraining(settings)
-    made["captions"]["options"]["languages"] = LANGUAGES[settings.datasets[0]["LANGUAGES_USED"]]
+    made["captions"]["options"]["languages"] = _languages(settings.own["LANGUAGES_USED"])
     return made
+
+
+def _languages(used: str) -> list[str]:
+    if used not in LANGUAGES:
+        hint = f"known: {', '.join(LANGUAGES)}"
+        raise ConfigError(f"DATASET.LANGUAGES_USED {used!r} is not supported", hint=hint)
+    return LANGUAGES[used]
 
 
 def _distances_compared(settings: LegacySettings) -> dict[str, Any]:
     """Texts alone with images alone, or sentences with their translations, each read with its image or without."""
-    if settings.datasets[0]["DATASET"].endswith("vision_only"):
+    if settings.own["DATASET"].endswith("vision_only"):
         return {"measure": "retrieval", "options": {"mode": "embed"}}
     return {"options": {"source": "en", "target": "de", "images": not settings.module.endswith("NoVision")}}
 
@@ -321,7 +343,7 @@ def _translation(settings: LegacySettings) -> dict[str, Any]:
     """English to German. A step has as many rows as theirs, each with one prefix of another sentence."""
     objectives = {"mlm": {"weight": 1.0, "per_sequence": bool(settings.network("MLM_LOSS_NORM_IN_BATCH_FIRST"))}}
     options = {"sources": ["en"], "targets": ["de"], "images": not settings.module.endswith("NoVision"), "prefixes": 1}
-    return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
+    return {"pairs": {"options": options, "objectives": objectives, **_size(_records(settings))}}
 
 
 CANDIDATES = {"gt": "objects", "proposal": "detections", "proposal+gt": "detections+objects"}
@@ -331,15 +353,15 @@ CANDIDATES = {"gt": "objects", "proposal": "detections", "proposal+gt": "detecti
 def _expressions(settings: LegacySettings) -> dict[str, Any]:
     """RefCOCO+'s training expressions; images and expressions are flipped at random."""
     objectives = {"grounding": {"weight": 1.0}}
-    options = {"flip": float(_training(settings, "FLIP_PROB", 0.0))}
-    size = _size(sum(_batches(settings)))
+    options = {"flip": _number(settings, "FLIP_PROB", 0.0)}
+    size = _size(_records(settings))
     data = _refcoco(settings, "TRAIN")
     return {"expressions": {"data": data, "options": options, "objectives": objectives, **size}}
 
 
 def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
     """Where RefCOCO+ lies, and which boxes are to choose from."""
-    data = settings.datasets[0]
+    data = settings.own
     split, boxes = data.get(f"{part}_IMAGE_SET", part.lower()), data.get(f"{part}_BOXES", "gt")
     if boxes not in CANDIDATES:
         raise ConfigError(f"DATASET.{part}_BOXES {boxes!r} is not supported", hint=f"known: {', '.join(CANDIDATES)}")
@@ -349,7 +371,7 @@ def _refcoco(settings: LegacySettings, part: str) -> dict[str, Any]:
 
 def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     """One step of VCR. A record of theirs is a question with its four choices, as ours is."""
-    data, network = settings.datasets[0], settings.values["NETWORK"]
+    data, network = settings.own, settings.values["NETWORK"]
     steps = {"Q2A": "answer", "QA2R": "rationale"}
     if data.get("TASK") not in steps:
         raise ConfigError(f"DATASET.TASK {data.get('TASK')!r} is not supported", hint=f"known: {', '.join(steps)}")
@@ -358,7 +380,7 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     options = {
         "step": steps[data["TASK"]],
         "objects": "mentioned" if data.get("ONLY_USE_RELEVANT_DETS") else "all",
-        "flip": float(_training(settings, "FLIP_PROB", 0.0)),
+        "flip": _number(settings, "FLIP_PROB", 0.0),
         "max_text": int(data.get("SEQ_LEN", 64)),
         "image": not network.get("BLIND"),
         "grounding": not network.get("NO_GROUNDING"),
@@ -370,7 +392,7 @@ def _commonsense(settings: LegacySettings) -> dict[str, Any]:
     regulariser = _regulariser(settings)
     if regulariser is not None:
         objectives[regulariser] = {"weight": float(network.get("CNN_LOSS_WEIGHT", 1.0))}
-    records = sum(_batches(settings))
+    records = _records(settings)
     size = {"records": records, "tokens": 4 * records * POSITIONS}
     return {"choices": {"options": options, "objectives": objectives, **size}}
 
@@ -389,22 +411,22 @@ def _regulariser(settings: LegacySettings) -> str | None:
 
 def _questions(settings: LegacySettings) -> dict[str, Any]:
     """Questions with the vocabulary that the configuration names. Theirs mirrors stored regions, too."""
-    data = settings.datasets[0]
-    options = {"answers": data.get("ANSWER_VOCAB_FILE"), "flip": float(_training(settings, "FLIP_PROB", 0.0))}
-    return {"questions": {"options": options, **_size(sum(_batches(settings)))}}
+    data = settings.own
+    options = {"answers": data.get("ANSWER_VOCAB_FILE"), "flip": _number(settings, "FLIP_PROB", 0.0)}
+    return {"questions": {"options": options, **_size(_records(settings))}}
 
 
 def _lexical(settings: LegacySettings) -> dict[str, Any]:
     """English to German, over the list that the network names. Without vision it still reads the number of regions."""
     options = {"languages": ["de"], "words": settings.size("MLT_vocab")}
-    return {"words": {"options": options, **_size(sum(_batches(settings)))}}
+    return {"words": {"options": options, **_size(_records(settings))}}
 
 
 def _encoder_decoder(settings: LegacySettings) -> dict[str, Any]:
     """English to German, all target positions in one pass."""
     options = {"sources": ["en"], "targets": ["de"], "images": True}
     objectives = {"lm": {"weight": 1.0, "label_smoothing": 0.0}}
-    return {"pairs": {"options": options, "objectives": objectives, **_size(sum(_batches(settings)))}}
+    return {"pairs": {"options": options, "objectives": objectives, **_size(_records(settings))}}
 
 
 def _batches(settings: LegacySettings) -> list[int]:
@@ -423,27 +445,59 @@ def _batches(settings: LegacySettings) -> list[int]:
     return batches
 
 
+def _read(settings: LegacySettings, texts: bool) -> list[int]:
+    """Numbers of the entries of DATASET that something is learned from.
+
+    These are the task's own, and where ``texts`` are learned from, all running text, if words are masked. No loss of
+    the originals reads another one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    entries, texts = settings.datasets, texts and bool(settings.network("WITH_MLM_LOSS"))
+    own = settings.own_number
+    found = [n for n, data in enumerate(entries) if n == own or (texts and data.get("DATASET") == TEXT_CORPUS)]
+    if not found:
+        hint = "name a corpus of captions; running text is for WITH_MLM_LOSS in pre-training"
+        raise ConfigError("nothing is learned from any entry of DATASET", hint=hint)
+    return found
+
+
+def _records(settings: LegacySettings) -> int:
+    """Samples per device of :attr:`LegacySettings.own`."""
+    return _batches(settings)[_read(settings, texts=False)[0]]
+
+
 def _size(records: int) -> dict[str, int]:
     """Records per step and process; the token budget never cuts them."""
     return {"records": int(records), "tokens": int(records) * POSITIONS}
 
 
 FAMILIES = {
-    "pretraining": Family("pretraining", _pretraining),
+    "pretraining": Family("pretraining", _pretraining, texts=True),
     "matching": Family("matching", _matching, used=LANGUAGES_READ),
     "translation-retrieval": Family(
         "translation-matching", _translation_matching, evaluation=_translations_matched, used=LANGUAGES_READ
     ),
-    "distance": Family("distance", _distance, evaluation=_distances_compared, used=LANGUAGES_READ),
-    "lexical-translation": Family("lexical-translation", _lexical, used=LANGUAGES_READ),
+    "distance": Family("distance", _distance, evaluation=_distances_compared, used=LANGUAGES_READ, texts=True),
+    "lexical-translation": Family(
+        "lexical-translation",
+        _lexical,
+        used=LANGUAGES_READ,
+        left_out=tuple(f"NETWORK.WITH_{loss}_LOSS" for loss in ("REL", "MLM", "MVRC")),
+    ),
     "translation": Family("masked-translation", _translation),
-    "encoder-decoder": Family("encoder-decoder", _encoder_decoder),
+    "encoder-decoder": Family(
+        "encoder-decoder",
+        _encoder_decoder,
+        left_out=("NETWORK.WITH_REL_LOSS", "NETWORK.WITH_MVRC_LOSS"),
+    ),
     "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
     "commonsense-reasoning": Family(
         "vcr",
         _commonsense,
         variant=lambda settings: None if _regulariser(settings) == "region_class" else "_vcr",
-        evaluation=lambda settings: RATIONALES if settings.datasets[0].get("TASK") == "QA2R" else {},
+        evaluation=lambda settings: RATIONALES if settings.own.get("TASK") == "QA2R" else {},
         used=("DATASET.TASK", "DATASET.ONLY_USE", "TRAIN.FLIP_PROB"),
     ),
     "referring-expressions": Family(
@@ -503,7 +557,7 @@ def starts(settings: LegacySettings, config: MMBertConfig) -> dict[str, Any]:
             raise ConfigError(f"NETWORK.PARTIAL_PRETRAIN_PREFIX_CHANGES: {change} is not supported")
         heads.setdefault(target.removeprefix("heads."), {})["transform"] = source
     if network.get("CLASSIFIER_PRETRAINED"):
-        heads.setdefault("answer", {})["words"] = settings.datasets[0]["ANSWER_VOCAB_FILE"]
+        heads.setdefault("answer", {})["words"] = settings.own["ANSWER_VOCAB_FILE"]
     if network.get("LOAD_REL_HEAD") and "choice" in (config.heads or {}):
         heads.setdefault("choice", {})["match"] = True
     found: dict[str, Any] = {"heads": heads} if heads else {}
@@ -525,13 +579,13 @@ def _optimizer(settings: LegacySettings, records: int) -> dict[str, Any]:
     if name not in names:
         raise ConfigError(f"TRAIN.OPTIMIZER {name!r} is not supported yet", hint=f"only {', '.join(names)} are")
     found = {
-        "lr_per_sample": float(_training(settings, "LR")) * sum(_batches(settings)) / records,
-        "weight_decay": float(_training(settings, "WD")),
-        "warmup_steps": int(_training(settings, "WARMUP_STEPS")) if _training(settings, "WARMUP") else 0,
-        "clip": float(_training(settings, "CLIP_GRAD_NORM")),
+        "lr_per_sample": _number(settings, "LR") * sum(_batches(settings)) / records,
+        "weight_decay": _number(settings, "WD"),
+        "warmup_steps": int(_number(settings, "WARMUP_STEPS")) if _training(settings, "WARMUP") else 0,
+        "clip": _number(settings, "CLIP_GRAD_NORM"),
         "name": names[name],
     }
-    own = {"momentum": float(_training(settings, "MOMENTUM", 0.9))} if name == "SGD" else {"betas": [0.9, 0.999]}
+    own = {"momentum": _number(settings, "MOMENTUM", 0.9)} if name == "SGD" else {"betas": [0.9, 0.999]}
     return found | own | _schedule(settings)
 
 
@@ -543,11 +597,24 @@ def _schedule(settings: LegacySettings) -> dict[str, Any]:
     if name != "step":
         raise ConfigError(f"TRAIN.LR_SCHEDULE {name!r} is not supported yet", hint="only triangle and step are")
     epochs = [float(epoch) for epoch in str(_training(settings, "LR_STEP")).split(",")]
-    whole = float(_training(settings, "END_EPOCH"))
+    whole = _number(settings, "END_EPOCH")
     drops = [epoch / whole for epoch in epochs if epoch < whole]
     if not drops:
         return {"schedule": "constant", "milestones": []}
-    return {"schedule": "multistep", "milestones": drops, "factor": float(_training(settings, "LR_FACTOR", 0.1))}
+    return {"schedule": "multistep", "milestones": drops, "factor": _number(settings, "LR_FACTOR", 0.1)}
+
+
+def _number(settings: LegacySettings, key: str, default: float | None = None) -> float:
+    """``TRAIN.key``, a number.
+
+    Raises:
+        ConfigError: it is none, or is missing and has no default.
+    """
+    found = _training(settings, key, default)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"TRAIN.{key} {found!r} is no number") from error
 
 
 def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
@@ -562,12 +629,17 @@ def _training(settings: LegacySettings, key: str, default: Any = None) -> Any:
     return section.get(key, default)
 
 
-def _ignored(given: Mapping[str, Any], further: tuple[str, ...] = ()) -> Iterator[str]:
-    """Settings that say something which the recipe does not follow; ``further`` are followed, too."""
-    used = (*USED, *further, *_packing(given.get("DATASET")))
+def _ignored(given: Mapping[str, Any], further: tuple[str, ...] = (), left_out: tuple[str, ...] = ()) -> Iterator[str]:
+    """Settings that say something which the recipe does not follow.
+
+    ``further`` are starts of those that it follows, too, whichever entry of DATASET they stand in; ``left_out`` are
+    starts of those that it never follows.
+    """
+    used = (*USED, *_packing(given.get("DATASET")))
     for key, value in _flat(given, ""):
-        followed = key.startswith(used) or (key.startswith("DATASET.") and key.endswith(USED_DATA))
-        followed = followed and value == WARM_UP.get(key, value)
+        followed = ENTRY.sub("DATASET.", key).startswith(further) or key.startswith(used)
+        followed = followed or (key.startswith("DATASET.") and key.endswith(USED_DATA))
+        followed = followed and value == WARM_UP.get(key, value) and not key.startswith(left_out)
         says_nothing = value in ("", None, [], False) or key.startswith(RUNNING)
         if not followed and not says_nothing:
             yield f"{key} = {value}"

@@ -439,7 +439,7 @@ class SearchIndex:
             else:
                 names = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
                 return UsageError(
-                    f"cannot filter by {where!r}: {store.first_line(error)}",
+                    f"cannot filter by {where!r}: {store.against_condition(error)}",
                     hint=f"SQL, text in single quotes, odd names in `backticks`; columns: {names}",
                 )
         return IndexStoreError(

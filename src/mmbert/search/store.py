@@ -7,6 +7,8 @@ therefore changes nothing for readers, and the next one goes on where it stopped
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -211,6 +213,18 @@ def first_line(error: Exception) -> str:
     """The telling part of a LanceDB message: without the place in its source."""
     lines = str(error).strip().splitlines()
     return lines[0].split(", /")[0] if lines else type(error).__name__
+
+
+_SYNTAX = re.compile(r"\(sql parser error: (.*)\)$")
+
+
+def against_condition(error: Exception) -> str:
+    """What LanceDB has against a condition: without the statement that it makes of it, and our inner columns."""
+    said = first_line(error).split(". Valid fields are ")[0]
+    if syntax := _SYNTAX.search(said):
+        said = syntax[1]
+    said = said.removeprefix("Invalid input, ").removeprefix("Schema error: ")
+    return textwrap.shorten(said, 200, placeholder=" …")
 
 
 def _again(place: Place) -> str:

@@ -168,11 +168,7 @@ def _open(file: Path | io.BytesIO, where: str | None) -> Image.Image:
 
 
 def _decode(image: Image.Image, where: str | None) -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(where, image.size)
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"image is {width}x{height}, smaller than 2 pixels", where=where)
+    _check_size(image.size, where)
     try:
         if image.format in ("JPEG", "MPO") and not _jpeg_has_its_end(image):
             raise ImageError("damaged or cut short: the file has no end mark", where=where, hint=_GET_AGAIN)
@@ -208,10 +204,12 @@ def _jpeg_has_its_end(image: Image.Image) -> bool:
 
 
 class _Limit(int):
-    """A limit of Pillow's that is not doubled: it warns above its limit and refuses above twice that."""
+    """A limit above which Pillow refuses without warning: it refuses above twice a limit, and twice this is this."""
 
-    def __rmul__(self, other: int) -> int:
+    def __mul__(self, other: int) -> int:
         return int(self)
+
+    __rmul__ = __mul__
 
 
 _rules_lock = threading.Lock()
@@ -288,10 +286,7 @@ def _from_array(array: np.ndarray[Any, Any], where: str | None) -> Image.Image:
             where=where,
             hint="use [height, width] or [height, width, 1, 3 or 4]",
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise _too_large(where, (array.shape[1], array.shape[0]))
-    if min(array.shape[:2]) < MIN_SIDE:
-        raise ImageError(f"image is {array.shape[1]}x{array.shape[0]}, smaller than 2 pixels", where=where)
+    _check_size((shape[1], shape[0]), where)
     return _to_colour(Image.fromarray(np.ascontiguousarray(_to_bytes(array, where))), where)
 
 
@@ -308,6 +303,14 @@ def _to_bytes(array: np.ndarray[Any, Any], where: str | None) -> np.ndarray[Any,
             return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
         raise ImageError("float pixels must lie in 0..1", where=where, hint="divide by the largest value, or use uint8")
     raise ImageError(f"pixels of type {array.dtype} have no known range", where=where, hint="convert to uint8")
+
+
+def _check_size(size: tuple[int, int], where: str | None) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise _too_large(where, size)
+    if min(size) < MIN_SIDE:
+        raise ImageError(f"image is {width}x{height}, smaller than 2 pixels", where=where)
 
 
 def _too_large(where: str | None, size: tuple[int, int] | None = None) -> ImageError:

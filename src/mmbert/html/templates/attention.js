@@ -57,6 +57,7 @@
     list.replaceChildren();
     for (let index = start; index < end; index++) {
       const item = make("li", { tabIndex: 0, dir: "auto", textContent: names[index], title: names[index] });
+      item.setAttribute("role", "button");
       item.dataset.index = index;
       const look = (pin) => () => {
         if (state.pinned && !pin) return;
@@ -67,6 +68,11 @@
       item.addEventListener("pointerenter", look(false));
       item.addEventListener("focus", look(false));
       item.addEventListener("click", look(true));
+      item.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        look(true)();
+      });
       list.append(item);
     }
   }
@@ -85,6 +91,7 @@
       for (const item of $(side).children) {
         const index = Number(item.dataset.index), own = state.focus?.side === side;
         item.classList.toggle("here", own && state.focus.index === index);
+        item.setAttribute("aria-pressed", Boolean(state.pinned && own && state.focus.index === index));
         item.style.background = "";
         if (!state.focus || own || !chosen.length) continue;
         const stops = seen(index).map((value, k) => {
@@ -111,7 +118,7 @@
 
   function tell() {
     const focus = state.focus;
-    if (!focus) { $("told").textContent = "Point at a word or region, or click it to hold it."; return; }
+    if (!focus) { $("told").textContent = "Point at a word or region, or move to it with the Tab key; a click or Enter holds it."; return; }
     const [from, to] = kinds[state.kind], [start, end] = focus.side === "left" ? to : from;
     const found = [];
     for (let i = start; i < end; i++) found.push([mean(seen(i)), names[i]]);

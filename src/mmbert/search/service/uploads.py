@@ -130,7 +130,7 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
     async def _refuse(self, send: Any) -> None:
-        body = b'{"error":{"message":"the request is too large","hint":"at most %d bytes"}}' % self.most
+        body = f'{{"error":{{"message":"the request is too large","hint":"at most {self.most:,} bytes"}}}}'.encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": 413, "headers": headers})

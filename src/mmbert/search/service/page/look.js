@@ -3,29 +3,36 @@
 import { $, call, captionOf, percent, picture, placeOf, quoted, shape, show } from "./service.js";
 
 const seen = { hit: null, maps: null, pinned: null };
-
-$("look-image").addEventListener("load", ({ target }) => {  // a tall one would reach below the window
-  target.parentElement.style.setProperty("--aspect", target.naturalWidth / target.naturalHeight);
-});
+let turns = 0;
 
 export async function look(hit, text) {
   seen.hit = hit;
   $("look-text").value = text;
   $("look-image").alt = captionOf(hit).text || hit.name;
-  await show($("look-image"), picture(hit.id, 640));
   $("look").showModal();
   read();
+  try {
+    await show($("look-image"), picture(hit.id, 640));
+  } catch (error) { $("look-image").alt = error.message; }
 }
 
 async function read() {
-  const text = $("look-text").value.trim();
+  const text = $("look-text").value.trim(), turn = ++turns;
   $("words").replaceChildren();
+  $("look-match").textContent = "";
+  seen.maps = null;
   light(null);
   if (!text) { $("look-said").textContent = "Type a caption."; return; }
   $("look-said").textContent = "Reading…";
+  let maps;
   try {
-    seen.maps = await (await call("v1/attention", { text, id: seen.hit.id })).json();
-  } catch (error) { $("look-said").textContent = error.message; return; }
+    maps = await (await call("v1/attention", { text, id: seen.hit.id })).json();
+  } catch (error) {
+    if (turn === turns) $("look-said").textContent = error.message;
+    return;
+  }
+  if (turn !== turns) return;  // something else is read now
+  seen.maps = maps;
   $("look-said").textContent = "";
   const { match, layers, heads } = seen.maps;
   $("look-match").textContent = match === null ? "" : `Image and caption belong together: ${percent(match)}`;
@@ -73,8 +80,9 @@ function strengths(word) {
 function light(word) {
   const cells = $("cells");
   cells.replaceChildren();
-  cells.parentElement.classList.toggle("lit", word !== null);
-  if (word === null || !seen.maps) return;
+  const lit = word !== null && seen.maps !== null;
+  cells.parentElement.classList.toggle("lit", lit);
+  if (!lit) return;
   const values = strengths(word);
   const parts = values.slice(1);  // region 0 is the whole image
   const low = Math.min(...parts), high = Math.max(...parts);

@@ -2,14 +2,17 @@
 
 import { canAsk, openAsk, prepareAsk } from "./ask.js";
 import { look } from "./look.js";
-import { $, ability, call, captionOf, languageOptions, percent, picture, quoted, show, state } from "./service.js";
+import { $, ability, call, captionOf, counted, languageOptions, percent, picture, quoted, show, state } from "./service.js";
 import { prepareTranslate } from "./translate.js";
 
 const PAGE = 24;
+const LONGEST = 1600;  // side in pixels of an image that is sent: more than models look at, less than the service refuses
+const KINDS = { string: "text", int64: "whole number", double: "number", bool: "true or false" };  // of Arrow
 
 function say(text, wrong = false) {
   $("status").textContent = text;
   $("status").classList.toggle("wrong", wrong);
+  if (wrong) $("status").scrollIntoView({ block: "center" });  // "Show more" is far below it
 }
 
 function tile(hit) {
@@ -32,7 +35,7 @@ function tile(hit) {
   else if (hit.probability !== null) add("likely", percent(hit.probability), "probability judged by the score");
   add("cosine", hit.score.toFixed(3), "cosine of the vectors of query and image");
   const caption = item.querySelector(".caption");
-  caption.textContent = text;
+  caption.textContent = caption.title = text;
   if (language && language !== "und") caption.lang = language;
   const name = item.querySelector(".name");
   name.textContent = name.title = hit.name;
@@ -53,22 +56,24 @@ function tile(hit) {
 async function run(ask, title, more = false) {
   const turn = ++state.turn;
   state.ask = ask;
+  if (!more) state.where = $("where").value.trim();
+  const where = state.where;
   const offset = more ? state.hits.length : 0;
   say(more ? "Loading more…" : "Searching…");
   $("results").setAttribute("aria-busy", "true");
   try {
-    const where = $("where").value.trim();
     const body = { ...ask, k: PAGE, offset, ...(where ? { where } : {}), ...(ask.text ? { rerank: state.about?.rerank ?? 0 } : {}) };
     const found = await (await call("v1/search", body)).json();
     if (turn !== state.turn) return;  // a later search was faster
     state.title = title;
     state.hits = more ? [...state.hits, ...found.hits] : found.hits;
-    if (!more) $("results").replaceChildren();
     const tiles = found.hits.map(tile);
-    $("results").append(...tiles);
-    $("more").hidden = found.hits.length < PAGE;
-    say(state.hits.length ? `${title}: ${state.hits.length} of ${found.images.toLocaleString("en")} images` : `${title}: nothing found`);
-    if (more) tiles[0]?.querySelector(".like").focus();
+    if (more) $("results").append(...tiles); else { $("results").replaceChildren(...tiles); scrollTo(0, 0); }
+    $("more").hidden = found.hits.length < PAGE || state.hits.length >= found.images;
+    const told = where ? `${title}, filtered` : title;
+    say(tiles.length || more ? `${told}: ${state.hits.length} of ${counted(found.images)}` : where ? `${told}: no image meets the filter` : `${told}: nothing found`);
+    if (more && tiles.length) tiles[0].querySelector(".like").focus();
+    else if (ask.like && document.activeElement === document.body) $("results").focus({ preventScroll: true });  // what was pressed is gone
   } catch (error) {
     if (turn !== state.turn) return;
     say(error.message, true);
@@ -80,7 +85,11 @@ async function run(ask, title, more = false) {
 
 function submit() {
   const text = $("text").value.trim();
-  if (!text && !state.image) { say("Type what to look for, or choose an image."); return; }
+  if (!text && !state.image) {
+    if (state.ask?.like) run(state.ask, state.title);  // with another filter
+    else say("Type what to look for, or choose an image.");
+    return;
+  }
   $("weight-label").hidden = !(text && state.image);
   const ask = {};
   if (text) ask.text = text;
@@ -97,6 +106,20 @@ function clearImage() {
   $("asked-image").hidden = $("weight-label").hidden = $("ask-mine").hidden = true;
 }
 
+/** An image as a `data:` URL, made smaller where it is large, as a phone's photos are. */
+function sendable(image, url) {
+  const scale = LONGEST / Math.max(image.naturalWidth, image.naturalHeight);
+  if (scale >= 1) return url;
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  canvas.width = Math.max(2, Math.round(scale * image.naturalWidth));
+  canvas.height = Math.max(2, Math.round(scale * image.naturalHeight));
+  pen.fillStyle = "#fff";  // below what is transparent, as in the service
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.92);
+}
+
 function takeFile(file) {
   if (!file) return;
   const reader = new FileReader();
@@ -105,8 +128,8 @@ function takeFile(file) {
     const tried = new Image();
     tried.src = reader.result;
     try { await tried.decode(); } catch { say("That file is no image that a browser shows (JPEG, PNG, WebP, GIF, BMP or AVIF).", true); return; }
-    state.image = reader.result;
-    $("asked-image").querySelector("img").src = reader.result;
+    state.image = sendable(tried, reader.result);
+    $("asked-image").querySelector("img").src = state.image;
     $("asked-image").hidden = false;
     $("ask-mine").hidden = !canAsk();
     submit();
@@ -116,18 +139,28 @@ function takeFile(file) {
 
 // -- starting -----------------------------------------------------------------------------------------------------
 
+let starts = 0;
+
 async function start() {
+  const turn = ++starts;
+  let about;
   try {
-    state.about = await (await call("v1")).json();
-  } catch (error) { say(error.message, true); return; }
+    about = await (await call("v1")).json();
+  } catch (error) {
+    if (turn === starts) say(error.message, true);
+    return;
+  }
+  if (turn !== starts) return;  // another key was typed
+  state.about = about;
+  if (!$("key-label").hidden) { $("key-label").hidden = true; $("text").focus(); }
   const { images, model, languages, columns } = state.about;
-  $("about").textContent = `${images.toLocaleString("en")} images${model ? `, model ${model}` : ""}`;
+  $("about").textContent = `${counted(images)}${model ? `, model ${model}` : ""}`;
   const known = languages.filter((code) => code !== "und");
   $("language").replaceChildren(...languageOptions(known));
   const kept = sessionStorage.getItem("language") ?? navigator.language.split("-")[0];
   $("language").value = known.includes(kept) ? kept : known.includes("en") ? "en" : known[0] ?? "";
   $("language").closest("label").hidden = !known.length;
-  $("columns").textContent = `Columns: ${Object.entries(columns).map(([name, kind]) => `${name} (${kind})`).join(", ")}`;
+  $("columns").textContent = `Columns: ${Object.entries(columns).map(([name, kind]) => `${name} (${KINDS[kind] ?? kind})`).join(", ")}`;
   prepareAsk();
   prepareTranslate();
   const asked = new URL(location.href).searchParams.get("q");
@@ -144,8 +177,12 @@ $("language").addEventListener("change", () => {
   sessionStorage.setItem("language", $("language").value);
   $("results").replaceChildren(...state.hits.map(tile));
 });
-$("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); start(); });
+for (const kind of ["input", "change"]) $("where").addEventListener(kind, () => { $("filtered").hidden = !$("where").value.trim(); });
+$("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value.trim()); start(); });
 $("ask-mine").addEventListener("click", () => openAsk({ image: state.image }, state.image, "Your image"));
+for (const image of document.querySelectorAll(".frame img")) {  // a tall one would reach below the window
+  image.addEventListener("load", () => image.parentElement.style.setProperty("--aspect", image.naturalWidth / image.naturalHeight));
+}
 let inside = 0;
 addEventListener("dragenter", (event) => { if (event.dataTransfer?.types.includes("Files")) { inside++; $("hint").hidden = false; } });
 addEventListener("dragleave", () => { inside = Math.max(0, inside - 1); $("hint").hidden = inside === 0; });

@@ -1,21 +1,27 @@
 // What the parts of the page share: asking /v1, what the service said that it can, showing images and figures.
 
 export const $ = (id) => document.getElementById(id);
-export const state = { image: null, ask: null, hits: [], about: null, turn: 0 };
+export const state = { image: null, ask: null, where: "", hits: [], about: null, turn: 0 };
 
 export async function call(path, body) {
   const headers = { "content-type": "application/json" };
   const key = sessionStorage.getItem("key");
   if (key) headers.authorization = `Bearer ${key}`;
-  const answer = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) });
+  const request = body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) };
+  const answer = await fetch(path, request).catch(() => { throw new Error("The service does not answer. Is it running, and is the network there?"); });
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => ({}));
   if (answer.status === 401) {
     $("key-label").hidden = false;
-    throw new Error(key ? "The API key is wrong: nobody here has it. Type it again." : "An API key is needed: type it above.");
+    if ($("key").value.trim() === (key ?? "")) {  // else another is being typed
+      $("key").value = "";
+      $("key").focus();
+    }
+    throw new Error(key ? "The API key is wrong: nobody here has it. Type it again, and press Enter." : "An API key is needed: type it above, and press Enter.");
   }
   const { message = `the service answered ${answer.status}`, hint } = said.error ?? {};
-  throw new Error(hint ? `${message} (${hint})` : message);
+  const sentence = message[0].toUpperCase() + message.slice(1);
+  throw new Error(hint ? `${sentence} (${hint})` : sentence);
 }
 
 const latest = new WeakMap();
@@ -23,6 +29,7 @@ const latest = new WeakMap();
 /** Shows what is at a path in an <img>; of several that are on their way the last counts. */
 export async function show(image, path) {
   latest.set(image, path);
+  image.removeAttribute("src");  // the one before would stand for this one
   if (path.startsWith("data:") || !sessionStorage.getItem("key")) { image.src = path; return; }
   const blob = await (await call(path)).blob();  // an <img> cannot send a key
   if (latest.get(image) !== path) return;
@@ -53,12 +60,14 @@ function nameOf(code) {
 export const languageOptions = (codes) => codes.length ? codes.map((code) => new Option(`${nameOf(code)} (${code})`, code)) : [new Option("the model’s language", "")];
 
 export const quoted = (text) => `“\u2068${text}\u2069”`;  // isolated: a query may run from right to left
+export const counted = (images) => `${images.toLocaleString("en")} image${images === 1 ? "" : "s"}`;
 export const percent = (value) => `${(100 * value).toFixed(value > 0.1 ? 0 : 1)} %`;
 
 /** Where a box given in fractions of the image is, in words. */
 export function placeOf([left, top, right, bottom]) {
   const spot = (from, to, words) => words[Math.min(2, Math.floor(((from + to) / 2) * 3))];
-  return `${spot(top, bottom, ["the top", "the middle", "the bottom"])} ${spot(left, right, ["left", "centre", "right"])}`;
+  const row = spot(top, bottom, ["top", "middle", "bottom"]), column = spot(left, right, ["left", "centre", "right"]);
+  return row === "middle" && column === "centre" ? "the centre" : `the ${row} ${column}`;
 }
 
 /** An element with text in any language. */
