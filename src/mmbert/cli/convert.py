@@ -29,7 +29,7 @@ def convert(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", help="Folder with vocab.txt, or a hub id. Default: what the YAML names."),
+        typer.Option("--tokenizer", help="vocab.txt, its folder, or a hub id. Default: what the YAML names."),
     ] = None,
     heads: Annotated[
         int | None, typer.Option("--heads", help="Attention heads, without a YAML file. Default: 64 wide each.")
@@ -117,6 +117,8 @@ def _convert_settings(source: Path, out: Path, as_json: bool) -> None:
         except ConfigError as error:
             raise ConfigError(f"as a recipe: {error.message}", where=str(source), hint=error.hint) from error
         partial.replace(out)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     if as_json:
