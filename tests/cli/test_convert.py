@@ -145,6 +145,9 @@ def test_the_way_back_writes_as_many_tensors_and_no_file_over_another(
     assert convert(tmp_path / "öne model", "--to", "vlbert", "--out", tmp_path / "zurück.model") == 0
     assert capsys.readouterr().out.rsplit(", ", 1)[1] == there
     assert (tmp_path / "zurück.yaml").is_file()
+    (tmp_path / "öne model" / "conversion.json").unlink()  # as a model has none that was trained further
+    assert convert(tmp_path / "öne model", "--to", "vlbert", "--out", tmp_path / "other.model") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'other.model'}: pretraining, {there}"
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that nobody can write to")

@@ -265,7 +265,9 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return ConversionReport(out, record.get("task", ""), len(theirs.keys() - missing), [], [], [])
+    of_class = (name for name, network in NETWORKS.items() if [network.architecture] == config.architectures)
+    task = record.get("task") or next(of_class, "pretraining")
+    return ConversionReport(out, task, len(theirs.keys() - missing), [], [], [])
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
