@@ -35,13 +35,16 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes ``out`` when all went well, and nothing when not.
 
     Raises:
-        UsageError: ``out`` is there already and not an empty folder, or its parent is missing.
+        UsageError: ``out`` is there already and not an empty folder, or its parent is missing or cannot be written to.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists already", hint="give a new folder")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}", hint="create it first")
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from error
     try:
         yield partial
         partial.chmod(0o755)

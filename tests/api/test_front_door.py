@@ -247,9 +247,9 @@ def test_what_the_model_does_not_have_is_an_error(bert: MMBert, pictures: list[P
     tokenizer = bert.processor.tokenizer
     plain = tiny_network(vocab_size=len(tokenizer), embedding_size=0)
     blind = MMBert(plain, MMBertProcessor(tokenizer, plain.config))
-    with pytest.raises(UsageError, match="no embeddings"):
+    with pytest.raises(UsageError, match=r"no embeddings.*--mode match"):
         blind.encode_text("a dog")
-    with pytest.raises(UsageError, match="no vision encoder"):
+    with pytest.raises(UsageError, match=r"no vision encoder.*--features STORE"):
         blind.match(pictures, ["a dog"])
     assert blind.embedding_size == 0
     assert blind.logit_scale == 1.0

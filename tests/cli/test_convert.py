@@ -87,12 +87,16 @@ def test_what_does_not_fit_is_an_error_unless_it_is_allowed(
         (["--task", "pretraning"], "did you mean 'pretraining'"),
         (["--task", "vqa", "--tokenizer", "words"], "no tensor 'final_mlp.1.weight'"),
         ([], "which network is it"),
-        (["--task", "pretraining"], "no tokenizer is named"),
+        (["--task", "pretraining", "--heads", "2"], "no tokenizer is named"),
         (["--to", "onnx"], "cannot convert to 'onnx'"),
         (["--to", "vlbert", "--task", "vqa"], "--task does not go with --to vlbert"),
         (["--to", "recipe", "--allow-partial"], "--allow-partial does not go with --to recipe"),
-        (["--to", "recipe"], "not valid YAML"),
-        (["--to", "vlbert"], "no model here"),
+        (["--to", "recipe"], "hint: give the YAML file of VL-BERT or MM-BERT"),
+        (["--to", "vlbert"], "hint: give a model folder, such as mmbert convert makes"),
+        (["--config", "FOLDER"], "is a folder, not a YAML file"),
+        (["--task", "pretraining", "--tokenizer", "words"], "say it: --heads N"),
+        (["--task", "pretraining", "--heads", "2", "--tokenizer", "/no/where"], "no such folder or file"),
+        (["--task", "pretraining", "--heads", "2", "--tokenizer", "FOLDER"], "nothing usable in it"),
         (["--config", "pretrain.yaml", "--heads", "2"], "--heads does not go with --config"),
         (["--config", "nowhere.yaml"], "no such configuration"),
         (["--task", "pretraining", "--heads", "0", "--tokenizer", "words"], "num_attention_heads is at least 1, not 0"),
@@ -104,9 +108,12 @@ def test_what_does_not_fit_is_an_error_unless_it_is_allowed(
     ],
 )
 def test_what_cannot_be_done_is_said(
-    work: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = [str(work / "words") if o == "words" else o for o in options]
+    work: Path, tmp_path: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    options = [{"words": str(work / "words"), "FOLDER": str(tmp_path / "empty")}.get(o, o) for o in options]
     assert convert(work / "small.model", *options, "--out", tmp_path / "out") == 2
     err = capsys.readouterr().err
     assert message in err
@@ -117,3 +124,50 @@ def test_what_cannot_be_done_is_said(
 def test_a_recipe_is_not_made_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(tmp_path, "--to", "recipe", "--out", tmp_path / "out.yaml") == 2
     assert f"{tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_the_vocabulary_itself_can_be_given(work: Path, tmp_path: Path) -> None:
+    named = ["--task", "pretraining", "--heads", 2]
+    for number, given in enumerate((work / "words", work / "words" / "vocab.txt")):
+        assert convert(work / "small.model", *named, "--tokenizer", given, "--out", tmp_path / str(number)) == 0
+    one, other = ((tmp_path / str(number) / "tokenizer.json").read_text("utf-8") for number in range(2))
+    assert one == other
+
+
+def test_the_way_back_writes_as_many_tensors_and_no_file_over_another(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(work / "small.model", "--config", work / "pretrain.yaml", "--out", tmp_path / "öne model") == 0
+    there = capsys.readouterr().out.rsplit(", ", 1)[1]
+    assert convert(tmp_path / "öne model", "--to", "vlbert", "--out", tmp_path / "back.yaml") == 2
+    assert "end the checkpoint's name in .model" in capsys.readouterr().err
+    assert not list(tmp_path.glob("back*"))
+    assert convert(tmp_path / "öne model", "--to", "vlbert", "--out", tmp_path / "zurück.model") == 0
+    assert capsys.readouterr().out.rsplit(", ", 1)[1] == there
+    assert (tmp_path / "zurück.yaml").is_file()
+    (tmp_path / "öne model" / "conversion.json").unlink()  # as a model has none that was trained further
+    assert convert(tmp_path / "öne model", "--to", "vlbert", "--out", tmp_path / "other.model") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'other.model'}: pretraining, {there}"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that nobody can write to")
+def test_where_nothing_can_be_written_it_says_so(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(work / "small.model", "--config", work / "pretrain.yaml", "--out", tmp_path / "model") == 0
+    settings_file = write_yaml(
+        tmp_path / "c.yaml", settings() | {"DATASET": {"DATASET": "multi30k"}, "TRAIN": TRAINING}
+    )
+    for source, out, more in (
+        (work / "small.model", "/proc/new", ["--config", work / "pretrain.yaml"]),
+        (tmp_path / "model", "/proc/new.model", ["--to", "vlbert"]),
+        (settings_file, "/proc/new.yaml", ["--to", "recipe"]),
+    ):
+        assert convert(source, "--out", out, *more) == 2
+        assert f"cannot write {out}" in capsys.readouterr().err
+
+
+TRAINING = {
+    "BATCH_IMAGES": 4, "END_EPOCH": 1, "OPTIMIZER": "AdamW", "LR": 1e-6, "LR_SCHEDULE": "triangle", "WARMUP": False,
+    "WD": 0.0, "CLIP_GRAD_NORM": 1,
+}  # fmt: skip

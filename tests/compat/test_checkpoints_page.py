@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from originals import answering_shapes, pretraining_shapes, random_state, settings, write_checkpoint, write_yaml
+from originals import Sizes, answering_shapes, pretraining_shapes, random_state, settings, write_checkpoint, write_yaml
 from starts import small_bert
 
 from mmbert.cli.main import run
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     small_bert(tmp_path / "bert-base-uncased")
     state = random_state(pretraining_shapes())
     write_checkpoint(tmp_path / "vl-bert.model", state)
-    write_checkpoint(tmp_path / "vqa.model", random_state(answering_shapes()))
+    write_checkpoint(tmp_path / "vqa.model", random_state(answering_shapes(Sizes(hidden=64, visual=64))))
     del state["vlbert.end_embedding.weight"]
     write_checkpoint(tmp_path / "partial.model", state)
     content = settings(PARTIAL_PRETRAIN="vl-bert.model")

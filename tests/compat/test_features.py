@@ -375,3 +375,9 @@ def test_a_missing_library_names_its_extra(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(UsageError, match=r"mm-bert\[features\]"):
             open_features(tmp_path / name, BadRecords())
+
+
+def test_a_folder_with_an_annotation_file_says_to_give_that(tmp_path: Path) -> None:
+    (tmp_path / "val.json").write_text('{"image": "a"}\n{"image": "b"}\n')
+    with pytest.raises(DataError, match="give it by itself"):
+        converted(tmp_path, tmp_path / "out.regions")

@@ -13,11 +13,11 @@ from answered import COLOURS, LABELS, LOOKING, answering_model, draw_two
 from tiny import shake
 
 from mmbert import MMBert
-from mmbert.api.answering import answer_place
+from mmbert.api.answering import Answerer, answer_place
 from mmbert.data.images import BoxedImage
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import ImageRef, Record, RegionBox
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError, DataError, UsageError
 from mmbert.model.task_models import mask_places
 from mmbert.tasks.question_answering import Options, QuestionAnsweringTask, build, heads
 from mmbert.training.module import TrainingModule
@@ -184,6 +184,8 @@ def test_a_head_of_another_size_or_without_meaning_is_refused(tmp_path: Path) ->
     silent = answering_model(labels=[])
     with pytest.raises(ConfigError, match="does not say which answers"):
         task(silent)
+    with pytest.raises(UsageError, match=r"does not say which answers.*mmbert convert --labels FILE"):
+        Answerer(silent)
     silent.processor.heads["answer"] = {"labels": list(COLOURS), "outputs": 9}
     with pytest.raises(ConfigError, match="4 answers, but the head has 9 outputs") as caught:
         task(silent)

@@ -84,3 +84,11 @@ def test_from_what_is_not_finite_pairs_are_drawn_evenly() -> None:
     positive = torch.tensor([[True, False, False], [False, False, True]]).repeat(200, 1)
     drawn = itm_hard._draw(similarity, positive, itm_hard.Options(), torch.Generator().manual_seed(0))[:, 0]
     assert set(drawn[::2].tolist()) == {1, 2} and set(drawn[1::2].tolist()) == {0}
+
+
+def test_what_another_objective_reads_has_to_be_possible_even_at_weight_0() -> None:
+    """``itm_hard`` draws its pairs by the vectors of ``itc``, which a loaded model may not make."""
+    lacking = tiny_network(embedding_size=0)
+    with pytest.raises(ConfigError, match="objective m/itc needs a model with an embedding"):
+        TrainingModule(lacking, {"m/itc": {"weight": 0.0}, "m/itm_hard": {}}, torch.arange(2))
+    TrainingModule(lacking, {"m/itc": {"weight": 0.0}, "m/itm_hard": {"weight": 0.0}, "m/mlm": {}}, torch.arange(2))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert
 from mmbert.api.inputs import image_reference
-from mmbert.api.processing import MMBertProcessor
+from mmbert.api.processing import MMBertProcessor, no_vision_encoder
 from mmbert.data.answers import normalise_answer
 from mmbert.data.images import AnyImage, BoxedImage, PixelInput, identity
 from mmbert.data.official import box_within
@@ -54,7 +54,9 @@ class Answerer:
     def __init__(self, bert: MMBert) -> None:
         reason = cannot_answer(bert)
         if reason is not None:
-            raise UsageError(reason, hint="train one: mmbert train question-answering")
+            learned = HEAD in (bert.config.heads or {})
+            hint = "name them when it is converted: mmbert convert --labels FILE" if learned else None
+            raise UsageError(reason, hint=hint or "train one: mmbert train question-answering")
         self.bert = bert
         self.labels: list[str] = list((bert.config.heads or {})[HEAD]["labels"])
 
@@ -109,7 +111,7 @@ class Answerer:
             raise UsageError("a question is empty")
         processor = self.bert.processor
         if processor.images is None and any(image is not None for image, _ in asked):
-            raise UsageError("this model has no vision encoder, so it cannot read images")
+            raise no_vision_encoder()
         examples = [question_example(processor, question, image) for image, question in asked]
         found: list[list[Answer]] = []
         with tqdm(total=len(asked), desc="questions", disable=not progress, unit="question") as bar:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mmbert.api.export_folder import is_exported
 from mmbert.api.inputs import as_list, by_budget, chunks, image_reference
 from mmbert.api.loading import find_model, load_model, silent_transformers
-from mmbert.api.processing import MMBertProcessor
+from mmbert.api.processing import MMBertProcessor, no_vision_encoder
 from mmbert.api.regions import check_regions
 from mmbert.data.packing import collate
 from mmbert.data.region_input import RegionInput
@@ -486,7 +486,7 @@ class MMBert:
 
     def _image_batch(self, refs: Sequence[Any]) -> Any:
         if self.processor.images is None:
-            raise UsageError("this model has no vision encoder, so it cannot read images")
+            raise no_vision_encoder()
         named = [image_reference(image, i) for i, image in enumerate(refs)]
         batch = collate(self.processor.image_examples(named), self.processor.images)
         return batch.to(self.device)
@@ -494,7 +494,10 @@ class MMBert:
     def _embedding_head(self) -> Any:
         head = self._find_embedding_head()
         if head is None:
-            raise UsageError("this model makes no embeddings (embedding_size is 0)")
+            raise UsageError(
+                "this model makes no embeddings (embedding_size is 0)",
+                hint="evaluate retrieval --mode match matches pairs; mmbert train retrieval makes a model with vectors",
+            )
         return head
 
     def _find_embedding_head(self) -> EmbeddingHead | None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mmbert.api.answering import in_runs
 from mmbert.api.front_door import MMBert
 from mmbert.api.inputs import image_reference
+from mmbert.api.processing import BLIND, no_vision_encoder
 from mmbert.data.images import AnyImage, BoxedImage, OpenedImage, PixelInput
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
@@ -64,6 +65,8 @@ class Grounder:
     def __init__(self, bert: MMBert) -> None:
         reason = cannot_ground(bert)
         if reason is not None:
+            if reason == BLIND:
+                raise no_vision_encoder()
             raise UsageError(reason, hint="train one: mmbert train grounding")
         self.bert = bert
 
@@ -152,7 +155,7 @@ def cannot_ground(bert: Any) -> str | None:
     if model is None or "grounding" not in model.heads:
         return "this model does not ground expressions"
     blind = processor is None or processor.images is None
-    return "this model has no vision encoder, so it cannot read images" if blind else None
+    return BLIND if blind else None
 
 
 def ground(bert: MMBert, image: Any, expression: str, boxes: Any = None) -> Grounding:

@@ -24,6 +24,15 @@ KEPT_IDS = 250_000
 """Texts whose ids are remembered, some 200 bytes each: training reads the same ones in each epoch."""
 
 
+BLIND = "this model has no vision encoder, so it cannot read images"
+
+
+def no_vision_encoder() -> UsageError:
+    """The error that a model which reads regions was given an image to open."""
+    hint = "it reads regions from a store: mmbert train, evaluate and predict take one, --features STORE"
+    return UsageError(BLIND, hint=hint)
+
+
 class MMBertProcessor:
     """Tokenizer and image preparation of one model.
 
@@ -111,7 +120,7 @@ class MMBertProcessor:
             DataError: regions come from a store, and it does not have the image's.
         """
         if self.images is None:
-            raise UsageError("this model has no vision encoder, so it cannot read images")
+            raise no_vision_encoder()
         return self.images.boxes(image, size)
 
     def encode(self, *texts: str) -> Any:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert
 from mmbert.api.inputs import by_budget, image_reference
+from mmbert.api.processing import no_vision_encoder
 from mmbert.errors import DataError, UsageError
 from mmbert.model.packed import SequenceSpec, joined, pack, paired
 from mmbert.vision.images import ImageSource
@@ -44,7 +45,7 @@ def encode_sentences(
     if len(images) != len(texts):
         raise UsageError(f"{len(texts)} texts but {len(images)} images")
     if bert.processor.images is None:
-        raise UsageError("this model has no vision encoder, so it cannot read images")
+        raise no_vision_encoder()
     vectors = np.empty((len(texts), bert.embedding_size), dtype=np.float32)
     starts = range(0, len(texts), SENTENCES_PER_PASS)
     with torch.inference_mode():

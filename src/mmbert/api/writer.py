@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mmbert.api.front_door import MMBert
 from mmbert.api.inputs import by_budget, image_reference
+from mmbert.api.processing import no_vision_encoder
 from mmbert.data.packing import Example, collate
 from mmbert.errors import UsageError
 from mmbert.model.conditional_generation import MMBertForConditionalGeneration
@@ -188,7 +189,7 @@ class Writer:
         if texts is not None and images is not None and len(images) != count:
             raise UsageError(f"{count} texts but {len(images)} images")
         if images is not None and self.bert.processor.images is None:
-            raise UsageError("this model has no vision encoder, so it cannot read images")
+            raise no_vision_encoder()
         start = np.array([self.languages[to or next(iter(self.languages))]]) if self.languages else None
         processor = self.bert.processor
         made = []

@@ -30,7 +30,7 @@ def convert(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", help="Folder with vocab.txt, or a hub id. Default: what the YAML names."),
+        typer.Option("--tokenizer", help="vocab.txt, its folder, or a hub id. Default: what the YAML names."),
     ] = None,
     heads: Annotated[
         int | None, typer.Option("--heads", help="Attention heads, without a YAML file. Default: 64 wide each.")

@@ -135,7 +135,7 @@ def _load(path: Path) -> Any:
                 hint="nothing of it was run; save its state_dict alone with the program that wrote it",
             ) from error
         raise CheckpointError(
-            f"not a checkpoint, or damaged: {message[0][:200] if message else type(error).__name__}",
+            f"not a checkpoint, or damaged: {message[0].split('. ')[0][:200] if message else type(error).__name__}",
             where=str(path),
             hint="copy or download it again",
         ) from error

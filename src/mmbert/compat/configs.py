@@ -19,6 +19,7 @@ from mmbert.model.configuration import MMBertConfig
 from mmbert.plugins import nearest
 from mmbert.vision.encoders.resnet import DEPTHS
 
+GIVE_ONE = "give the YAML file of VL-BERT or MM-BERT that the checkpoint was trained with"
 Shapes = Mapping[str, tuple[int, ...]]
 COORDINATES = 2048
 """Numbers of a box's coordinates in the originals: 4 x 2 x 256."""
@@ -315,12 +316,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError("no such configuration", where=str(path)) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        what = "is a folder, not a YAML file" if path.is_dir() else f"cannot be read: {error.strerror}"
+        raise ConfigError(what, where=str(path), hint=GIVE_ONE) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError("not valid YAML", where=f"{path}{line}") from error
+        raise ConfigError("not valid YAML", where=f"{path}{line}", hint=GIVE_ONE) from error
     if not isinstance(content, dict) or not isinstance(content.get("NETWORK"), dict):
-        raise ConfigError("not a VL-BERT configuration: it has no NETWORK section", where=str(path))
+        raise ConfigError("not a VL-BERT configuration: it has no NETWORK section", where=str(path), hint=GIVE_ONE)
     return content
 
 

@@ -30,6 +30,8 @@ from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
 
 WEIGHTS, RECORD = "model.safetensors", "conversion.json"
+HEAD_WIDTH = 64
+"""Of the published networks' attention heads."""
 UNREAD = "unread.safetensors"
 """Tensors that the original saved and never read; only converting back needs them."""
 SHOWN = 5
@@ -105,6 +107,10 @@ def convert(
     else:
         assert task is not None
         plan = _located(lambda: plan_from_tensors(read.shapes, str(task), settings), checkpoint)
+        width = plan.config.hidden_size
+        if "num_attention_heads" not in (settings or {}) and width % HEAD_WIDTH:
+            message = f"attention heads are not {HEAD_WIDTH} wide in a network of {width}, and no tensor says how many"
+            raise CheckpointError(message, where=str(checkpoint), hint="say it: --heads N, or give --config FILE.yaml")
     if labels is not None:
         plan.config.heads = _labelled(plan.config.heads or {}, Path(labels))
     beside = Path(config).parent if config is not None else None
@@ -225,6 +231,8 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
     record = _read_record(folder)
     config = _read_config(folder)
     yaml_file = out.with_suffix(".yaml") if record.get("settings") else None
+    if yaml_file == out:
+        raise UsageError(f"{out} is where the YAML file goes", hint="end the checkpoint's name in .model")
     for path in (out, yaml_file):
         if path is not None and path.exists():
             raise UsageError(f"{path} exists already", hint="give a new file")
@@ -248,13 +256,18 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
     }
     partial = out.with_name(f".{out.name}.partial")
     try:
-        torch.save({"state_dict": state}, partial)
+        with partial.open("wb") as file:
+            torch.save({"state_dict": state}, file)
         if yaml_file is not None:
             yaml_file.write_text(yaml.safe_dump(record["settings"], sort_keys=False), "utf-8")
         partial.replace(out)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return ConversionReport(out, record.get("task", ""), len(ours), [], [], [])
+    of_class = (name for name, network in NETWORKS.items() if [network.architecture] == config.architectures)
+    task = record.get("task") or next(of_class, "pretraining")
+    return ConversionReport(out, task, len(theirs.keys() - missing), [], [], [])
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -285,7 +298,8 @@ def _usual_keys(theirs: Mapping[str, Tensor], nested: bool) -> list[str]:
 
 def _read_config(folder: Path) -> MMBertConfig:
     if not (folder / "config.json").is_file():
-        raise CheckpointError("no model here: config.json is missing", where=str(folder))
+        hint = "give a model folder, such as mmbert convert makes"
+        raise CheckpointError("no model here: config.json is missing", where=str(folder), hint=hint)
     try:
         return MMBertConfig.from_pretrained(folder)
     except Exception as error:

@@ -150,7 +150,11 @@ def parsed(content: bytes, where: str) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON, or cut short: {error}", where=where, hint="copy or download it again") from error
+        several = "Extra data" in str(error)
+        hint = "if it names feature files, a line for each image, give it by itself" if several else None
+        raise DataError(
+            f"not JSON, or cut short: {error}", where=where, hint=hint or "copy or download it again"
+        ) from error
     if not isinstance(found, dict):
         raise DataError("not a JSON object", where=where)
     return found

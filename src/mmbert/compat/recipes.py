@@ -492,7 +492,7 @@ FAMILIES = {
         _encoder_decoder,
         left_out=("NETWORK.WITH_REL_LOSS", "NETWORK.WITH_MVRC_LOSS"),
     ),
-    "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_FILE", "TRAIN.FLIP_PROB")),
+    "question-answering": Family("vqa", _questions, used=("DATASET.ANSWER_VOCAB_", "TRAIN.FLIP_PROB")),
     "commonsense-reasoning": Family(
         "vcr",
         _commonsense,

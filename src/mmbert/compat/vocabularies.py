@@ -41,35 +41,38 @@ def load_tokenizer(name: str | Path | None, beside: Path | None = None) -> PreTr
     """The tokenizer of a converted model.
 
     Args:
-        name: a folder with ``vocab.txt`` or a saved tokenizer, or a hub id.
+        name: a ``vocab.txt``, a folder with one or with a saved tokenizer, or a hub id.
         beside: folder of the configuration that named it, where it is looked for too.
 
     Raises:
         ConfigError: there is none.
     """
-    hint = "give its folder (with vocab.txt) or a hub id: --tokenizer"
+    hint = "give its folder (with vocab.txt), the file itself or a hub id: --tokenizer"
     if not name:
         raise ConfigError("no tokenizer is named", hint=hint)
     places = [Path(name), *([beside / str(name)] if beside is not None else [])]
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is not None and (folder / "vocab.txt").is_file():
-        return word_pieces(folder / "vocab.txt")
+    found = next((place for place in places if place.exists()), None)
+    if found is not None:
+        file = found / "vocab.txt" if found.is_dir() else found
+        if file.is_file():
+            return word_pieces(file)
     try:
-        if folder is None:
-            return _from_hub(str(name))
-        return _as_the_originals(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        if found is not None:
+            return _as_the_originals(AutoTokenizer.from_pretrained(found, local_files_only=True))
+        return _from_hub(str(name))
     except Exception as error:
-        raise ConfigError(f"no tokenizer {str(name)!r}: {type(error).__name__}", hint=hint) from error
+        what = "nothing usable in it" if found is not None else "no such folder or file, and the hub gave nothing"
+        raise ConfigError(f"no tokenizer {str(name)!r}: {what} ({type(error).__name__})", hint=hint) from error
 
 
 def _from_hub(name: str) -> PreTrainedTokenizerBase:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if not name.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise HFValidationError(name)
     try:
         file = offline_first(lambda local: hf_hub_download(name, "vocab.txt", local_files_only=local))
+    except LocalEntryNotFoundError:  # nothing was asked, or nobody answered
+        raise
     except EntryNotFoundError:  # the model is there, but its vocabulary has another form
         return _as_the_originals(
             offline_first(lambda local: AutoTokenizer.from_pretrained(name, local_files_only=local))

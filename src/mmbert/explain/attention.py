@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from mmbert.api.processing import no_vision_encoder
 from mmbert.data.packing import Example, collate
 from mmbert.data.records import RegionBox
 from mmbert.errors import UsageError
@@ -97,7 +98,7 @@ def attention_maps(model: MMBert, image: ImageSource, caption: str, boxes: Seque
         raise UsageError("the caption is empty", hint="say what is in the image")
     processor = model.processor
     if processor.images is None:
-        raise UsageError("this model has no vision encoder, so it cannot read images")
+        raise no_vision_encoder()
     from mmbert.data.images import OpenedImage
 
     encoded = processor.tokenizer(

@@ -96,7 +96,10 @@ class TargetWords:
     def __init__(self, head: dict[str, Any]) -> None:
         self.words: list[str] = list(head.get("labels") or ())
         if not self.words:
-            raise ConfigError("the model does not say what the outputs of its lexical head mean", hint="give the list")
+            raise ConfigError(
+                "the model does not say what the outputs of its lexical head mean",
+                hint="give the list: mmbert evaluate mlt --words FILE, or mmbert convert --labels FILE",
+            )
         self.lexicon = Lexicon(head.get("lexicon"))
         self.answers: Answers = head.get("answers", "given")
         self.neighbours: int | None = head.get("neighbours")

@@ -77,7 +77,7 @@ def read_objective(name: str, options: Mapping[str, Any]) -> tuple[ModuleType, B
 
 
 def check_needs(model: MMBertForPreTraining, objectives: Mapping[str, tuple[ModuleType, BaseModel]]) -> None:
-    """See that objectives have what they need; one of weight 0 may stand there without.
+    """See that objectives have what they need; one of weight 0 that no other reads may stand there without.
 
     Args:
         model: to be trained.
@@ -86,8 +86,10 @@ def check_needs(model: MMBertForPreTraining, objectives: Mapping[str, tuple[Modu
     Raises:
         ConfigError: a part of the model, or an objective, is missing.
     """
-    for name, (module, options) in objectives.items():
-        if not getattr(options, "weight", 1.0):
+    learned = [name for name, (_, options) in objectives.items() if getattr(options, "weight", 1.0)]
+    read = {f"{name.rsplit('/', 1)[0]}/{getattr(objectives[name][0], 'BESIDE', None)}" for name in learned}
+    for name, (module, _) in objectives.items():
+        if name not in learned and name not in read:
             continue
         for part in getattr(module, "NEEDS", ()):
             what, hint = _missing(model, part)

@@ -16,6 +16,7 @@ import numpy as np
 from anyio import to_thread
 from PIL import Image
 
+from mmbert.api.processing import BLIND
 from mmbert.errors import ImageError, MMBertError, UsageError
 from mmbert.search.index import Ask, Hit, SearchIndex
 from mmbert.search.service.batching import Batcher
@@ -179,7 +180,7 @@ def blind(model: Any) -> str | None:
     processor = getattr(model, "processor", None)
     if processor is None or processor.images is not None:
         return None
-    return "this model has no vision encoder, so it cannot read images"
+    return BLIND
 
 
 async def asked_image(service: Service, image: str | None, name: str | None) -> Image.Image:
