@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from mmbert.training.run_folder import FIRST
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What the launcher hands on to the processes."""
 GOES_ON = "the same command goes on from the last checkpoint"
+REMARKS = ("TORCH_CPP_LOG_LEVEL", "ERROR")
+"""Set where processes start: DDP remarks that each parameter got a gradient, which a mixture does not promise."""
 GRACE = 600
 """Seconds that the processes then have to write a checkpoint."""
 
@@ -47,6 +51,7 @@ def launch(
         UsageError: several machines, but no place to meet.
         TrainingStopped: a signal ended the run; it has written a checkpoint.
         TrainingError: a process failed (it has said why).
+        KeyboardInterrupt: somebody pressed Ctrl-C.
     """
     fewest, _, most = nodes.partition(":")
     if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", nodes) or int(most or fewest) < int(fewest):
@@ -59,6 +64,7 @@ def launch(
 
     os.environ.update(tuned(os.environ))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
+    os.environ.setdefault(*REMARKS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=int(fewest),
@@ -70,9 +76,12 @@ def launch(
         max_restarts=0,
         signals_to_handle=SIGNALS,
     )
+    _quiet()
     try:
         elastic_launch(config, sys.executable)("-m", "mmbert", "train", *arguments)
     except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error  # the first process has said what is left
         raise TrainingStopped(
             f"stopped by {error.sigval.name}", hint=GOES_ON if _has_checkpoint(folder) else None
         ) from error
@@ -81,9 +90,24 @@ def launch(
         stopped = failure.exitcode == TrainingStopped.exit_code
         kind = TrainingStopped if stopped else TrainingError
         raise kind(
-            f"process {rank} ended with code {failure.exitcode}",
-            hint="what it said stands above" + (f"; {GOES_ON}" if stopped or _has_checkpoint(folder) else ""),
+            "stopped by a signal" if stopped else f"process {rank} {_how_it_ended(failure.exitcode)}",
+            hint=_what_it_said(failure.exitcode) + (f"; {GOES_ON}" if stopped or _has_checkpoint(folder) else ""),
         ) from error
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _what_it_said(code: int) -> str:
+    return "a machine without memory left does that" if code == -signal.SIGKILL else "what it said stands above"
+
+
+def _quiet() -> None:
+    """The launcher's own log repeats, with its insides, what our errors say."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _has_checkpoint(folder: Path | None) -> bool:
@@ -149,7 +173,8 @@ def batch_script(name: str, arguments: Sequence[str], job: Job) -> str:
             'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
             f"OMP_NUM_THREADS={job.cpus}",
-            "export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS",
+            f"{'='.join(REMARKS)}",
+            f"export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS {REMARKS[0]}",
             "",
             f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(each)} &",
             "running=$!",

@@ -149,7 +149,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
             saving=saving,
             stop=stop,
             train_dataset=dataset,
-            callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), ProgressLine(), stop],
+            callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), ProgressLine(run.watched), stop],
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 import mmbert
 from mmbert.api.front_door import MMBert
 from mmbert.errors import ConfigError
+from mmbert.model.recompute import checkpoint_layers
 from mmbert.training.checkpoints import Manifest
 from mmbert.training.lora import add_lora
 from mmbert.training.optimizers import freeze
@@ -38,7 +39,7 @@ def choose_trained(recipe: Recipe, bert: MMBert) -> None:
     if not any(parameter.requires_grad for parameter in bert.model.parameters()):
         raise ConfigError("no parameter of the model is trained", hint="leave something out of optimizer.frozen")
     if recipe.activation_checkpointing:
-        bert.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(bert.model)
     if recipe.compile:
         trunk.encoder.compile_layers()
     bert.model.train()
