@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import yaml
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
 import mmbert.training.run
 from mmbert.cli.main import run
@@ -37,6 +38,21 @@ def test_a_wrong_number_of_machines_is_told(nodes: str) -> None:
 def test_several_machines_need_a_place_to_meet() -> None:
     with pytest.raises(UsageError, match="--rdzv HOST:PORT"):
         launch(["x"], processes=1, nodes="2")
+
+
+@pytest.mark.parametrize("place", ["node1", "node1:port", ":29500", "http://node1:29500"])
+def test_a_place_to_meet_has_a_port(place: str) -> None:
+    with pytest.raises(UsageError, match="is not HOST:PORT"):
+        launch(["x"], processes=1, nodes="2", rendezvous=place)
+
+
+def test_machines_that_do_not_meet_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*args: object, **named: object) -> None:
+        raise RendezvousConnectionError("cannot connect")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", nobody)
+    with pytest.raises(TrainingError, match=r"did not meet at nowhere:29500: cannot connect.*a free port"):
+        launch(["x"], processes=1, nodes="2", rendezvous="nowhere:29500")
 
 
 def program(folder: Path, name: str, text: str) -> None:

@@ -49,6 +49,7 @@ def launch(
 
     Raises:
         UsageError: several machines, but no place to meet.
+        TrainingError: they did not meet there.
         TrainingStopped: a signal ended the run; it has written a checkpoint.
         TrainingError: a process failed (it has said why).
         KeyboardInterrupt: somebody pressed Ctrl-C.
@@ -58,13 +59,16 @@ def launch(
         raise UsageError(f"--nnodes {nodes!r} is neither a number nor MIN:MAX")
     if nodes != "1" and rendezvous is None:
         raise UsageError("several machines need a place to meet", hint="--rdzv HOST:PORT, the same on all of them")
+    if rendezvous is not None and not re.fullmatch(r"(\[[^]]+\]|[^:\s]+):\d+", rendezvous):
+        raise UsageError(f"--rdzv {rendezvous!r} is not HOST:PORT", hint="one of the machines, as in node1:29500")
+    os.environ.setdefault(*REMARKS)  # before PyTorch is there
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.update(tuned(os.environ))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
-    os.environ.setdefault(*REMARKS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=int(fewest),
@@ -84,6 +88,11 @@ def launch(
             raise KeyboardInterrupt from error  # the first process has said what is left
         raise TrainingStopped(
             f"stopped by {error.sigval.name}", hint=GOES_ON if _has_checkpoint(folder) else None
+        ) from error
+    except RendezvousError as error:
+        raise TrainingError(
+            f"the machines did not meet at {rendezvous}: {error}",
+            hint="--rdzv names one of them, by a name and a free port that all can reach, and the command runs on each",
         ) from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +60,23 @@ def run_length(recipe: Recipe, steps: int, start: Manifest | None) -> tuple[int,
     if recipe.epochs is not None:
         steps = max(start.step + math.ceil((start.planned - start.batches) / per_step), start.step)
     return steps, shift
+
+
+@contextmanager
+def naming_services(recipe: Recipe) -> Iterator[None]:
+    """Turn what a service of ``report_to`` complains about into an error that names it.
+
+    Raises:
+        ConfigError: one of them did.
+    """
+    try:
+        yield
+    except Exception as error:
+        service = type(error).__module__.partition(".")[0]
+        if service not in recipe.report_to:
+            raise
+        hint = "set it up as its makers say, or leave it out: report_to=[]"
+        raise ConfigError(f"report_to {service}: {error}", hint=hint) from error
 
 
 def package_versions() -> dict[str, str]:
@@ -114,6 +133,7 @@ def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Traini
         seed=recipe.seed,
         data_seed=recipe.seed,
         report_to=[str(service) for service in recipe.report_to],
+        run_name=out.name or recipe.name,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
