@@ -318,6 +318,9 @@ def main() -> None:
     parser.add_argument("--fast", type=float, default=Hardware.fast / 1e9, help="GB/s per GPU in a machine")
     parser.add_argument("--slow", type=float, default=Hardware.slow / 1e9, help="GB/s per GPU between machines")
     args = parser.parse_args()
+    for name in ("positions", "peak", "share", "node", "fast", "slow"):
+        if getattr(args, name) <= 0:
+            parser.error(f"--{name} has to be more than 0")
     if args.measure:
         found = measure()
         print("\n".join(found.lines()))

@@ -46,6 +46,18 @@ def test_a_run_is_described(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == found
 
 
+def test_figures_have_their_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "recipe.yaml").write_text("name: small\ndescription: ''\nsteps: 12\n", encoding="utf-8")
+    figures = {"loss": 1.0, "speed/positions_per_second": 1234.5, "speed/padding_saved": 0.304, "speed/memory_gib": 1.5}
+    (folder / "log.jsonl").write_text(json.dumps({"step": 9, **figures}) + "\n")
+    assert run(["info", str(folder)]) == 0
+    printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["recipe", "small"] in printed
+    said = [" ".join(line) for line in printed]
+    for row in ("positions per second 1,234", "padding saved 30 %", "memory at most 1.50 GiB"):
+        assert any(row == " ".join(line.split()) for line in said), row
+
+
 def test_the_best_rank_is_the_lowest(folder: Path) -> None:
     (folder / "recipe.yaml").write_text("name: small\nevaluation: {metric: median_rank}\n", encoding="utf-8")
     ranks = {3: 4.0, 6: 2.0, 9: 3.0}

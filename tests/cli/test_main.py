@@ -214,6 +214,23 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert process.returncode == 1
 
 
+def test_a_warning_of_ours_is_one_line(tmp_path: Path) -> None:
+    """Others' are as Python writes them."""
+    (tmp_path / "run" / "state" / "checkpoint-3").mkdir(parents=True)
+    program = (
+        "import sys, warnings; sys.argv[1:] = ['--version']\n"
+        "from pathlib import Path; from mmbert.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "from mmbert.training.run_folder import checkpoint_of\n"
+        "from mmbert.training.recipe import load_recipe\n"
+        f"checkpoint_of(Path({str(tmp_path / 'run')!r}), load_recipe('starter')); warnings.warn('other')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    ours, *others = done.stderr.splitlines()
+    assert ours.startswith("mmbert: warning: left aside, damaged: ")
+    assert others[0].endswith("UserWarning: other")
+
+
 @pytest.mark.parametrize("name", frame.command_names())
 def test_every_command_has_a_short_summary_and_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     summary = frame._summary(name)

@@ -123,6 +123,7 @@ def test_an_interrupted_run_goes_on_by_the_same_command(
     with monkeypatch.context() as patch:
         stop_at(3, patch, KeyboardInterrupt)
         assert run(command) == 130
+    assert "interrupted; the same command goes on from checkpoint-2" in capsys.readouterr().err
     assert not Path("run/last").exists()
     done = Path("run/log.jsonl").read_text(encoding="utf-8")
     assert logged() == [1, 2]
@@ -137,7 +138,9 @@ def test_an_interrupted_run_goes_on_by_the_same_command(
     capsys.readouterr()
     assert run([*command, "optimizer.lr=1e-3"]) == 2
     error, hint = capsys.readouterr().err.splitlines()
-    assert error == "mmbert: error: this folder holds an unfinished run of another recipe [run]"
+    assert error == (
+        "mmbert: error: this folder holds a run of another recipe: optimizer.lr was 0.0001, is 0.001 [run]"
+    )
     assert "--no-resume" in hint
     assert run([*command, "optimizer.lr=1e-3", "--no-resume"]) == 0
     assert logged() == [1, 2, 3, 4]

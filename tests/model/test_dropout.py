@@ -70,3 +70,21 @@ def test_evaluation_and_rate_zero_leave_the_very_tensor() -> None:
 
 def test_rate_one_drops_everything() -> None:
     assert not Dropout(1.0)(torch.ones(50)).any()
+
+
+def test_a_compiled_program_drops_the_same() -> None:
+    torch._dynamo.reset()
+
+    def layer(values: torch.Tensor) -> torch.Tensor:
+        return dropout(values * 2, 0.3) + 1
+
+    compiled = torch.compile(layer, dynamic=True, backend="aot_eager")
+    for shape in ((7, 5), (8, 5), (3, 5)):
+        values = [torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
+        results = []
+        for function, given_values in zip((layer, compiled), values, strict=True):
+            torch.manual_seed(3)
+            results.append(function(given_values))
+            results[-1].sum().backward()
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(values[0].grad, values[1].grad)

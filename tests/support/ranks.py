@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmbert.data.packing import Example, Label, collate
 from mmbert.model.packed import PackedBatch
+from mmbert.model.recompute import checkpoint_layers
 from mmbert.training.module import TrainingModule
 from mmbert.training.sharding import Sharded
 
@@ -86,7 +87,7 @@ def drop_out(made: TrainingModule, rate: float = 0.3) -> None:
 
 def keep_inputs_alone(made: TrainingModule) -> Mock:
     """Activation checkpointing, as a recipe switches it on; what counts the layers that are run so."""
-    made.model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_layers(made.model)
     counting = Mock(wraps=checkpoint)
     made.model.trunk.encoder._gradient_checkpointing_func = partial(counting, use_reentrant=False)
     return counting

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mmbert.training.callbacks import AverageWeights, KeepBest, LogLines, ProgressLine
+
+SPEED = {"speed/positions_per_second": 123.0, "speed/memory_gib": 1.0}
 
 
 def state(step: int) -> TrainerState:
@@ -126,3 +130,29 @@ def test_no_bar_is_drawn_into_a_pipe(args: TrainingArguments, capfd: pytest.Capt
     line.on_train_end(args, state(3), TrainerControl())
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_the_line_says_first_what_matters_and_keeps_what_was_measured(
+    args: TrainingArguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    line = ProgressLine("eval_R@1")
+    line.on_train_begin(args, state(0), TrainerControl())
+    told = (
+        {"loss": 5.0, "grad_norm": 1.0, "main/itc": 0.75, "main/itc/accuracy": 0.1, "rate/rest": 0.1, **SPEED},
+        {"eval_R@1": 0.5, "eval_R@5": 0.9},
+        {"loss": 4.0, "main/itc": 0.5, **SPEED},
+        {"train_runtime": 3.0, "train_loss": 4.5},
+    )
+    found = []
+    for step, logs in enumerate(told, start=1):
+        line.on_log(args, state(step), TrainerControl(), logs=logs)
+        found.append(line.bar.postfix)
+    line.on_train_end(args, state(4), TrainerControl())
+    assert found == [
+        "loss=5, positions/s=123, main/itc=0.75",
+        "loss=5, R@1=0.5, positions/s=123, main/itc=0.75",
+        *["loss=4, R@1=0.5, positions/s=123, main/itc=0.5"] * 2,
+    ]

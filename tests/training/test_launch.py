@@ -16,12 +16,15 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import yaml
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
+import mmbert.training.run
 from mmbert.cli.main import run
-from mmbert.errors import TrainingError, UsageError
+from mmbert.errors import TrainingError, TrainingStopped, UsageError
 from mmbert.model import ranks
 from mmbert.training.launch import Job, batch_script, launch, submit
 from mmbert.training.recipe import Recipe
+from mmbert.training.run_folder import failing_clearly
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -35,6 +38,21 @@ def test_a_wrong_number_of_machines_is_told(nodes: str) -> None:
 def test_several_machines_need_a_place_to_meet() -> None:
     with pytest.raises(UsageError, match="--rdzv HOST:PORT"):
         launch(["x"], processes=1, nodes="2")
+
+
+@pytest.mark.parametrize("place", ["node1", "node1:port", ":29500", "http://node1:29500"])
+def test_a_place_to_meet_has_a_port(place: str) -> None:
+    with pytest.raises(UsageError, match="is not HOST:PORT"):
+        launch(["x"], processes=1, nodes="2", rendezvous=place)
+
+
+def test_machines_that_do_not_meet_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*args: object, **named: object) -> None:
+        raise RendezvousConnectionError("cannot connect")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.launch_agent", nobody)
+    with pytest.raises(TrainingError, match=r"did not meet at nowhere:29500: cannot connect.*a free port"):
+        launch(["x"], processes=1, nodes="2", rendezvous="nowhere:29500")
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -166,16 +184,30 @@ def launched(recipe: Recipe, folder: Path, processes: int, *more: str) -> subpro
     return subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=900)
 
 
-@pytest.mark.parametrize(("saved", "code"), [(False, 1), (True, 1), (False, 75)])
+@pytest.mark.parametrize(
+    ("saved", "code", "said"),
+    [
+        (False, 1, "process 0 ended with code 1"),
+        (True, 1, "process 0 ended with code 1"),
+        (False, 75, "stopped by a signal"),
+        (True, -9, "process 0 was ended by SIGKILL .a machine without memory left"),
+    ],
+)
 def test_going_on_is_spoken_of_where_there_is_something_to_go_on_from(
-    saved: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: bool,
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    program(tmp_path, "python", f"exit {code}")
+    program(tmp_path, "python", f"exit {code}" if code > 0 else f"kill -{-code} $$")
     if saved:
         (tmp_path / "out" / "first" / "state" / "checkpoint-3").mkdir(parents=True)
-    with pytest.raises(TrainingError, match=f"ended with code {code}") as caught:
+    with pytest.raises(TrainingError, match=said) as caught:
         launch(["x"], processes=1, folder=tmp_path / "out")
+    assert capfd.readouterr() == ("", ""), "the launcher's own log is for those who mend it"
     assert ("goes on" in str(caught.value.hint)) == (saved or code == 75)
 
 
@@ -195,6 +227,7 @@ def test_two_processes_train_and_one_goes_on(recipe_of: MakeRecipe, tmp_path: Pa
     done = launched(recipe, tmp_path, 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model: ") == 1, "one process speaks"
+    assert done.stderr == ""
     manifest = json.loads((tmp_path / "out" / "state" / "checkpoint-2" / "manifest.json").read_text())
     assert (manifest["world_size"], manifest["batches"], manifest["planned"]) == (2, 8, 16)
     assert {p.name for p in (tmp_path / "out" / "state" / "checkpoint-2").glob("rng_state*")} == {
@@ -216,3 +249,39 @@ def test_a_group_is_left_at_the_end_and_one_that_is_not_there_does_no_harm() -> 
     ranks.leave()
     assert not dist.is_initialized()
     ranks.leave()
+
+
+LINE = "Read error [127.0.0.1]:27028: Connection reset by peer. This is typically caused by a remote worker hanging"
+
+
+def test_a_process_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="another process of the run is gone"), failing_clearly(tmp_path):
+        raise RuntimeError(f"[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] {LINE}")
+    with pytest.raises(RuntimeError, match="shapes differ"), failing_clearly(tmp_path):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", 1), ("1", 0)])
+def test_that_all_have_stopped_is_said_once(
+    rank: str,
+    said: int,
+    recipe_of: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*args: object, **named: object) -> None:
+        raise TrainingStopped("stopped by SIGTERM after step 3")
+
+    monkeypatch.setattr(mmbert.training.run, "train", stopped)
+    monkeypatch.setenv("RANK", rank)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_of().model_dump(mode="json")))
+    assert run(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out")]) == 75
+    assert capsys.readouterr().err.count("stopped by SIGTERM") == said
+
+
+def test_ctrl_c_is_no_stop_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    program(tmp_path, "python", "kill -INT $PPID; sleep 60")
+    with pytest.raises(KeyboardInterrupt):
+        launch(["x"], processes=1)

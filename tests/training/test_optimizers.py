@@ -13,14 +13,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from stopping import interrupt
 from tiny import tiny_network
 from torch.optim.lr_scheduler import LambdaLR
 
+import mmbert.training.trainer
 from mmbert import MMBert
 from mmbert.errors import ConfigError
 from mmbert.evaluation.measures import Measured, retrieval
 from mmbert.model.modeling import MMBertForPreTraining, build_vision
 from mmbert.training.callbacks import read_log
+from mmbert.training.clipping import clip_gradients
 from mmbert.training.lora import add_lora, merged
 from mmbert.training.module import TrainingModule
 from mmbert.training.optimizers import Plateau, Together, build_optimizer, freeze, parameter_groups, schedule
@@ -212,6 +215,34 @@ def test_what_is_frozen_stays_as_it_is(recipe_of: MakeRecipe, tmp_path: Path) ->
     same = {name for name in one if torch.equal(one[name], two[name])}
     assert {name for name in one if ".encoder." in name} <= same
     assert "match_head.weight" not in same
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "more"),
+    [
+        ({"name": "adamw", "layer_decay": 0.8}, {"accumulation": 2}),
+        ({"name": "sgd", "frozen": ["trunk.encoder.*"]}, {"activation_checkpointing": True}),
+        ({"name": "muon"}, {}),
+        ({"name": "adafactor"}, {}),
+    ],
+)
+def test_a_clipped_run_goes_on_bit_by_bit_and_is_that_of_gradients_scaled_before_the_step(
+    optimizer: dict[str, Any],
+    more: dict[str, Any],
+    recipe_of: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = recipe_of(steps=4, save_every=2, optimizer=optimizer | {"clip": 0.05}, **more)
+    interrupt(recipe, tmp_path / "resumed", 3)
+    folders = [train(recipe, tmp_path / name).folder for name in ("resumed", "undisturbed")]
+    assert all(line["grad_norm"] > 0.05 for line in read_log(folders[1] / "log.jsonl") if "grad_norm" in line)
+    monkeypatch.setattr(mmbert.training.trainer, "clip_gradients", lambda own, limit, *_: clip_gradients(own, limit))
+    folders.append(train(recipe, tmp_path / "before").folder)
+    resumed, undisturbed, before = (load_file(folder / "state/checkpoint-4/model.safetensors") for folder in folders)
+    for name, weight in undisturbed.items():
+        assert torch.equal(resumed[name], weight), name
+        torch.testing.assert_close(before[name], weight, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_adapters_are_trained_and_merged_into_what_is_saved(recipe_of: MakeRecipe, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def learned(recipe_of: MakeRecipe, photos: Path, tmp_path_factory: pytest.TempPa
     """Sixty steps, measured at 20, 40 and 60."""
     recipe = recipe_of(
         steps=60,
-        model={"config": {"hidden_dropout_prob": 0.0}},
+        model={"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
         components={"main": {"records": 12}},
         evaluation={"data": str(photos), "every": 20},
         save_dtype="fp16",

@@ -73,3 +73,12 @@ def test_a_step_is_measured_against_the_matrix_product_of_the_same_run(tool: Mod
 @pytest.mark.slow
 def test_an_all_reduce_is_measured(tool: ModuleType) -> None:
     assert 1e5 < tool.measure_all_reduce(count=10_000, rounds=5) < 1e12
+
+
+def test_hardware_that_cannot_be_is_told(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--peak", "0"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "--peak has to be more than 0" in capsys.readouterr().err

@@ -19,6 +19,14 @@ from mmbert.training.run_folder import FIRST, LOG, METRICS, RECIPE
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
 """Characters of a curve."""
+FIGURES = (
+    ("grad_norm", "gradient norm", 1, "{:.4g}"),
+    ("learning_rate", "learning rate", 1, "{:.4g}"),
+    ("speed/positions_per_second", "positions per second", 1, "{:,.0f}"),
+    ("speed/padding_saved", "padding saved", 100, "{:.0f} %"),
+    ("speed/memory_gib", "memory at most", 1, "{:.2f} GiB"),
+)
+"""Of those that were logged last: key, what it is called, what it is multiplied by, how it is written."""
 
 
 def is_run(folder: Path) -> bool:
@@ -168,7 +176,7 @@ def print_run(run: dict[str, Any]) -> None:
     rows = [
         ("run", run["path"]),
         *([("stage", "the first; the recipe itself comes after it")] if run["stage"] else []),
-        ("recipe", f"{run['name']}: {run['description']}"),
+        ("recipe", ": ".join(filter(None, (run["name"], run["description"])))),
         ("step", f"{run['step']}{planned}, {state}"),
     ]
     best = run["best"]
@@ -178,9 +186,7 @@ def print_run(run: dict[str, Any]) -> None:
     if run["checkpoints"]:
         rows.append(("checkpoints", " ".join(map(str, run["checkpoints"]))))
     last = run["last"]
-    for name in ("grad_norm", "learning_rate", "speed/positions_per_second", "speed/padding_saved", "speed/memory_gib"):
-        if name in last:
-            rows.append((name.rpartition("/")[2].replace("_", " ").removesuffix(" gib"), f"{last[name]:.4g}"))
+    rows += [(label, form.format(factor * last[name])) for name, label, factor, form in FIGURES if name in last]
     width = max(map(len, [label for label, _ in rows] + list(run["curves"]))) + 2
     for label, value in rows:
         print(f"{label:<{width}}{value}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli.common import note
 from mmbert.cli.train import read_arguments
 
 app = typer.Typer(add_completion=False)
@@ -33,5 +34,7 @@ def launch(
     """
     from mmbert.training.launch import launch as start
 
+    if rdzv is not None:
+        note(f"{nnodes} machines meet at {rdzv}; this one waits for the others")
     _, folder = read_arguments(context.args)  # a mistake in the recipe is said once, not by each process
     start(context.args, processes=nproc, nodes=nnodes, rendezvous=rdzv, job=job, folder=folder)

@@ -21,6 +21,7 @@ import os
 import pkgutil
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -262,8 +263,21 @@ def run(args: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _as_a_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours, for people; others' as Python writes them."""
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(mmbert.cli.__path__[0]).parent):
+        return f"mmbert: warning: {message}\n"
+    return _as_python_does(message, category, filename, lineno, line)
+
+
+_as_python_does = warnings.formatwarning
+
+
 def main() -> None:
     """Entry point of the ``mmbert`` command."""
+    warnings.formatwarning = _as_a_line
     if next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None) in STEPS:
         from mmbert.training.allocator import restart_tuned
 

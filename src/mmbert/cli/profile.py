@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ def profile(
       mmbert profile starter
       mmbert profile retrieval --data my-photos --steps 10 precision=fp32
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler tells of itself, and of GPUs that are not there
     from mmbert.training.profiling import profile_step
     from mmbert.training.recipe import load_recipe
 

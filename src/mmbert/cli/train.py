@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli._recipes import print_recipes, shipped_recipes
+from mmbert.cli._runs import current_stage
 from mmbert.cli._tables import note_left_out
-from mmbert.cli.common import JsonOption, SkipBadOption, print_json, silence_libraries
-from mmbert.errors import UsageError
+from mmbert.cli.common import JsonOption, SkipBadOption, note, print_json, silence_libraries
+from mmbert.errors import TrainingStopped, UsageError
 
 if TYPE_CHECKING:
     from mmbert.training.recipe import Recipe
@@ -68,7 +69,16 @@ def train(
     from mmbert.training.setup import world_rank
 
     silence_libraries()
-    result = run(loaded, folder, resume=resume, skip_bad=skip_bad)
+    try:
+        result = run(loaded, folder, resume=resume, skip_bad=skip_bad)
+    except TrainingStopped as stopped:
+        if world_rank():
+            raise typer.Exit(stopped.exit_code) from stopped  # all have stopped; the first process says so
+        raise
+    except KeyboardInterrupt:
+        if not world_rank():
+            note(f"interrupted; {_what_is_left(folder)}")
+        raise
     ranks.leave()
     if world_rank():
         return  # the first process speaks
@@ -94,6 +104,16 @@ def train(
     single = {name: value for name, value in report.items() if isinstance(value, float)}
     if single:
         print("  ".join(f"{name} {value:.2f}" for name, value in single.items()))
+
+
+def _what_is_left(folder: Path) -> str:
+    """Of a run that was interrupted."""
+    from mmbert.training.checkpoints import last_checkpoint
+
+    kept = last_checkpoint(current_stage(folder) / "state")
+    if kept is None:
+        return "there is no checkpoint to go on from (save_every=N writes one every N steps)"
+    return f"the same command goes on from {kept.name}"
 
 
 def _chosen(

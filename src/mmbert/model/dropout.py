@@ -17,7 +17,7 @@ class DropoutMask:
     """Which values stay.
 
     Attributes:
-        kept: one bit per value (in compiled programs, which know no bits, one byte).
+        kept: one bit per value.
         shape: of the values.
         scale: what is multiplied by where a value stays.
     """
@@ -41,24 +41,18 @@ class DropoutMask:
         draws = _draws(count).view(shape)
         stays = torch.empty(shape, dtype=torch.uint8)
         torch.ge(draws, round(rate * 2**16) - 2**15, out=stays)
-        kept = stays if torch.compiler.is_compiling() else torch.from_numpy(np.packbits(stays.numpy()))
-        return cls(kept, shape, 1 / (1 - rate)), stays
+        return cls(torch.from_numpy(np.packbits(stays.numpy())), shape, 1 / (1 - rate)), stays
 
     def factors(self, dtype: torch.dtype) -> Tensor:
         """0 or the scale for each value."""
-        if torch.compiler.is_compiling():
-            return _factors(self.kept, self.scale, dtype)
         stays = np.unpackbits(self.kept.numpy(), count=self.shape.numel())
         return _factors(torch.from_numpy(stays).view(self.shape), self.scale, dtype)
 
 
 def _draws(count: int) -> Tensor:
-    """[count] uniform int16 from a fast generator that PyTorch's seeds; in compiled programs from PyTorch's itself."""
-    words = (count + 3) // 4
-    if torch.compiler.is_compiling():
-        return torch.empty(words, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+    """[count] uniform int16 from a fast generator that PyTorch's seeds anew each time."""
     seed = torch.empty((), dtype=torch.int64).random_().item()
-    return torch.from_numpy(np.random.SFC64(int(seed)).random_raw(words).view(np.int16)[:count])
+    return torch.from_numpy(np.random.SFC64(int(seed)).random_raw((count + 3) // 4).view(np.int16)[:count])
 
 
 def _factors(stays: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
@@ -85,7 +79,8 @@ def dropout(values: Tensor, rate: float) -> Tensor:
 
     On a CPU PyTorch draws one random number per value, in one thread. Here one 64-bit number serves four values, so
     that ``rate`` is rounded to a multiple of 2^-16; it comes from numpy's quickest generator (SFC64: Doty-Humphrey,
-    PractRand), which PyTorch's seeds anew each time.
+    PractRand), which PyTorch's seeds anew each time. Compiled programs stop for it: to draw themselves takes them more
+    than twice as long.
 
     Args:
         values: of any shape.
@@ -95,6 +90,11 @@ def dropout(values: Tensor, rate: float) -> Tensor:
         return values
     if values.device.type != "cpu" or rate > 0.99:
         return nn.functional.dropout(values, rate)
+    return _dropped(values, rate)
+
+
+@torch.compiler.disable
+def _dropped(values: Tensor, rate: float) -> Tensor:
     drawn, stays = DropoutMask.draw(values.shape, rate)
     result: Tensor = _Dropped.apply(values, stays, drawn)  # type: ignore[no-untyped-call]
     kept = values.detach()

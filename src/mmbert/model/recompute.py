@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ def recomputed_activation(activation: Callable[[Tensor], Tensor], values: Tensor
 class LayerStack(nn.Module):
     """Layers of which, with activation checkpointing, only the inputs are kept.
 
-    ``gradient_checkpointing`` is set, with the function, by transformers' ``gradient_checkpointing_enable``.
+    ``gradient_checkpointing`` is set, with the function, by :func:`checkpoint_layers` and by transformers'
+    ``gradient_checkpointing_enable``.
     """
 
     def __init__(self) -> None:
@@ -123,3 +125,11 @@ class LayerStack(nn.Module):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(function, *arguments)
         return function(*arguments)
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Keep only the inputs of the layers of all :class:`LayerStack` in ``model``; random numbers are drawn again."""
+    for module in model.modules():
+        if isinstance(module, LayerStack):
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)

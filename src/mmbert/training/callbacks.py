@@ -21,6 +21,8 @@ from mmbert.training.checkpoints import write_whole
 from mmbert.training.sharding import gathered, local, shard_like
 
 AVERAGE_FILE = "average.safetensors"
+LINE = "{l_bar}{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+SPEED = "speed/positions_per_second"
 
 
 class AverageWeights(TrainerCallback):
@@ -149,17 +151,28 @@ class LogLines(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """One line on stderr with losses, speed and time left; nothing when stderr is not a terminal."""
+    """One line on stderr with time left, losses and speed; nothing when stderr is not a terminal.
 
-    def __init__(self) -> None:
+    What matters most stands first, since a line that is too long for the terminal is cut off on the right.
+
+    Args:
+        watched: key of the metric that decides what is best; its latest figure stays in the line.
+    """
+
+    def __init__(self, watched: str | None = None) -> None:
+        self.watched = watched
         self.bar: Any = None
+        self._shown: dict[str, str] = {}
+        self._measured: dict[str, str] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
             hidden = not sys.stderr.isatty()
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, disable=hidden, unit="step")
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, disable=hidden, unit="step", bar_format=LINE
+            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -167,14 +180,15 @@ class ProgressLine(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] | None = kwargs.get("logs")
-        if self.bar is not None and logs:
-            shown = {
-                k.removeprefix("eval_").removeprefix("speed/"): f"{v:.3g}"
-                for k, v in logs.items()
-                if isinstance(v, float) and k not in ("epoch", "learning_rate", "grad_norm") and k.count("/") < 2
-                if not k.startswith(("rate/", "speed/")) or k == "speed/positions_per_second"
-            }
-            self.bar.set_postfix(shown, refresh=False)
+        if self.bar is None or not logs:
+            return
+        if self.watched in logs:
+            self._measured = {self.watched.removeprefix("eval_"): f"{logs[self.watched]:.3g}"}
+        if "loss" in logs:
+            speed = {"positions/s": logs[SPEED]} if SPEED in logs else {}
+            objectives = {k: v for k, v in logs.items() if k.count("/") == 1 and not k.startswith(("rate/", "speed/"))}
+            self._shown = {k: f"{v:.3g}" for k, v in {"loss": logs["loss"], **speed, **objectives}.items()}
+        self.bar.set_postfix(dict(list(self._shown.items())[:1]) | self._measured | self._shown, refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from mmbert.training.run_folder import FIRST
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What the launcher hands on to the processes."""
 GOES_ON = "the same command goes on from the last checkpoint"
+REMARKS = ("TORCH_CPP_LOG_LEVEL", "ERROR")
+"""Set where processes start: DDP remarks that each parameter got a gradient, which a mixture does not promise."""
 GRACE = 600
 """Seconds that the processes then have to write a checkpoint."""
 
@@ -45,16 +49,22 @@ def launch(
 
     Raises:
         UsageError: several machines, but no place to meet.
+        TrainingError: they did not meet there.
         TrainingStopped: a signal ended the run; it has written a checkpoint.
         TrainingError: a process failed (it has said why).
+        KeyboardInterrupt: somebody pressed Ctrl-C.
     """
     fewest, _, most = nodes.partition(":")
     if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", nodes) or int(most or fewest) < int(fewest):
         raise UsageError(f"--nnodes {nodes!r} is neither a number nor MIN:MAX")
     if nodes != "1" and rendezvous is None:
         raise UsageError("several machines need a place to meet", hint="--rdzv HOST:PORT, the same on all of them")
+    if rendezvous is not None and not re.fullmatch(r"(\[[^]]+\]|[^:\s]+):\d+", rendezvous):
+        raise UsageError(f"--rdzv {rendezvous!r} is not HOST:PORT", hint="one of the machines, as in node1:29500")
+    os.environ.setdefault(*REMARKS)  # before PyTorch is there
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.update(tuned(os.environ))
@@ -70,20 +80,43 @@ def launch(
         max_restarts=0,
         signals_to_handle=SIGNALS,
     )
+    _quiet()
     try:
         elastic_launch(config, sys.executable)("-m", "mmbert", "train", *arguments)
     except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error  # the first process has said what is left
         raise TrainingStopped(
             f"stopped by {error.sigval.name}", hint=GOES_ON if _has_checkpoint(folder) else None
+        ) from error
+    except RendezvousError as error:
+        raise TrainingError(
+            f"the machines did not meet at {rendezvous}: {error}",
+            hint="--rdzv names one of them, by a name and a free port that all can reach, and the command runs on each",
         ) from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         stopped = failure.exitcode == TrainingStopped.exit_code
         kind = TrainingStopped if stopped else TrainingError
         raise kind(
-            f"process {rank} ended with code {failure.exitcode}",
-            hint="what it said stands above" + (f"; {GOES_ON}" if stopped or _has_checkpoint(folder) else ""),
+            "stopped by a signal" if stopped else f"process {rank} {_how_it_ended(failure.exitcode)}",
+            hint=_what_it_said(failure.exitcode) + (f"; {GOES_ON}" if stopped or _has_checkpoint(folder) else ""),
         ) from error
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _what_it_said(code: int) -> str:
+    return "a machine without memory left does that" if code == -signal.SIGKILL else "what it said stands above"
+
+
+def _quiet() -> None:
+    """The launcher's own log repeats, with its insides, what our errors say."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _has_checkpoint(folder: Path | None) -> bool:
@@ -149,7 +182,8 @@ def batch_script(name: str, arguments: Sequence[str], job: Job) -> str:
             'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
             f"OMP_NUM_THREADS={job.cpus}",
-            "export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS",
+            f"{'='.join(REMARKS)}",
+            f"export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS {REMARKS[0]}",
             "",
             f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(each)} &",
             "running=$!",

@@ -29,16 +29,45 @@ from mmbert.vision.augment import build_augmentation
 
 KINDS = {
     "matrix products": ("mm", "addmm", "linear", "mkldnn_linear", "addmm_", "matmul"),
-    "attention": ("bmm", "baddbmm", "_softmax", "_softmax_backward_data", "_flash_attention", "_efficient_attention"),
+    "attention": (
+        "bmm",
+        "baddbmm",
+        "_softmax",
+        "_softmax_backward_data",
+        "_flash_attention",
+        "_efficient_attention",
+        "_Again",
+    ),
     "convolutions": ("convolution", "mkldnn_convolution", "convolution_backward", "cudnn_convolution", "_conv"),
     "norms": ("native_layer_norm", "native_layer_norm_backward", "native_batch_norm", "batch_norm"),
-    "dropout": ("random_", "native_dropout", "bernoulli_"),
+    "dropout": ("random_", "native_dropout", "bernoulli_", "_Dropped"),
     "activations": ("gelu", "relu", "tanh"),
     "optimiser": ("_fused_adamw_", "_fused_adam_", "_fused_sgd_", "_foreach", "linalg_vector_norm"),
-    "losses": ("_log_softmax", "nll_loss", "binary_cross_entropy_with_logits", "exp_", "argmax", "logsumexp"),
-    "rows in and out": ("index", "index_select", "gather", "scatter", "cat", "embedding", "copy_", "split"),
+    "losses": (
+        "_log_softmax",
+        "nll_loss",
+        "binary_cross_entropy_with_logits",
+        "exp_",
+        "argmax",
+        "logsumexp",
+        "log_sigmoid",
+        "_Loss",
+    ),
+    "rows in and out": (
+        "index",
+        "index_select",
+        "gather",
+        "scatter",
+        "cat",
+        "embedding",
+        "copy_",
+        "split",
+        "_Rows",
+        "_Whole",
+    ),
 }
-"""Kinds of operators by how their names (behind ``aten::``) begin; the longest fitting beginning decides."""
+"""Kinds of operators by how their names (behind ``aten::``) begin; the longest fitting beginning decides. Our own have
+the names of their classes."""
 
 
 @dataclass
@@ -46,8 +75,8 @@ class StepProfile:
     """What was measured.
 
     Attributes:
-        seconds: of one step: data and optimiser included, the median.
-        phases: name to seconds of one step.
+        seconds: of one step, the median: data and optimiser included.
+        phases: name to seconds of that step.
         operators: kind to its share of all operators' own time, in one step under PyTorch's profiler.
         top: name, share and calls of the operators that take longest.
         flop: of one step (products and convolutions, forward and backward).
@@ -160,13 +189,13 @@ def _profile_step(recipe: Recipe, steps: int, tell: Callable[[str], None]) -> St
     step = _prepare(recipe, steps + 3)
     step(0)
     tell(f"measuring {steps} steps")
-    step.clock.sums.clear()
     taken = []
     for number in range(1, steps + 1):
+        step.clock.sums = {}
         start = step.clock.now()
         step(number)
-        taken.append(step.clock.now() - start)
-    sums = {name: value / steps for name, value in step.clock.sums.items()}
+        taken.append((step.clock.now() - start, step.clock.sums))
+    seconds, sums = sorted(taken, key=lambda one: one[0])[len(taken) // 2]
     trunk = sums.pop("trunk")
     losses = max(0.0, sums.pop("forward") - trunk)
     phases = {"data": sums["data"], "trunk": trunk, "losses": losses}
@@ -180,7 +209,7 @@ def _profile_step(recipe: Recipe, steps: int, tell: Callable[[str], None]) -> St
         step(steps + 2)
     operators, top = _operators(found, step.device)
     return StepProfile(
-        seconds=sorted(taken)[len(taken) // 2],
+        seconds=seconds,
         phases=phases,
         operators=operators,
         top=top,

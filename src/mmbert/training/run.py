@@ -54,7 +54,15 @@ from mmbert.training.run_folder import (
     written_recipe,
 )
 from mmbert.training.run_models import RunModels, evaluating
-from mmbert.training.setup import arguments, choose_trained, package_versions, run_length, world_rank, world_size
+from mmbert.training.setup import (
+    arguments,
+    choose_trained,
+    naming_services,
+    package_versions,
+    run_length,
+    world_rank,
+    world_size,
+)
 from mmbert.training.sharding import Sharded
 from mmbert.training.stopping import StopOnSignal
 from mmbert.training.trainer import PackedTrainer
@@ -149,7 +157,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
             saving=saving,
             stop=stop,
             train_dataset=dataset,
-            callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), ProgressLine(), stop],
+            callbacks=[*run.callbacks(manifest.step if manifest is not None else 0), ProgressLine(run.watched), stop],
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
@@ -157,7 +165,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = True, skip_bad: boo
             set_seed(recipe.seed + args.process_index)  # the same weights everywhere, but not the same dropout
         if checkpoint is not None and run.average is not None:
             run.average.resume(checkpoint)
-        with failing_clearly(out):
+        with failing_clearly(out), naming_services(recipe):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         seconds = saving.seconds()
         if stop.stopped:

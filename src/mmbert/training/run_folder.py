@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -29,6 +30,8 @@ METRICS = "metrics.json"
 """In a model's folder: what was measured; in a run's: that of the model to use, written last of all."""
 INITIALISATION = "initialisation.json"
 """In a run's folder: what became of every tensor of the models that it was put together from."""
+LOST = ("by peer", "remote process exited", "closed connection", "timed out waiting", "nccl watchdog", "heartbeat")
+"""What errors of gloo and NCCL say when another process does not answer any more."""
 PASSING = (
     "accumulation",
     "log_every",
@@ -41,6 +44,8 @@ PASSING = (
     "freed_memory",
 )
 """Settings that may change when an interrupted run goes on."""
+TOLD = 3
+"""Differences between two recipes that an error names."""
 REPLACED = ("state", "best", "last")
 """Folders of weights in a run's folder, which a run writes anew."""
 
@@ -58,9 +63,18 @@ def is_finished(out: Path) -> bool:
 
 @contextlib.contextmanager
 def failing_clearly(out: Path) -> Iterator[None]:
-    """Turn what a full or broken disk gives into an error that says what is left."""
+    """Turn what a full or broken disk, or a lost process, gives into an error that says what is left."""
     try:
         yield
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in LOST):
+            raise
+        kept = last_checkpoint(out / "state")
+        raise TrainingError(
+            "another process of the run is gone, or cannot be reached",
+            where=str(out),
+            hint="look for what it said last" + (f"; the same command goes on from {kept.name}" if kept else ""),
+        ) from error
     except (OSError, SafetensorError) as error:
         kept = last_checkpoint(out / "state")
         raise TrainingError(
@@ -74,13 +88,15 @@ def checkpoint_of(out: Path, recipe: Recipe) -> Path | None:
     """The checkpoint to go on from, if there is one.
 
     Raises:
-        TrainingError: the folder holds an unfinished run of another recipe.
+        TrainingError: the folder holds a run of another recipe.
     """
     checkpoint = last_checkpoint(out / "state")
     written, ours = _lasting(written_recipe(out)), _lasting(recipe.model_dump(mode="json"))
     if checkpoint is not None and written not in (None, ours):
+        others = list(_differences(written, ours))
+        more = f" and {len(others) - TOLD} more" if len(others) > TOLD else ""
         raise TrainingError(
-            "this folder holds an unfinished run of another recipe",
+            f"this folder holds a run of another recipe: {', '.join(others[:TOLD])}{more}",
             where=str(out),
             hint="use another --out, or --no-resume to start over",
         )
@@ -109,6 +125,19 @@ def check_starts_elsewhere(value: Any, out: Path, key: str) -> None:
 def _lasting(recipe: Any) -> Any:
     """The part of a recipe that must not change while a run goes on."""
     return {k: v for k, v in recipe.items() if k not in PASSING} if isinstance(recipe, dict) else recipe
+
+
+def _differences(written: Any, ours: Any, key: str = "") -> Iterator[str]:
+    """What each setting was and is, where these are not the same."""
+    if isinstance(written, dict) and isinstance(ours, dict):
+        for name in dict.fromkeys((*written, *ours)):
+            yield from _differences(written.get(name), ours.get(name), f"{key}.{name}" if key else str(name))
+    elif written != ours:
+        yield f"{key or 'recipe'} was {_short(written)}, is {_short(ours)}"
+
+
+def _short(value: Any) -> str:
+    return shorten(json.dumps(value, ensure_ascii=False), 60, placeholder=" …")
 
 
 def prepare_folder(out: Path, recipe: Recipe, versions: Mapping[str, str], *, fresh: bool) -> None:

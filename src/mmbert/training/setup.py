@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ from transformers import TrainingArguments
 import mmbert
 from mmbert.api.front_door import MMBert
 from mmbert.errors import ConfigError
+from mmbert.model.recompute import checkpoint_layers
 from mmbert.training.checkpoints import Manifest
 from mmbert.training.lora import add_lora
 from mmbert.training.optimizers import freeze
@@ -38,7 +41,7 @@ def choose_trained(recipe: Recipe, bert: MMBert) -> None:
     if not any(parameter.requires_grad for parameter in bert.model.parameters()):
         raise ConfigError("no parameter of the model is trained", hint="leave something out of optimizer.frozen")
     if recipe.activation_checkpointing:
-        bert.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(bert.model)
     if recipe.compile:
         trunk.encoder.compile_layers()
     bert.model.train()
@@ -57,6 +60,23 @@ def run_length(recipe: Recipe, steps: int, start: Manifest | None) -> tuple[int,
     if recipe.epochs is not None:
         steps = max(start.step + math.ceil((start.planned - start.batches) / per_step), start.step)
     return steps, shift
+
+
+@contextmanager
+def naming_services(recipe: Recipe) -> Iterator[None]:
+    """Turn what a service of ``report_to`` complains about into an error that names it.
+
+    Raises:
+        ConfigError: one of them did.
+    """
+    try:
+        yield
+    except Exception as error:
+        service = type(error).__module__.partition(".")[0]
+        if service not in recipe.report_to:
+            raise
+        hint = "set it up as its makers say, or leave it out: report_to=[]"
+        raise ConfigError(f"report_to {service}: {error}", hint=hint) from error
 
 
 def package_versions() -> dict[str, str]:
@@ -113,6 +133,7 @@ def arguments(recipe: Recipe, out: Path, steps: int, *, watched: bool) -> Traini
         seed=recipe.seed,
         data_seed=recipe.seed,
         report_to=[str(service) for service in recipe.report_to],
+        run_name=out.name or recipe.name,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
