@@ -247,6 +247,17 @@ def test_overrides_are_yaml_at_any_depth(file: str) -> None:
     assert recipe.description == "a = b"
 
 
+@pytest.mark.parametrize("pair", [["data=photos", "data.root=more"], ["model.init=starter", "model.init.mode=plain"]])
+def test_a_part_does_not_undo_the_whole_that_is_given_beside_it(file: str, pair: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"would take the place of .*=(photos|starter).*give one of the two"):
+        load_recipe(file, pair)
+    load_recipe(file, ["optimizer.lora=null", "optimizer.lora.rank=2"])
+    assert load_recipe(file, ["data={source: folder, root: a}", "data.root=b"]).data == {
+        "source": "folder",
+        "root": "b",
+    }
+
+
 @pytest.mark.parametrize("override", ["steps", "=3", "", "optimizer.lr"])
 def test_an_override_without_a_value_is_an_error(file: str, override: str) -> None:
     with pytest.raises(ConfigError, match="not NAME=VALUE"):

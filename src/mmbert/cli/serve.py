@@ -89,6 +89,7 @@ def serve(
             raise UsageError("the index does not say which model made it", where=index, hint="add --model")
         if backend in (None, "torch"):  # others refuse it
             int8 = int8_if_faster(int8)  # told once, however many models there are
+        note(f"loading {', '.join([name, *(path for _, path in named)])}")
         opened = SearchIndex.open(index, load_served(name, backend, device, int8=int8))
         further = [Further(load_model(path, device, int8=int8), questions) for questions, path in named]
         settings = Settings(batch, queue, timeout, max_bytes, max_pixels, known, tuple(cors or ()), rerank)

@@ -73,7 +73,9 @@ def _given(recipe: Recipe, data: Data, where: str) -> Data:
     root = None if recipe.data is None else _options(recipe.data).get("root")
     if root is None:
         raise ConfigError(
-            "starts at the run's data.root, which nothing says", where=where, hint="add data.root=FOLDER to the command"
+            "starts at the run's data.root, which nothing says",
+            where=where,
+            hint=f"add data.root=FOLDER to the command, or {where}.root=FOLDER for this one alone",
         )
     return placed(data, str(root))  # type: ignore[no-any-return]
 

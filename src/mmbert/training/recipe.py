@@ -341,13 +341,16 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: values are read as YAML (``steps=100``, ``components.main.options.languages=[de, fr]``).
 
     Raises:
-        ConfigError: no such recipe, broken YAML, an override that is none, or a key that is unknown (the nearest is
-            named) or invalid.
+        ConfigError: no such recipe, broken YAML, an override that is none or undoes one before it, or a key that is
+            unknown (the nearest is named) or invalid.
     """
     content = _read(name_or_path, seen=())
+    said: dict[str, Any] = {}
     for override in overrides:
         key, value = read_setting(override, example="steps=100")
+        _check_both_hold(said, key)
         _set(content, key.split("."), value)
+        said[key] = value
     return check_recipe(content, where=name_or_path)
 
 
@@ -438,6 +441,16 @@ def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
             same = all(value.get(what, old.get(what)) == old.get(what) for what in ("kind", "source"))
             merged[key] = _merge(old, value) if same else value
     return merged
+
+
+def _check_both_hold(said: Mapping[str, Any], key: str) -> None:
+    """A part of what was given whole in the same command (``data=photos data.root=more``) would take its place."""
+    for whole, value in said.items():
+        if key.startswith(f"{whole}.") and value is not None and not isinstance(value, dict):
+            raise ConfigError(
+                f"{key} would take the place of {whole}={value}",
+                hint=f"give one of the two, or all parts: {whole}.NAME=VALUE",
+            )
 
 
 def _set(content: dict[str, Any], path: list[str], value: Any) -> None:
