@@ -102,11 +102,14 @@ def test_that_8_bits_are_no_use_is_told_once_however_many_models_serve(
     build_index(MMBert.from_pretrained(own), folder, tmp_path / "index", model_name=own)
     monkeypatch.setattr("mmbert.model.int8.int8_is_faster", lambda: False)
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    # It closes the handlers of the process, and absl's (TensorBoard brings it) its stream, which may be pytest's.
+    monkeypatch.setattr("logging.config.dictConfig", lambda settings: None)
     assert run(["serve", "--index", index, "--port", "0", "--device", "cpu", "--int8", "--also", other]) == 0
     said = capsys.readouterr().err
     assert said.count("--int8 is left out") == 1
     assert "grounding answers ground" in said
     assert "12 images; http" in said
+    assert said.index("loading") < said.index("12 images")
 
 
 @pytest.mark.parametrize(
