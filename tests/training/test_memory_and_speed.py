@@ -26,7 +26,7 @@ from mmbert.errors import ConfigError
 from mmbert.model.recompute import checkpoint_layers, recomputing
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import arithmetic, choose
-from mmbert.training.profiling import kind_of, profile_step
+from mmbert.training.profiling import KINDS, kind_of, profile_step
 from mmbert.training.recipe import Recipe
 from mmbert.training.run import train
 from mmbert.training.setup import arguments, naming_services
@@ -212,3 +212,10 @@ def test_operators_are_told_apart() -> None:
         "_DroppedBackward": "dropout", "aten::mkldnn_convolution": "convolutions", "aten::_foreach_lerp_": "optimiser",
     }  # fmt: skip
     assert {name: kind_of(name) for name in names} == names
+
+
+def test_operators_of_our_own_are_known_by_the_names_they_have() -> None:
+    """A class that gets another name would be counted with everything else."""
+    known = {name for names in KINDS.values() for name in names if name[:1] == "_" and name[1:2].isupper()}
+    assert len(known) == 5
+    assert known <= {function.__name__ for function in torch.autograd.Function.__subclasses__()}

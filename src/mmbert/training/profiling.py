@@ -36,7 +36,7 @@ KINDS = {
         "_softmax_backward_data",
         "_flash_attention",
         "_efficient_attention",
-        "_Again",
+        "_RecomputingAttention",
     ),
     "convolutions": ("convolution", "mkldnn_convolution", "convolution_backward", "cudnn_convolution", "_conv"),
     "norms": ("native_layer_norm", "native_layer_norm_backward", "native_batch_norm", "batch_norm"),
