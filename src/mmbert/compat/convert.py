@@ -24,7 +24,7 @@ from mmbert.compat.keys import Rule, find, rules_for, their_tensors
 from mmbert.compat.vocabularies import load_tokenizer
 from mmbert.data.answers import read_answers
 from mmbert.errors import CheckpointError, ConfigError, MMBertError, UsageError
-from mmbert.files import new_folder
+from mmbert.files import new_folder, whole_file
 from mmbert.model import conditional_generation, modeling, task_models
 from mmbert.model.configuration import MMBertConfig
 from mmbert.model.modeling import MMBertForPreTraining
@@ -254,17 +254,11 @@ def convert_back(folder: str | Path, out: str | Path) -> ConversionReport:
     state |= {
         n: t for n, t in theirs.items() if n not in missing and n not in {first_name(canonical_name(k)) for k in keys}
     }
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with partial.open("wb") as file:
+    with whole_file(out) as part:
+        with part.open("wb") as file:
             torch.save({"state_dict": state}, file)
         if yaml_file is not None:
             yaml_file.write_text(yaml.safe_dump(record["settings"], sort_keys=False), "utf-8")
-        partial.replace(out)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     of_class = (name for name, network in NETWORKS.items() if [network.architecture] == config.architectures)
     task = record.get("task") or next(of_class, "pretraining")
     return ConversionReport(out, task, len(theirs.keys() - missing), [], [], [])
