@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import KnownRegions, picture, tiny_network
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmbert.cli.main import run
 from mmbert.data.packing import Example, collate
@@ -26,7 +27,7 @@ from mmbert.errors import ConfigError
 from mmbert.model.recompute import checkpoint_layers, recomputing
 from mmbert.training.module import TrainingModule
 from mmbert.training.precision import arithmetic, choose
-from mmbert.training.profiling import KINDS, kind_of, profile_step
+from mmbert.training.profiling import KINDS, convolution_backward_flop, kind_of, profile_step
 from mmbert.training.recipe import Recipe
 from mmbert.training.run import train
 from mmbert.training.setup import arguments, naming_services
@@ -212,6 +213,23 @@ def test_operators_are_told_apart() -> None:
         "_DroppedBackward": "dropout", "aten::mkldnn_convolution": "convolutions", "aten::_foreach_lerp_": "optimiser",
     }  # fmt: skip
     assert {name: kind_of(name) for name in names} == names
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("values_too", [True, False])
+def test_operations_of_grouped_convolutions_are_counted_once(groups: int, transposed: bool, values_too: bool) -> None:
+    """Each of the two gradients takes what the convolution takes: 2 for each output and weight that meet."""
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer, values = kind(8, 8, 3, padding=1, groups=groups), torch.randn(2, 8, 6, 6, requires_grad=values_too)
+    total = layer(values).sum()
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward_flop}
+    )
+    with counter:
+        total.backward()
+    forward = 2 * (2 * 8 * 6 * 6) * (8 // groups * 3 * 3)
+    assert counter.get_total_flops() == forward * (1 + values_too)
 
 
 def test_operators_of_our_own_are_known_by_the_names_they_have() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,6 +170,19 @@ class _Step:
             self.optimizer.zero_grad()
 
 
+def convolution_backward_flop(
+    grad_out: Sequence[int], values: Sequence[int], weight: Sequence[int], *rest: Any, **named: Any
+) -> int:
+    """Operations of ``aten::convolution_backward``, given the shapes of its tensors and its other arguments.
+
+    Each gradient that is wanted, of values and of weight, takes as many as the convolution. PyTorch's own count has the
+    groups of a grouped convolution too often: of a depthwise one, as mobile networks have, as often as it has channels.
+    """
+    transposed, wanted = rest[4], rest[7]
+    forward = 2 * math.prod(values if transposed else grad_out) * math.prod(weight[1:])
+    return forward * (int(wanted[0]) + int(wanted[1]))
+
+
 def profile_step(recipe: Recipe, steps: int = 5, tell: Callable[[str], None] = lambda _: None) -> StepProfile:
     """Measure ``steps`` steps of a recipe after one that warms up; nothing is written.
 
@@ -205,7 +219,10 @@ def _profile_step(recipe: Recipe, steps: int, tell: Callable[[str], None]) -> St
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if step.device.type == "cuda" else [])]
     with profile(activities=activities) as found:
         step(steps + 1)
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward_flop}
+    )
+    with counter:
         step(steps + 2)
     operators, top = _operators(found, step.device)
     return StepProfile(
